@@ -1,0 +1,299 @@
+//! The command line. The only place where strings are parsed: what leaves it is typed.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use bytesize::ByteSize;
+use clap::{ArgAction, Parser, ValueEnum};
+use echo_server::{Config, Identity, Listen, Protocol};
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub struct Options {
+    pub config: Config,
+    pub log: LogOptions,
+    pub ready_file: Option<PathBuf>,
+}
+
+/// How much to log, and in which form.
+#[derive(Debug, Clone, Copy)]
+pub struct LogOptions {
+    /// -1 is quiet, 0 the default; 1 and 2 say more.
+    pub verbosity: i8,
+    pub format: LogFormat,
+}
+
+/// A form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Why there are no options.
+pub enum Stop {
+    /// `--help` and `--version`: print this, and all is well.
+    Print(clap::Error),
+    /// Wrong usage, in one line.
+    Usage(String),
+}
+
+/// Echoes what it receives: over TCP, TLS, UDP, WebSocket, and WebSocket over TLS.
+#[derive(Debug, Parser)]
+#[command(
+    name = "echo-server",
+    version,
+    after_help = "Without a listener flag it is a plain TCP echo on 127.0.0.1:8080.\n\
+                  ADDR is IP:PORT, [IPv6]:PORT, NAME:PORT, or a PORT on 127.0.0.1; port 0 takes a free \
+                  one. Listener flags can be given several times.\n\
+                  Every flag can be set by the environment too: --log-format is ECHO_LOG_FORMAT; \
+                  several ADDRs are separated by commas."
+)]
+struct Cli {
+    /// Plain TCP [127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "ECHO_TCP", help_heading = "Listeners")]
+    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    tcp: Vec<Where>,
+
+    /// TLS 1.2 and 1.3 over TCP [127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR", env = "ECHO_TLS", help_heading = "Listeners")]
+    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    tls: Vec<Where>,
+
+    /// UDP datagrams [127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "ECHO_UDP", help_heading = "Listeners")]
+    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    udp: Vec<Where>,
+
+    /// WebSocket [127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR", env = "ECHO_WS", help_heading = "Listeners")]
+    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    ws: Vec<Where>,
+
+    /// WebSocket over TLS [127.0.0.1:8444]
+    #[arg(long, value_name = "ADDR", env = "ECHO_WSS", help_heading = "Listeners")]
+    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    wss: Vec<Where>,
+
+    /// All five, each at its default unless given
+    #[arg(long, env = "ECHO_ALL", hide_env = true, help_heading = "Listeners")]
+    all: bool,
+
+    /// PEM certificate chain for TLS [self-signed, made at start]
+    #[arg(long, value_name = "FILE", env = "ECHO_CERT", hide_env = true, help_heading = "TLS")]
+    #[arg(requires = "key")]
+    cert: Option<PathBuf>,
+
+    /// PEM private key of the certificate: PKCS#8, PKCS#1 or SEC1
+    #[arg(long, value_name = "FILE", env = "ECHO_KEY", hide_env = true, help_heading = "TLS")]
+    #[arg(requires = "cert")]
+    key: Option<PathBuf>,
+
+    /// Size of the buffer that each thread echoes through
+    #[arg(long, value_name = "SIZE", env = "ECHO_BUFFER_SIZE", hide_env = true)]
+    #[arg(default_value = "64KiB", value_parser = parse_buffer_size)]
+    buffer_size: usize,
+
+    /// Write the bound addresses as a line of JSON here, once all are listening
+    #[arg(long, value_name = "PATH", env = "ECHO_READY_FILE", hide_env = true)]
+    ready_file: Option<PathBuf>,
+
+    /// Log more (-vv: still more); RUST_LOG has the last word
+    #[arg(short, long, env = "ECHO_VERBOSE", hide_env = true, action = ArgAction::Count)]
+    verbose: u8,
+
+    /// Log warnings and errors only
+    #[arg(short, long, env = "ECHO_QUIET", hide_env = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Form of the log lines, on stderr
+    #[arg(long, value_name = "FORMAT", env = "ECHO_LOG_FORMAT", hide_env = true)]
+    #[arg(value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Reads the process's arguments and environment.
+pub fn parse() -> Result<Options, Stop> {
+    let cli = Cli::try_parse().map_err(|error| match error.use_stderr() {
+        false => Stop::Print(error),
+        true => Stop::Usage(one_line(&error.to_string())),
+    })?;
+    Ok(cli.into())
+}
+
+impl From<Cli> for Options {
+    fn from(cli: Cli) -> Options {
+        let mut config = Config::new().buffer_size(cli.buffer_size);
+        let asked = [
+            (Protocol::Tcp, cli.tcp),
+            (Protocol::Tls, cli.tls),
+            (Protocol::Udp, cli.udp),
+            (Protocol::Ws, cli.ws),
+            (Protocol::Wss, cli.wss),
+        ];
+        for (protocol, places) in asked {
+            if places.is_empty() && cli.all {
+                config.listeners.push(Listen::default_for(protocol));
+            }
+            config.listeners.extend(places.into_iter().map(|place| match place {
+                Where::Default => Listen::default_for(protocol),
+                Where::At(addresses) => Listen { protocol, addresses },
+            }));
+        }
+        if config.listeners.is_empty() {
+            config.listeners.push(Listen::default_for(Protocol::Tcp));
+        }
+        if let (Some(cert), Some(key)) = (cli.cert, cli.key) {
+            config.identity = Identity::Files { cert, key };
+        }
+        let verbosity = if cli.quiet { -1 } else { cli.verbose.min(2) as i8 };
+        Options {
+            config,
+            log: LogOptions { verbosity, format: cli.log_format },
+            ready_file: cli.ready_file,
+        }
+    }
+}
+
+/// An ADDR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Where {
+    /// None was given with the flag.
+    Default,
+    At(Vec<SocketAddr>),
+}
+
+impl FromStr for Where {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Where, String> {
+        if text.is_empty() {
+            return Ok(Where::Default);
+        }
+        if let Ok(port) = text.parse::<u16>() {
+            return Ok(Where::At(vec![(Ipv4Addr::LOCALHOST, port).into()]));
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Where::At(vec![address]));
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Err(format!(
+                "it has no port; did you mean {}?",
+                SocketAddr::new(address, 8080)
+            ));
+        }
+        let expected = "expected IP:PORT, [IPv6]:PORT, NAME:PORT or PORT";
+        let (name, port) = text.rsplit_once(':').ok_or(expected)?;
+        let port = port.parse::<u16>().map_err(|_| format!("'{port}' is no port; {expected}"))?;
+        if name.is_empty() || name.contains([':', '[', ']', '/']) {
+            return Err(expected.to_owned());
+        }
+        let found = (name, port)
+            .to_socket_addrs()
+            .map_err(|error| format!("the name '{name}' could not be resolved: {error}"))?;
+        let mut addresses = Vec::new();
+        for address in found {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        match addresses.is_empty() {
+            false => Ok(Where::At(addresses)),
+            true => Err(format!("the name '{name}' has no address")),
+        }
+    }
+}
+
+fn parse_buffer_size(text: &str) -> Result<usize, String> {
+    const MAX: u64 = ByteSize::mib(64).0;
+    let size = text.parse::<ByteSize>().map_err(|_| "expected a size, like 64KiB".to_owned())?;
+    match size.0 {
+        1..=MAX => Ok(size.0 as usize),
+        _ => Err("must be from 1 byte to 64MiB".to_owned()),
+    }
+}
+
+/// clap's message without its usage section, on one line.
+fn one_line(message: &str) -> String {
+    let about = message.split("\n\nUsage:").next().unwrap_or(message);
+    let about = about.split("\n\nFor more information").next().unwrap_or(about);
+    let lines: Vec<_> = about
+        .trim_start_matches("error: ")
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    lines.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn listeners(args: &[&str]) -> Vec<String> {
+        let cli = Cli::try_parse_from([&["echo-server"], args].concat()).expect("valid arguments");
+        let describe = |listen: &Listen| format!("{} {:?}", listen.protocol, listen.addresses);
+        Options::from(cli).config.listeners.iter().map(describe).collect()
+    }
+
+    fn refusal(text: &str) -> String {
+        text.parse::<Where>().expect_err("not an address")
+    }
+
+    #[test]
+    fn the_command_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn plain_tcp_is_the_default() {
+        assert_eq!(listeners(&[]), ["tcp [127.0.0.1:8080]"]);
+        assert_eq!(listeners(&["--udp"]), ["udp [127.0.0.1:8080]"]);
+    }
+
+    #[test]
+    fn flags_can_be_given_several_times() {
+        assert_eq!(
+            listeners(&["--tcp", "--tcp", "9000", "--ws", "[::1]:0"]),
+            ["tcp [127.0.0.1:8080]", "tcp [127.0.0.1:9000]", "ws [[::1]:0]"]
+        );
+    }
+
+    #[test]
+    fn all_leaves_given_addresses_alone() {
+        assert_eq!(
+            listeners(&["--all", "--tls", "10.0.0.1:443"]),
+            [
+                "tcp [127.0.0.1:8080]",
+                "tls [10.0.0.1:443]",
+                "udp [127.0.0.1:8080]",
+                "ws [127.0.0.1:8081]",
+                "wss [127.0.0.1:8444]"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_a_reason() {
+        assert_eq!(refusal("127.0.0.1"), "it has no port; did you mean 127.0.0.1:8080?");
+        assert_eq!(refusal("::1"), "it has no port; did you mean [::1]:8080?");
+        for text in
+            ["::1:2:3:99999", "localhost", ":80", "a:b", "localhost:65536", "[::1]", "x/y:1"]
+        {
+            assert!(refusal(text).contains("expected IP:PORT"), "{text}: {}", refusal(text));
+        }
+    }
+
+    #[test]
+    fn buffer_sizes() {
+        assert_eq!(parse_buffer_size("64KiB"), Ok(65536));
+        assert_eq!(parse_buffer_size("1"), Ok(1));
+        assert_eq!(parse_buffer_size("64MiB"), Ok(64 << 20));
+        for text in ["0", "65MiB", "", "many", "-1"] {
+            assert!(parse_buffer_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a server is told to do: plain data with defaults.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// A protocol that the server echoes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Plain TCP.
+    Tcp,
+    /// TLS 1.2 and 1.3 over TCP.
+    Tls,
+    /// UDP datagrams.
+    Udp,
+    /// WebSocket (RFC 6455).
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 5] =
+        [Protocol::Tcp, Protocol::Tls, Protocol::Udp, Protocol::Ws, Protocol::Wss];
+
+    /// The name that flags and log lines use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Tls => "tls",
+            Protocol::Udp => "udp",
+            Protocol::Ws => "ws",
+            Protocol::Wss => "wss",
+        }
+    }
+
+    /// The port it has when none is asked for.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Protocol::Tcp | Protocol::Udp => 8080,
+            Protocol::Tls => 8443,
+            Protocol::Ws => 8081,
+            Protocol::Wss => 8444,
+        }
+    }
+
+    /// Whether it needs a certificate.
+    pub fn is_over_tls(self) -> bool {
+        matches!(self, Protocol::Tls | Protocol::Wss)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A front-end to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where. More than one if a name was asked for that has more than one address: each is bound
+    /// that this machine has, and one at least has to be.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Listen {
+    /// `protocol` on 127.0.0.1 and its default port.
+    pub fn default_for(protocol: Protocol) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, protocol.default_port()));
+        Listen { protocol, addresses: vec![address] }
+    }
+}
+
+/// What the TLS front-ends prove themselves with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// A certificate for localhost, 127.0.0.1, ::1 and the host name, made in memory at start.
+    #[default]
+    SelfSigned,
+    /// PEM files.
+    Files {
+        /// The certificate chain, the server's own first.
+        cert: PathBuf,
+        /// Its private key: PKCS#8, PKCS#1 or SEC1, not encrypted.
+        key: PathBuf,
+    },
+}
+
+/// Everything that a server is told.
+///
+/// ```
+/// use echo_server::{Config, Protocol};
+///
+/// let config = Config::new()
+///     .listen(Protocol::Tcp, ([127, 0, 0, 1], 0))
+///     .listen(Protocol::Udp, ([127, 0, 0, 1], 0));
+/// assert_eq!(config.listeners.len(), 2);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The front-ends, in the order in which they are bound.
+    pub listeners: Vec<Listen>,
+    /// The certificate of the TLS front-ends.
+    pub identity: Identity,
+    /// Size in bytes of the buffer that each thread echoes byte streams through: the most that one
+    /// read takes, and the most that a connection whose peer does not read can owe. At least 1.
+    pub buffer_size: usize,
+}
+
+/// [`Config::buffer_size`], unless set otherwise: 64 KiB.
+pub const DEFAULT_BUFFER_SIZE: usize = 64 * 1024;
+
+impl Config {
+    /// No front-ends yet, and defaults for the rest.
+    pub fn new() -> Self {
+        Config {
+            listeners: Vec::new(),
+            identity: Identity::default(),
+            buffer_size: DEFAULT_BUFFER_SIZE,
+        }
+    }
+
+    /// Adds a front-end. Port 0 asks the system for a free one;
+    /// [`Server::local_addrs`](crate::Server::local_addrs) tells which.
+    #[must_use]
+    pub fn listen(mut self, protocol: Protocol, address: impl Into<SocketAddr>) -> Self {
+        self.listeners.push(Listen { protocol, addresses: vec![address.into()] });
+        self
+    }
+
+    /// Sets the certificate of the TLS front-ends.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// Sets [`Config::buffer_size`].
+    #[must_use]
+    pub fn buffer_size(mut self, bytes: usize) -> Self {
+        self.buffer_size = bytes;
+        self
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config::new()
+    }
+}

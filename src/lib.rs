@@ -1,0 +1,29 @@
+//! An echo server with five doors: TCP, TLS, UDP, WebSocket, and WebSocket over TLS.
+//!
+//! What comes in goes back unchanged, in order, to where it came from. The binary is described in
+//! the README; this library is the same server for tests and programs: bind it to port 0, ask for
+//! its addresses, run it until you say stop.
+//!
+//! # The house
+//! | room | what it holds |
+//! | --- | --- |
+//! | [`echo`] | the shared core: what a transport that can echo must do, and the three that do |
+//! | `session` | one connection's life: accept, handshake, echo, farewell, the closing log line |
+//! | `listeners` | the front-ends, one protocol a file |
+//! | `tls` | certificates and rustls' settings |
+//! | `server` | binds everything, starts the front-ends, ends them together |
+//! | [`Config`], [`StartError`] | what a server is told, and why it did not start |
+//!
+//! Arrows point inward: `server -> listeners -> session -> echo -> tokio`.
+
+mod config;
+pub mod echo;
+mod error;
+mod listeners;
+mod server;
+mod session;
+mod tls;
+
+pub use config::{Config, DEFAULT_BUFFER_SIZE, Identity, Listen, Protocol};
+pub use error::StartError;
+pub use server::{LocalAddr, Server};

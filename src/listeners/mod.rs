@@ -1,0 +1,41 @@
+//! The front-ends, one protocol a file. None imports another: WebSocket over TLS is the WebSocket
+//! door on the transport of the TLS door, and it is the server that puts the two together.
+
+pub(crate) mod tcp;
+pub(crate) mod tls;
+pub(crate) mod udp;
+pub(crate) mod ws;
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use futures::Future;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::echo::{Echo, Goodbye, StreamEcho};
+use crate::session::{End, Subject};
+
+/// What carries a byte stream: TCP itself, or TLS over it.
+pub(crate) trait Transport: Send + Sync + 'static {
+    /// The carried stream.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Makes it, after the transport's own handshake if there is one.
+    fn carry(
+        &self,
+        tcp: TcpStream,
+        subject: Subject,
+    ) -> impl Future<Output = Result<Self::Stream, End>> + Send + 'static;
+}
+
+/// How long a refused client has to read why, and to close.
+const HANG_UP: Duration = Duration::from_secs(2);
+
+/// Closes a stream that will not be echoed, without destroying the answer that is in flight.
+async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
+    let mut refused = StreamEcho::new(stream, 4096);
+    let farewell = poll_fn(|cx| refused.poll_close(cx, Goodbye::Answer));
+    // Either way it is over, and the reason for it is known.
+    let _ = tokio::time::timeout(HANG_UP, farewell).await;
+}

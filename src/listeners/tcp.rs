@@ -1,0 +1,40 @@
+//! Plain TCP: no handshake, no framing.
+
+use futures::future::ready;
+use futures::{Future, FutureExt};
+use tokio::net::TcpStream;
+
+use super::Transport;
+use crate::config::Protocol;
+use crate::echo::StreamEcho;
+use crate::session::{Door, End, Opening, Subject};
+
+/// The door for plain TCP, and the transport of what runs on it.
+#[derive(Debug)]
+pub(crate) struct Tcp {
+    pub(crate) buffer_size: usize,
+}
+
+impl Door for Tcp {
+    type Echo = StreamEcho<TcpStream>;
+
+    fn protocol(&self) -> Protocol {
+        Protocol::Tcp
+    }
+
+    fn open(&self, tcp: TcpStream, _subject: Subject) -> Opening<Self::Echo> {
+        ready(Ok(StreamEcho::new(tcp, self.buffer_size))).boxed()
+    }
+}
+
+impl Transport for Tcp {
+    type Stream = TcpStream;
+
+    fn carry(
+        &self,
+        tcp: TcpStream,
+        _subject: Subject,
+    ) -> impl Future<Output = Result<TcpStream, End>> + Send + 'static {
+        ready(Ok(tcp))
+    }
+}

@@ -1,0 +1,186 @@
+//! How a server tells its connections to leave, and knows when they have.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::task::Context;
+
+use futures::Future;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+
+/// What a server does with its connections. It only ever moves down this list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// New ones are welcome.
+    Serving = 0,
+    /// No new ones; each gets what it is owed and a farewell.
+    Draining = 1,
+    /// What is left is dropped.
+    Aborting = 2,
+}
+
+/// The server's stage, and a count of who still has to hear of it.
+#[derive(Debug, Default)]
+pub(crate) struct Drain {
+    stage: AtomicU8,
+    changed: Arc<Notify>,
+    members: AtomicUsize,
+    emptied: Notify,
+}
+
+impl Drain {
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Serving,
+            1 => Stage::Draining,
+            _ => Stage::Aborting,
+        }
+    }
+
+    /// Moves to `stage`, unless a later one has been reached.
+    pub(crate) fn advance(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    /// Counts the caller in until the guard is dropped.
+    pub(crate) fn join(self: &Arc<Self>) -> Member {
+        self.members.fetch_add(1, Ordering::Relaxed);
+        Member(Arc::clone(self))
+    }
+
+    /// How many are counted in.
+    pub(crate) fn members(&self) -> usize {
+        self.members.load(Ordering::Acquire)
+    }
+
+    /// Waits until nobody is counted in.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.members() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// Waits until `stage` has been reached.
+    pub(crate) async fn reached(&self, stage: Stage) {
+        loop {
+            let changed = self.changed.notified();
+            if self.stage() >= stage {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Counted in, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Member(Arc<Drain>);
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if self.0.members.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.emptied.notify_waiters();
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A task's view of the stage, cheap enough to ask for at each wake: the shared list of
+    /// waiters, a contended lock, is touched once per stage and not once per poll.
+    pub(crate) struct StageWatch {
+        drain: Arc<Drain>,
+        #[pin]
+        changed: OwnedNotified,
+        is_registered: bool,
+    }
+}
+
+impl StageWatch {
+    pub(crate) fn new(drain: Arc<Drain>) -> Self {
+        let changed = Arc::clone(&drain.changed).notified_owned();
+        StageWatch { drain, changed, is_registered: false }
+    }
+
+    /// The stage now. The task is woken when it changes, provided that it is always polled with
+    /// the same waker, as a spawned task is.
+    pub(crate) fn poll_stage(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Stage {
+        let mut this = self.project();
+        if *this.is_registered && this.drain.stage() == Stage::Serving {
+            return Stage::Serving;
+        }
+        while this.changed.as_mut().poll(cx).is_ready() {
+            let next = Arc::clone(&this.drain.changed).notified_owned();
+            this.changed.set(next);
+        }
+        *this.is_registered = true;
+        this.drain.stage()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_wakes_at_each_stage() {
+        let drain = Arc::new(Drain::default());
+        let watcher = tokio::spawn({
+            let mut watch = Box::pin(StageWatch::new(Arc::clone(&drain)));
+            async move {
+                let mut seen = Vec::new();
+                poll_fn(|cx| {
+                    let stage = watch.as_mut().poll_stage(cx);
+                    seen.push(stage);
+                    if stage == Stage::Aborting { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+                seen
+            }
+        });
+        tokio::task::yield_now().await;
+        drain.advance(Stage::Draining);
+        tokio::task::yield_now().await;
+        drain.advance(Stage::Aborting);
+        let seen = watcher.await.expect("the watcher ends");
+        assert_eq!(seen, [Stage::Serving, Stage::Draining, Stage::Aborting]);
+    }
+
+    #[tokio::test]
+    async fn a_stage_reached_before_the_first_look_is_seen() {
+        let drain = Arc::new(Drain::default());
+        let mut watch = pin!(StageWatch::new(Arc::clone(&drain)));
+        drain.advance(Stage::Draining);
+        let stage = poll_fn(|cx| Poll::Ready(watch.as_mut().poll_stage(cx))).await;
+        assert_eq!(stage, Stage::Draining);
+    }
+
+    #[test]
+    fn a_stage_never_goes_back() {
+        let drain = Drain::default();
+        drain.advance(Stage::Aborting);
+        drain.advance(Stage::Draining);
+        assert_eq!(drain.stage(), Stage::Aborting);
+    }
+
+    #[tokio::test]
+    async fn emptied_waits_for_the_last_member() {
+        let drain = Arc::new(Drain::default());
+        let (first, second) = (drain.join(), drain.join());
+        let mut emptied = pin!(drain.emptied());
+        assert!(futures::poll!(emptied.as_mut()).is_pending());
+        drop(first);
+        assert!(futures::poll!(emptied.as_mut()).is_pending());
+        drop(second);
+        emptied.await;
+    }
+}

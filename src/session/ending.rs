@@ -1,0 +1,62 @@
+//! How connections end. An end is a value with a reason and a log level, not an error that
+//! somebody may forget to handle.
+
+use std::fmt;
+use std::io;
+
+use crate::echo::{EchoError, PeerEnd};
+
+/// Why a connection is over.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The peer ended it, and got all it was owed.
+    Peer(PeerEnd),
+    /// The transport broke, or the peer broke the protocol.
+    Failed(EchoError),
+    /// It never came to an echo.
+    Handshake(HandshakeError),
+    /// An HTTP request that asked for no WebSocket was answered.
+    Answered(u16),
+    /// The server drained.
+    GoingAway,
+    /// The server dropped it before it could say goodbye.
+    Aborted,
+    /// A bug of ours.
+    Panicked,
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error("TLS handshake failed: {0}")]
+    Tls(#[source] io::Error),
+    #[error("no valid HTTP request: {0}")]
+    Http(String),
+}
+
+impl End {
+    /// Whether whoever runs the server has something to look into. What a peer does is news, not
+    /// trouble: on the internet it would fill the log with warnings.
+    pub(crate) fn is_our_fault(&self) -> bool {
+        matches!(self, End::Panicked)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Peer(PeerEnd::EndOfStream) => f.write_str("end of stream"),
+            End::Peer(PeerEnd::Truncated) => {
+                f.write_str("truncated: the peer closed TCP without the protocol's own farewell")
+            }
+            End::Peer(PeerEnd::Close(Some(code))) => write!(f, "closed by the peer with {code}"),
+            End::Peer(PeerEnd::Close(None)) => f.write_str("closed by the peer"),
+            End::Failed(error) => error.fmt(f),
+            End::Handshake(error) => error.fmt(f),
+            End::Answered(status) => write!(f, "HTTP request answered with {status}"),
+            End::GoingAway => f.write_str("the server is shutting down"),
+            End::Aborted => f.write_str("aborted by the server's shutdown"),
+            End::Panicked => f.write_str("a bug: the connection's task panicked"),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What TLS needs before the first handshake: a certificate with its key, and rustls' settings.
+//!
+//! The handshakes themselves are in `listeners/tls.rs`. This room may read files.
+
+mod identity;
+
+use std::sync::Arc;
+
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use crate::config::Identity;
+use crate::error::StartError;
+
+/// What the TLS front-ends of a server share.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsSettings {
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+}
+
+/// Reads or makes the certificate, and checks that its key belongs to it.
+pub(crate) fn settings(identity: &Identity) -> Result<TlsSettings, StartError> {
+    let credentials = identity::load(identity)?;
+    let chain = credentials.chain.clone();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_single_cert(credentials.chain, credentials.key)
+        .map_err(|error| identity::unusable(identity, &error))?;
+    Ok(TlsSettings { config: Arc::new(config), chain })
+}

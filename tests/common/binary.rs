@@ -1,0 +1,86 @@
+//! The real binary, as a child process.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// The command, with none of the developer's own settings.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_echo-server"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ECHO_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A binary that has announced its addresses. It is killed if the test forgets it.
+pub struct Running {
+    child: Child,
+    pub ready: Value,
+}
+
+impl Running {
+    /// Starts it with `args`, which must name port 0, and waits until it is ready.
+    pub fn start(args: &[&str]) -> Running {
+        Running::spawn(command().args(args))
+    }
+
+    /// Starts `command` and waits until it is ready: its ready file is the pipe we read.
+    pub fn spawn(command: &mut Command) -> Running {
+        let mut child = command
+            .args(["--ready-file", "/dev/stdout"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line.is_empty() {
+            let mut log = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+            panic!("the binary did not get ready: {log}");
+        }
+        Running { child, ready: serde_json::from_str(&line).expect("a line of JSON") }
+    }
+
+    /// Where its `protocol` listens.
+    pub fn address(&self, protocol: &str) -> SocketAddr {
+        let listeners = self.ready["listeners"].as_array().unwrap();
+        let listener = listeners.iter().find(|l| l["protocol"] == protocol).unwrap();
+        listener["address"].as_str().unwrap().parse().unwrap()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end, and returns how it ended and what it logged.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap(), log)
+    }
+
+    /// SIGTERM, then [`Running::wait`].
+    pub fn terminate(self) -> (ExitStatus, String) {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,113 @@
+//! One client for every door, so that one suite can knock at all of them.
+
+use echo_server::Protocol;
+use futures::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio_rustls::rustls::ALL_VERSIONS;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use super::{TestServer, tls_connect};
+
+/// A byte stream of whatever kind.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
+
+/// The largest payload of a datagram over IPv4.
+const MAX_PAYLOAD: usize = 65_507;
+
+pub enum Client {
+    Bytes(Box<dyn ByteStream>),
+    Datagrams(UdpSocket),
+    Messages(Box<WebSocketStream<Box<dyn ByteStream>>>),
+}
+
+impl Client {
+    pub async fn connect(protocol: Protocol, server: &TestServer) -> Client {
+        let address = server.address;
+        let bytes: Box<dyn ByteStream> = match protocol {
+            Protocol::Udp => {
+                let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                socket.connect(address).await.unwrap();
+                return Client::Datagrams(socket);
+            }
+            Protocol::Tcp | Protocol::Ws => Box::new(TcpStream::connect(address).await.unwrap()),
+            Protocol::Tls | Protocol::Wss => Box::new(tls_connect(address, ALL_VERSIONS).await),
+        };
+        match protocol {
+            Protocol::Ws | Protocol::Wss => Client::Messages(Box::new(websocket(bytes).await)),
+            _ => Client::Bytes(bytes),
+        }
+    }
+
+    /// Sends `payload`, as one message where the protocol has messages, and returns as many bytes
+    /// as came back.
+    pub async fn echo(&mut self, payload: &[u8]) -> Vec<u8> {
+        match self {
+            Client::Bytes(stream) => {
+                let (mut reading, mut writing) = split(stream);
+                let mut echo = vec![0; payload.len()];
+                let (sent, received) =
+                    tokio::join!(writing.write_all(payload), reading.read_exact(&mut echo));
+                sent.unwrap();
+                received.unwrap();
+                echo
+            }
+            Client::Datagrams(socket) => {
+                let mut echo = Vec::new();
+                let mut buffer = vec![0; 65_536];
+                // An empty payload is a datagram too.
+                for datagram in
+                    payload.chunks(MAX_PAYLOAD).chain(payload.is_empty().then_some(&[][..]))
+                {
+                    socket.send(datagram).await.unwrap();
+                    let length = socket.recv(&mut buffer).await.unwrap();
+                    echo.extend_from_slice(&buffer[..length]);
+                }
+                echo
+            }
+            Client::Messages(socket) => {
+                socket.send(Message::Binary(payload.to_vec().into())).await.unwrap();
+                match socket.next().await {
+                    Some(Ok(Message::Binary(echo))) => echo.to_vec(),
+                    other => panic!("not a binary message: {other:?}"),
+                }
+            }
+        }
+    }
+
+    /// Says goodbye as the protocol has it, and checks that the server does too.
+    pub async fn close(self) {
+        match self {
+            Client::Bytes(mut stream) => {
+                stream.shutdown().await.unwrap();
+                let mut rest = Vec::new();
+                // Over TLS this is an error unless close_notify came.
+                stream.read_to_end(&mut rest).await.expect("a clean end");
+                assert_eq!(rest, b"");
+            }
+            Client::Datagrams(_) => {}
+            Client::Messages(mut socket) => {
+                let close = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
+                socket.send(Message::Close(Some(close.clone()))).await.unwrap();
+                match socket.next().await {
+                    Some(Ok(Message::Close(Some(answer)))) => assert_eq!(answer.code, close.code),
+                    other => panic!("not a Close frame: {other:?}"),
+                }
+                assert!(socket.next().await.is_none());
+            }
+        }
+    }
+}
+
+/// A WebSocket on `bytes`.
+pub async fn websocket<S: AsyncRead + AsyncWrite + Unpin>(bytes: S) -> WebSocketStream<S> {
+    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+    let (socket, response) =
+        client_async_with_config("ws://localhost/", bytes, Some(config)).await.expect("an upgrade");
+    assert_eq!(response.status(), 101);
+    socket
+}

@@ -1,0 +1,91 @@
+//! What the tests share: a server that stops with its test, a client for every door, and the
+//! search for real clients.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub mod binary;
+pub mod client;
+pub mod tools;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use echo_server::{Config, Identity, Protocol, Server};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+/// A file of `certs/`.
+pub fn cert(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("certs").join(name)
+}
+
+/// The test certificate.
+pub fn identity() -> Identity {
+    Identity::Files { cert: cert("server.pem"), key: cert("server.key") }
+}
+
+/// A server in this process, on ports that the system chose. It ends with the test.
+pub struct TestServer {
+    pub address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<()>,
+}
+
+impl TestServer {
+    /// One door, with the test certificate.
+    pub async fn start(protocol: Protocol) -> Self {
+        TestServer::with(Config::new().listen(protocol, ([127, 0, 0, 1], 0))).await
+    }
+
+    /// The first door of `config`, with the test certificate.
+    pub async fn with(config: Config) -> Self {
+        let server = Server::bind(config.identity(identity())).await.expect("the server binds");
+        let address = server.local_addrs()[0].address;
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(server.run(async { drop(stopped.await) }));
+        TestServer { address, stop, running }
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.running.await.expect("the server does not panic");
+    }
+}
+
+/// TLS to a server with the test certificate.
+pub async fn tls_connect(
+    address: SocketAddr,
+    versions: &[&'static SupportedProtocolVersion],
+) -> TlsStream<TcpStream> {
+    let roots = CertificateDer::pem_file_iter(cert("ca.pem")).unwrap().map(Result::unwrap);
+    tls_connect_trusting(address, roots, versions).await
+}
+
+/// TLS to a server whose certificate one of `roots` has signed.
+pub async fn tls_connect_trusting(
+    address: SocketAddr,
+    roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> TlsStream<TcpStream> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root).unwrap();
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    let tcp = TcpStream::connect(address).await.expect("TCP connects");
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("TLS connects")
+}

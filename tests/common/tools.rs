@@ -1,0 +1,69 @@
+//! Real clients. A test whose client is not installed says so and is skipped, unless
+//! `ECHO_TEST_REQUIRE_TOOLS=1`.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+/// Whether `command` runs and says what it should.
+fn runs(command: &[&str], expected: &str) -> bool {
+    let output = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).output();
+    let says = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(expected);
+    output.is_ok_and(|output| says(&output.stdout) || says(&output.stderr))
+}
+
+/// Whether the test can go on with the tool whose `probe` command prints `expected`.
+pub fn have(probe: &[&str], expected: &str) -> bool {
+    if runs(probe, expected) {
+        return true;
+    }
+    let required = std::env::var_os("ECHO_TEST_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+    assert!(!required, "{probe:?} does not work, and ECHO_TEST_REQUIRE_TOOLS=1");
+    eprintln!("skipped: {probe:?} does not work here");
+    false
+}
+
+/// OpenBSD's netcat.
+pub fn have_nc() -> bool {
+    have(&["nc", "-h"], "-N")
+}
+
+pub fn have_openssl() -> bool {
+    have(&["openssl", "version"], "OpenSSL")
+}
+
+/// Node with its own WebSocket client.
+pub fn have_node() -> bool {
+    have(&["node", "--experimental-websocket", "-p", "typeof WebSocket"], "function")
+}
+
+/// Python with the `websockets` package.
+pub fn have_python_websockets() -> bool {
+    have(
+        &["python3", "-c", "import websockets.sync.client; print('has websockets')"],
+        "has websockets",
+    )
+}
+
+/// Runs a command with `input` and returns what it did. Its standard input ends with the input.
+pub fn run(command: &mut Command, input: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the tool starts");
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let feeding = std::thread::spawn(move || {
+        // A client that has heard enough may close early; what it printed is what counts.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().expect("the tool ends");
+    feeding.join().unwrap();
+    output
+}
+
+/// Like [`run`], but off the runtime's threads, which the server needs.
+pub async fn run_async(mut command: Command, input: Vec<u8>) -> Output {
+    tokio::task::spawn_blocking(move || run(&mut command, &input)).await.unwrap()
+}

@@ -1,0 +1,97 @@
+//! One suite, five doors: whatever the protocol, what comes in goes back unchanged.
+
+mod common;
+
+use common::TestServer;
+use common::client::Client;
+use echo_server::Protocol;
+use futures::future::join_all;
+
+async fn round_trip(protocol: Protocol) {
+    let server = TestServer::start(protocol).await;
+    let mut client = Client::connect(protocol, &server).await;
+    for payload in ["hello", "and", "hello again"] {
+        assert_eq!(client.echo(payload.as_bytes()).await, payload.as_bytes());
+    }
+}
+
+async fn every_byte_value(protocol: Protocol) {
+    let server = TestServer::start(protocol).await;
+    let mut client = Client::connect(protocol, &server).await;
+    let payload: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
+    assert_eq!(client.echo(&payload).await, payload);
+    for byte in 0..=255 {
+        assert_eq!(client.echo(&[byte]).await, [byte]);
+    }
+}
+
+async fn an_empty_message(protocol: Protocol) {
+    let server = TestServer::start(protocol).await;
+    let mut client = Client::connect(protocol, &server).await;
+    assert_eq!(client.echo(b"").await, b"");
+    assert_eq!(client.echo(b"and one that is not").await, b"and one that is not");
+}
+
+async fn a_mebibyte(protocol: Protocol) {
+    let server = TestServer::start(protocol).await;
+    let mut client = Client::connect(protocol, &server).await;
+    let payload: Vec<u8> =
+        (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    assert!(client.echo(&payload).await == payload);
+    assert_eq!(client.echo(b"still in step").await, b"still in step");
+}
+
+async fn two_hundred_clients_at_once(protocol: Protocol) {
+    let server = TestServer::start(protocol).await;
+    let mut clients = join_all((0..200).map(|_| Client::connect(protocol, &server))).await;
+    for round in 0..3 {
+        let echoes = clients.iter_mut().enumerate().map(|(number, client)| async move {
+            let payload = format!("client {number}, round {round}").repeat(10);
+            assert_eq!(client.echo(payload.as_bytes()).await, payload.as_bytes());
+        });
+        join_all(echoes).await;
+    }
+    join_all(clients.into_iter().map(Client::close)).await;
+}
+
+async fn a_clean_close(protocol: Protocol) {
+    let server = TestServer::start(protocol).await;
+    let untouched = Client::connect(protocol, &server).await;
+    let mut used = Client::connect(protocol, &server).await;
+    assert_eq!(used.echo(b"hello").await, b"hello");
+    untouched.close().await;
+    used.close().await;
+    let mut next = Client::connect(protocol, &server).await;
+    assert_eq!(next.echo(b"next, please").await, b"next, please");
+    next.close().await;
+    server.stop().await;
+}
+
+macro_rules! contract {
+    ($($door:ident = $protocol:expr, [$($case:ident),* $(,)?];)*) => {$(
+        mod $door {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case($protocol).await;
+                }
+            )*
+        }
+    )*};
+}
+
+contract! {
+    tcp = super::Protocol::Tcp,
+        [round_trip, every_byte_value, a_mebibyte, two_hundred_clients_at_once, a_clean_close];
+    tls = super::Protocol::Tls,
+        [round_trip, every_byte_value, a_mebibyte, two_hundred_clients_at_once, a_clean_close];
+    udp = super::Protocol::Udp,
+        [round_trip, every_byte_value, an_empty_message, a_mebibyte, two_hundred_clients_at_once,
+         a_clean_close];
+    ws = super::Protocol::Ws,
+        [round_trip, every_byte_value, an_empty_message, a_mebibyte, two_hundred_clients_at_once,
+         a_clean_close];
+    wss = super::Protocol::Wss,
+        [round_trip, every_byte_value, an_empty_message, a_mebibyte, two_hundred_clients_at_once,
+         a_clean_close];
+}
