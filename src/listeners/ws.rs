@@ -64,7 +64,6 @@ where
         ready(Ok::<_, Infallible>(response))
     });
     let mut connection = http1::Builder::new()
-        .keep_alive(false)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_FIELDS)
         .serve_connection(TokioIo::new(stream), service);
@@ -127,6 +126,7 @@ fn refusal(error: &Error) -> Response<String> {
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     if let Some((name, value)) = field {
         headers.insert(name, HeaderValue::from_static(value));
     }

@@ -50,9 +50,12 @@ impl Client {
             Client::Bytes(stream) => {
                 let (mut reading, mut writing) = split(stream);
                 let mut echo = vec![0; payload.len()];
-                let (sent, received) =
-                    tokio::join!(writing.write_all(payload), reading.read_exact(&mut echo));
-                sent.unwrap();
+                let send = async {
+                    writing.write_all(payload).await.unwrap();
+                    // A TLS stream may have kept records.
+                    writing.flush().await.unwrap();
+                };
+                let (_, received) = tokio::join!(send, reading.read_exact(&mut echo));
                 received.unwrap();
                 echo
             }

@@ -1,0 +1,128 @@
+//! What only plain TCP has, and its real client, nc.
+
+mod common;
+
+use std::process::Command;
+
+use common::binary::Running;
+use common::{TestServer, tools};
+use echo_server::{Config, Protocol};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn connect(server: &TestServer) -> TcpStream {
+    TcpStream::connect(server.address).await.unwrap()
+}
+
+/// Bytes without a period that a lost or repeated batch could hide in.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(&mut next).take(length).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_clients_fin_it_still_gets_all_it_is_owed() {
+    let server = TestServer::start(Protocol::Tcp).await;
+    let (mut reading, mut writing) = connect(&server).await.into_split();
+    let payload = noise(10 << 20);
+    let sent = payload.clone();
+    let sender = tokio::spawn(async move {
+        writing.write_all(&sent).await.unwrap();
+        writing.shutdown().await.unwrap();
+        writing
+    });
+    let mut echo = Vec::new();
+    reading.read_to_end(&mut echo).await.expect("a FIN, not a reset");
+    assert!(echo == payload);
+    sender.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_buffer_of_one_byte_echoes_the_same() {
+    let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0)).buffer_size(1);
+    let server = TestServer::with(config).await;
+    let mut client = connect(&server).await;
+    client.write_all(b"one at a time").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut echo = Vec::new();
+    client.read_to_end(&mut echo).await.unwrap();
+    assert_eq!(echo, b"one at a time");
+}
+
+#[tokio::test]
+async fn a_client_that_resets_takes_nobody_with_it() {
+    let server = TestServer::start(Protocol::Tcp).await;
+    let mut bystander = connect(&server).await;
+    for _ in 0..50 {
+        let mut client = connect(&server).await;
+        client.write_all(b"never read").await.unwrap();
+        client.set_zero_linger().unwrap();
+        drop(client);
+    }
+    bystander.write_all(b"still here").await.unwrap();
+    let mut echo = [0; 10];
+    bystander.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"still here");
+}
+
+#[tokio::test]
+async fn nothing_is_sent_that_the_client_did_not_send() {
+    let server = TestServer::start(Protocol::Tcp).await;
+    let mut client = connect(&server).await;
+    client.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"");
+}
+
+#[tokio::test]
+async fn at_shutdown_a_client_gets_its_echo_and_a_fin() {
+    let server = TestServer::start(Protocol::Tcp).await;
+    let mut client = connect(&server).await;
+    client.write_all(b"before").await.unwrap();
+    let mut echo = [0; 6];
+    client.read_exact(&mut echo).await.unwrap();
+    let stopping = tokio::spawn(server.stop());
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.expect("a FIN, not a reset");
+    assert_eq!(rest, b"");
+    drop(client);
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn dropping_a_running_server_leaves_no_connection_behind() {
+    let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0));
+    let server = echo_server::Server::bind(config).await.unwrap();
+    let address = server.local_addrs()[0].address;
+    let running = tokio::spawn(server.run(std::future::pending()));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'x');
+    running.abort();
+    let mut rest = Vec::new();
+    // Dropped, so a reset would do as well.
+    assert!(matches!(client.read_to_end(&mut rest).await, Ok(0) | Err(_)));
+}
+
+#[test]
+fn nc_gets_its_bytes_back_and_an_end() {
+    if !tools::have_nc() {
+        return;
+    }
+    let server = Running::start(&["--tcp", "0"]);
+    let port = server.address("tcp").port().to_string();
+    let nc = |input: &[u8]| {
+        tools::run(Command::new("nc").args(["-N", "127.0.0.1", &port]), input).stdout
+    };
+    assert_eq!(nc(b"hello"), b"hello");
+    assert_eq!(nc(b""), b"");
+    let large = noise(20_000_000);
+    assert!(nc(&large) == large);
+}
