@@ -16,6 +16,8 @@
 //!
 //! Arrows point inward: `server -> listeners -> session -> echo -> tokio`.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 mod config;
 pub mod echo;
 mod error;

@@ -1,5 +1,7 @@
 //! The `echo-server` command: the library's server, with flags, a log and signals.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 mod cli;
 mod logging;
 mod ready_file;

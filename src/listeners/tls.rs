@@ -68,8 +68,12 @@ impl Transport for Tls {
 /// Says what was negotiated: what people test TLS clients for.
 fn log_handshake(subject: Subject, tls: &ServerConnection) {
     let Subject::Connection { protocol, conn, peer } = subject else { return };
+    // rustls spells versions and TLS 1.3 suites as Rust identifiers; people search for the names
+    // that IANA and OpenSSL use.
     let version = tls.protocol_version().and_then(|version| version.as_str());
+    let version = version.map(|name| name.replace('_', "."));
     let cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+    let cipher = cipher.map(|name| name.replace("TLS13_", "TLS_"));
     let group = tls.negotiated_key_exchange_group().and_then(|group| group.name().as_str());
     let alpn = tls.alpn_protocol().map(|name| String::from_utf8_lossy(name));
     info!(
