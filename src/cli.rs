@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{ArgAction, Parser, ValueEnum};
@@ -47,33 +48,35 @@ pub enum Stop {
     after_help = "Without a listener flag it is a plain TCP echo on 127.0.0.1:8080.\n\
                   ADDR is IP:PORT, [IPv6]:PORT, NAME:PORT, or a PORT on 127.0.0.1; port 0 takes a free \
                   one. Listener flags can be given several times.\n\
+                  TIME is 10s, 5m, 1h 30m; 0 is no limit. SIZE is 64KiB, 1MB.\n\
                   Every flag can be set by the environment too: --log-format is ECHO_LOG_FORMAT; \
-                  several ADDRs are separated by commas."
+                  several ADDRs are separated by commas, \
+                  and the word default stands for the flag's own."
 )]
 struct Cli {
     /// Plain TCP [127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "ECHO_TCP", help_heading = "Listeners")]
-    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
     tcp: Vec<Where>,
 
     /// TLS 1.2 and 1.3 over TCP [127.0.0.1:8443]
     #[arg(long, value_name = "ADDR", env = "ECHO_TLS", help_heading = "Listeners")]
-    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
     tls: Vec<Where>,
 
     /// UDP datagrams [127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "ECHO_UDP", help_heading = "Listeners")]
-    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
     udp: Vec<Where>,
 
     /// WebSocket [127.0.0.1:8081]
     #[arg(long, value_name = "ADDR", env = "ECHO_WS", help_heading = "Listeners")]
-    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
     ws: Vec<Where>,
 
     /// WebSocket over TLS [127.0.0.1:8444]
     #[arg(long, value_name = "ADDR", env = "ECHO_WSS", help_heading = "Listeners")]
-    #[arg(num_args = 0..=1, default_missing_value = "", value_delimiter = ',', hide_env = true)]
+    #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
     wss: Vec<Where>,
 
     /// All five, each at its default unless given
@@ -89,6 +92,41 @@ struct Cli {
     #[arg(long, value_name = "FILE", env = "ECHO_KEY", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "cert")]
     key: Option<PathBuf>,
+
+    /// Connections at a time, over all listeners [90% of the descriptor limit]
+    #[arg(long, value_name = "N", env = "ECHO_MAX_CONNECTIONS", hide_env = true)]
+    #[arg(help_heading = "Limits")]
+    max_connections: Option<usize>,
+
+    /// Connections at a time of one IPv4 address or IPv6 /64 [no limit]
+    #[arg(long, value_name = "N", env = "ECHO_MAX_CONNECTIONS_PER_IP", hide_env = true)]
+    #[arg(help_heading = "Limits")]
+    max_connections_per_ip: Option<usize>,
+
+    /// From accept to the end of the TLS handshake and WebSocket upgrade
+    #[arg(long, value_name = "TIME", env = "ECHO_HANDSHAKE_TIMEOUT", hide_env = true)]
+    #[arg(help_heading = "Limits", default_value = "10s", value_parser = humantime::parse_duration)]
+    handshake_timeout: Duration,
+
+    /// Without a byte in either direction
+    #[arg(long, value_name = "TIME", env = "ECHO_IDLE_TIMEOUT", hide_env = true)]
+    #[arg(help_heading = "Limits", default_value = "10m", value_parser = humantime::parse_duration)]
+    idle_timeout: Duration,
+
+    /// While the client takes nothing of what it is owed
+    #[arg(long, value_name = "TIME", env = "ECHO_STALL_TIMEOUT", hide_env = true)]
+    #[arg(help_heading = "Limits", default_value = "60s", value_parser = humantime::parse_duration)]
+    stall_timeout: Duration,
+
+    /// From accept to the end, whatever happens
+    #[arg(long, value_name = "TIME", env = "ECHO_MAX_LIFETIME", hide_env = true)]
+    #[arg(help_heading = "Limits", default_value = "0", value_parser = humantime::parse_duration)]
+    max_lifetime: Duration,
+
+    /// For all connections to take what they are owed, on SIGTERM or SIGINT
+    #[arg(long, value_name = "TIME", env = "ECHO_DRAIN_TIMEOUT", hide_env = true)]
+    #[arg(help_heading = "Limits", default_value = "10s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
 
     /// Size of the buffer that each thread echoes through
     #[arg(long, value_name = "SIZE", env = "ECHO_BUFFER_SIZE", hide_env = true)]
@@ -124,7 +162,19 @@ pub fn parse() -> Result<Options, Stop> {
 
 impl From<Cli> for Options {
     fn from(cli: Cli) -> Options {
-        let mut config = Config::new().buffer_size(cli.buffer_size);
+        let mut config = Config::new()
+            .buffer_size(cli.buffer_size)
+            .limits(|limits| {
+                limits.max_connections = cli.max_connections;
+                limits.max_connections_per_ip = cli.max_connections_per_ip;
+            })
+            .timeouts(|timeouts| {
+                timeouts.handshake = unless_zero(cli.handshake_timeout);
+                timeouts.idle = unless_zero(cli.idle_timeout);
+                timeouts.stall = unless_zero(cli.stall_timeout);
+                timeouts.lifetime = unless_zero(cli.max_lifetime);
+                timeouts.drain = cli.drain_timeout;
+            });
         let asked = [
             (Protocol::Tcp, cli.tcp),
             (Protocol::Tls, cli.tls),
@@ -132,13 +182,14 @@ impl From<Cli> for Options {
             (Protocol::Ws, cli.ws),
             (Protocol::Wss, cli.wss),
         ];
-        for (protocol, places) in asked {
+        for (protocol, mut places) in asked {
+            places.retain(|place| *place != Where::Unset);
             if places.is_empty() && cli.all {
-                config.listeners.push(Listen::default_for(protocol));
+                places.push(Where::Default);
             }
             config.listeners.extend(places.into_iter().map(|place| match place {
-                Where::Default => Listen::default_for(protocol),
                 Where::At(addresses) => Listen { protocol, addresses },
+                Where::Default | Where::Unset => Listen::default_for(protocol),
             }));
         }
         if config.listeners.is_empty() {
@@ -156,9 +207,16 @@ impl From<Cli> for Options {
     }
 }
 
+/// A timeout of 0 is none.
+fn unless_zero(timeout: Duration) -> Option<Duration> {
+    Some(timeout).filter(|timeout| !timeout.is_zero())
+}
+
 /// An ADDR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Where {
+    /// An empty variable of the environment, which is how many a launcher leaves one unset.
+    Unset,
     /// None was given with the flag.
     Default,
     At(Vec<SocketAddr>),
@@ -168,8 +226,10 @@ impl FromStr for Where {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Where, String> {
-        if text.is_empty() {
-            return Ok(Where::Default);
+        match text {
+            "" => return Ok(Where::Unset),
+            "default" => return Ok(Where::Default),
+            _ => {}
         }
         if let Ok(port) = text.parse::<u16>() {
             return Ok(Where::At(vec![(Ipv4Addr::LOCALHOST, port).into()]));
@@ -273,6 +333,15 @@ mod tests {
                 "ws [127.0.0.1:8081]",
                 "wss [127.0.0.1:8444]"
             ]
+        );
+    }
+
+    #[test]
+    fn an_empty_variable_is_none_and_the_word_default_is_a_place() {
+        assert_eq!(listeners(&["--ws="]), ["tcp [127.0.0.1:8080]"]);
+        assert_eq!(
+            listeners(&["--ws=default,9000"]),
+            ["ws [127.0.0.1:8081]", "ws [127.0.0.1:9000]"]
         );
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A protocol that the server echoes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,9 +108,55 @@ pub struct Config {
     pub listeners: Vec<Listen>,
     /// The certificate of the TLS front-ends.
     pub identity: Identity,
-    /// Size in bytes of the buffer that each thread echoes byte streams through: the most that one
-    /// read takes, and the most that a connection whose peer does not read can owe. At least 1.
+    /// Size in bytes of the buffer that each thread echoes byte streams through: the most that a
+    /// TCP connection whose peer does not read makes the server hold. TLS holds up to 64 KiB more
+    /// of records. At least 1.
     pub buffer_size: usize,
+    /// How many connections there may be.
+    pub limits: Limits,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+}
+
+/// How many connections a server has at a time, over all its front-ends. At a limit a new
+/// connection is accepted and closed at once; the existing ones do not notice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// All connections. `None`: nine tenths of the descriptors that the process may have.
+    pub max_connections: Option<usize>,
+    /// Those of one IPv4 address, or of one IPv6 /64 network, which is what one host is given.
+    /// `None`: no limit.
+    pub max_connections_per_ip: Option<usize>,
+}
+
+/// How long a connection may take. Where there is an `Option`, `None` is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// From accept until the TLS handshake and the WebSocket upgrade are done. 10 seconds.
+    pub handshake: Option<Duration>,
+    /// Without a byte in either direction. 10 minutes.
+    pub idle: Option<Duration>,
+    /// While bytes are owed and the peer takes none. 60 seconds.
+    pub stall: Option<Duration>,
+    /// From accept until the end, whatever happens. `None`.
+    pub lifetime: Option<Duration>,
+    /// For all connections together to take what they are owed once the server shuts down;
+    /// those that are left are aborted. 10 seconds.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            handshake: Some(Duration::from_secs(10)),
+            idle: Some(Duration::from_secs(10 * 60)),
+            stall: Some(Duration::from_secs(60)),
+            lifetime: None,
+            drain: Duration::from_secs(10),
+        }
+    }
 }
 
 /// [`Config::buffer_size`], unless set otherwise: 64 KiB.
@@ -122,6 +169,8 @@ impl Config {
             listeners: Vec::new(),
             identity: Identity::default(),
             buffer_size: DEFAULT_BUFFER_SIZE,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
         }
     }
 
@@ -144,6 +193,27 @@ impl Config {
     #[must_use]
     pub fn buffer_size(mut self, bytes: usize) -> Self {
         self.buffer_size = bytes;
+        self
+    }
+
+    /// Changes [`Config::limits`].
+    #[must_use]
+    pub fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.limits);
+        self
+    }
+
+    /// Changes [`Config::timeouts`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use echo_server::Config;
+    /// let config = Config::new().timeouts(|timeouts| timeouts.idle = Some(Duration::from_secs(5)));
+    /// # assert_eq!(config.timeouts.idle, Some(Duration::from_secs(5)));
+    /// ```
+    #[must_use]
+    pub fn timeouts(mut self, change: impl FnOnce(&mut Timeouts)) -> Self {
+        change(&mut self.timeouts);
         self
     }
 }

@@ -41,7 +41,7 @@ pub enum StartError {
 impl StartError {
     /// Whether the configuration is to blame, and not the system that it met.
     pub fn is_config(&self) -> bool {
-        !matches!(self, StartError::Bind { .. })
+        !matches!(self, StartError::Bind { .. } | StartError::SelfSigned(_))
     }
 }
 

@@ -8,16 +8,18 @@
 //! | room | what it holds |
 //! | --- | --- |
 //! | [`echo`] | the shared core: what a transport that can echo must do, and the three that do |
-//! | `session` | one connection's life: accept, handshake, echo, farewell, the closing log line |
+//! | `session` | one connection's life: accept, permit, handshake, echo, farewell, deadlines, drain, the closing log line |
 //! | `listeners` | the front-ends, one protocol a file |
 //! | `tls` | certificates and rustls' settings |
-//! | `server` | binds everything, starts the front-ends, ends them together |
+//! | `bind` | addresses become sockets |
+//! | `server` | starts the front-ends, ends them together |
 //! | [`Config`], [`StartError`] | what a server is told, and why it did not start |
 //!
 //! Arrows point inward: `server -> listeners -> session -> echo -> tokio`.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod bind;
 mod config;
 pub mod echo;
 mod error;
@@ -26,6 +28,6 @@ mod server;
 mod session;
 mod tls;
 
-pub use config::{Config, DEFAULT_BUFFER_SIZE, Identity, Listen, Protocol};
+pub use config::{Config, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol, Timeouts};
 pub use error::StartError;
-pub use server::{LocalAddr, Server};
+pub use server::{LocalAddr, Server, Summary};

@@ -3,14 +3,17 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod cli;
+mod descriptors;
 mod logging;
 mod ready_file;
 mod signals;
 
+use std::pin::pin;
 use std::process::ExitCode;
 
 use echo_server::Server;
-use tracing::info;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
 
 use cli::{Options, Stop};
 use ready_file::ReadyFile;
@@ -18,7 +21,7 @@ use signals::Signals;
 
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
-/// The system refused something.
+/// The system refused something, or connections had to be aborted at the end.
 const REFUSED: u8 = 1;
 
 fn main() -> ExitCode {
@@ -33,39 +36,59 @@ fn main() -> ExitCode {
     if let Err(error) = logging::start(options.log) {
         return fail(USAGE, &format!("RUST_LOG: {error}"));
     }
+    std::panic::set_hook(Box::new(|panic| error!("A bug: {panic}")));
+    if let Err(error) = descriptors::raise_limit() {
+        warn!(%error, "The limit on descriptors could not be raised");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(REFUSED, &format!("the runtime did not start: {error}")),
     };
-    match runtime.block_on(run(options)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let outcome = runtime.block_on(run(options));
+    // A thread may still wait for somebody to read the ready file.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
         Err((code, message)) => fail(code, &message),
     }
 }
 
-async fn run(options: Options) -> Result<(), (u8, String)> {
+async fn run(options: Options) -> Result<ExitCode, (u8, String)> {
     let mut signals = Signals::catch()
         .map_err(|error| (REFUSED, format!("signals cannot be caught: {error}")))?;
-    let refused_file = |path: &std::path::Path, error: std::io::Error| {
-        (REFUSED, format!("--ready-file {}: {error}", path.display()))
-    };
-    let ready_file = match options.ready_file {
-        Some(path) => Some(ReadyFile::prepare(path.clone()).map_err(|e| refused_file(&path, e))?),
-        None => None,
-    };
+    let ready_file = options.ready_file.map(ReadyFile::prepare).transpose();
+    let ready_file = ready_file.map_err(|error| (REFUSED, error))?;
     let server = Server::bind(options.config)
         .await
         .map_err(|error| (if error.is_config() { USAGE } else { REFUSED }, error.to_string()))?;
     if let Some(file) = ready_file {
-        file.announce(server.local_addrs()).map_err(|error| refused_file(file.path(), error))?;
+        // It may be a pipe that nobody reads yet.
+        let local_addrs = server.local_addrs().to_vec();
+        let announced = tokio::task::spawn_blocking(move || file.announce(&local_addrs));
+        tokio::select! {
+            announced = announced => {
+                announced.expect("announcing does not panic").map_err(|error| (REFUSED, error))?;
+            }
+            _ = signals.next() => return Ok(ExitCode::SUCCESS),
+        }
     }
-    server
-        .run(async {
-            let signal = signals.next().await;
-            info!(signal, "Asked to end");
-        })
-        .await;
-    Ok(())
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut running = pin!(server.run(async { drop(stopped.await) }));
+    let signal = tokio::select! {
+        _ = &mut running => unreachable!("it runs until it is stopped"),
+        signal = signals.next() => signal,
+    };
+    info!(signal, "Asked to end; a second signal ends it at once");
+    drop(stop);
+    tokio::select! {
+        summary = running => {
+            Ok(if summary.aborted == 0 { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+        }
+        signal = signals.next() => {
+            warn!(signal, "Ended at once");
+            Ok(ExitCode::from(REFUSED))
+        }
+    }
 }
 
 /// One line on stderr: the log may be off, or in a form that is not for people.

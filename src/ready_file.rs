@@ -17,24 +17,23 @@ impl ReadyFile {
     /// Removes what an earlier server left at `path`, so that nobody takes it for news.
     ///
     /// # Errors
-    /// Something is there that cannot be removed.
-    pub fn prepare(path: PathBuf) -> io::Result<Self> {
-        if is_replaceable(&path) {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+    /// One line: something is there that cannot be removed.
+    pub fn prepare(path: PathBuf) -> Result<Self, String> {
+        if is_replaceable(&path)
+            && let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(refusal(&path, &error));
         }
         Ok(ReadyFile { path })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Writes the addresses as one line of JSON. A regular file appears in one piece, under its
     /// name only when it is complete; a pipe or a device is written to.
-    pub fn announce(&self, local_addrs: &[LocalAddr]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// One line: it could not be written.
+    pub fn announce(&self, local_addrs: &[LocalAddr]) -> Result<(), String> {
         let listeners: Vec<_> = local_addrs
             .iter()
             .map(|local| {
@@ -42,6 +41,10 @@ impl ReadyFile {
             })
             .collect();
         let line = format!("{}\n", json!({ "pid": std::process::id(), "listeners": listeners }));
+        self.write(&line).map_err(|error| refusal(&self.path, &error))
+    }
+
+    fn write(&self, line: &str) -> io::Result<()> {
         if !is_replaceable(&self.path) {
             return fs::write(&self.path, line);
         }
@@ -59,4 +62,8 @@ impl ReadyFile {
 /// Whether `path` is a regular file, or nothing yet. To rename over /dev/stdout would replace it.
 fn is_replaceable(path: &Path) -> bool {
     fs::symlink_metadata(path).map_or(true, |metadata| metadata.is_file())
+}
+
+fn refusal(path: &Path, error: &io::Error) -> String {
+    format!("--ready-file {}: {error}", path.display())
 }

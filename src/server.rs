@@ -1,27 +1,19 @@
 //! The server: binds everything, starts the front-ends, ends them together.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::Future;
-use tokio::net::{TcpListener, TcpSocket, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::config::{Config, Listen, Protocol};
+use crate::bind::{self, Socket};
+use crate::config::{Config, Identity, Limits, Protocol};
 use crate::error::StartError;
 use crate::listeners::{tcp::Tcp, tls::Tls, udp, ws::WebSocket};
 use crate::session::{Door, Drain, Sessions, Stage, accept_loop};
 use crate::tls::{self, TlsSettings};
-
-/// Connections that the kernel completes before we accept them. mio's own choice differs from
-/// version to version.
-const BACKLOG: u32 = 4096;
-
-/// How long connections have to take what they are owed once the server shuts down.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An echo server that has bound its addresses, and does not serve yet.
 ///
@@ -55,8 +47,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Server {
     config: Config,
     tls: Option<TlsSettings>,
-    sockets: Vec<Socket>,
+    sockets: Vec<Bound>,
     local_addrs: Vec<LocalAddr>,
+}
+
+/// A front-end's socket, in the runtime.
+#[derive(Debug)]
+enum Bound {
+    Stream(TcpListener),
+    Datagram(UdpSocket),
 }
 
 /// Where a front-end listens.
@@ -69,10 +68,14 @@ pub struct LocalAddr {
     pub address: SocketAddr,
 }
 
-#[derive(Debug)]
-enum Socket {
-    Stream(Protocol, TcpListener),
-    Datagram(UdpSocket, SocketAddr),
+/// What became of the connections that were there when a server shut down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Those that got what they were owed, or left by themselves.
+    pub drained: u64,
+    /// Those that were dropped when the drain timeout was over.
+    pub aborted: u64,
 }
 
 impl Server {
@@ -94,13 +97,22 @@ impl Server {
         }
         let needs_tls = config.listeners.iter().any(|listen| listen.protocol.is_over_tls());
         let tls = if needs_tls { Some(tls::settings(&config.identity)?) } else { None };
+        if !needs_tls && config.identity != Identity::SelfSigned {
+            warn!("--cert and --key are not used: no listener speaks TLS");
+        }
         let mut sockets = Vec::new();
         let mut local_addrs = Vec::new();
-        for listen in &config.listeners {
-            for (socket, address) in bind_listen(listen)? {
-                sockets.push(socket);
-                local_addrs.push(LocalAddr { protocol: listen.protocol, address });
-            }
+        for (protocol, address, socket) in bind::all(&config.listeners)? {
+            let refused = |source| StartError::Bind { protocol, address, source };
+            sockets.push(match socket {
+                Socket::Stream(socket) => {
+                    Bound::Stream(TcpListener::from_std(socket).map_err(refused)?)
+                }
+                Socket::Datagram(socket) => {
+                    Bound::Datagram(UdpSocket::from_std(socket).map_err(refused)?)
+                }
+            });
+            local_addrs.push(LocalAddr { protocol, address });
         }
         Ok(Server { config, tls, sockets, local_addrs })
     }
@@ -117,94 +129,75 @@ impl Server {
     }
 
     /// Serves until `shutdown` completes, then lets every connection go: each gets what it is
-    /// owed, and its protocol's farewell.
+    /// owed, and its protocol's farewell. What is left after [`Timeouts::drain`] is aborted.
     ///
-    /// Dropping the future aborts every connection.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let sessions = Arc::new(Sessions::default());
-        let _abort = AbortOnDrop(Arc::clone(&sessions.drain));
+    /// When this returns, every address is free again. Dropping the future aborts every
+    /// connection.
+    ///
+    /// [`Timeouts::drain`]: crate::Timeouts::drain
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Summary {
+        let Limits { max_connections, max_connections_per_ip } = self.config.limits;
+        let max_connections = max_connections.unwrap_or_else(default_max_connections);
+        let timeouts = self.config.timeouts;
+        let sessions = Arc::new(Sessions::new(max_connections, max_connections_per_ip, timeouts));
+        let drain = Arc::clone(&sessions.drain);
+        let _abort = AbortOnDrop(Arc::clone(&drain));
         for LocalAddr { protocol, address } in &self.local_addrs {
             info!(%protocol, %address, "Server listening on port {}", address.port());
         }
-        for socket in self.sockets {
-            start(socket, &self.config, self.tls.as_ref(), &sessions);
+        for (socket, local) in self.sockets.into_iter().zip(self.local_addrs) {
+            start(socket, local, &self.config, self.tls.as_ref(), &sessions);
         }
         shutdown.await;
-        info!(connections = sessions.drain.members(), "Shutting down");
-        sessions.drain.advance(Stage::Draining);
-        if tokio::time::timeout(DRAIN_TIMEOUT, sessions.drain.emptied()).await.is_err() {
-            sessions.drain.advance(Stage::Aborting);
-            sessions.drain.emptied().await;
+        info!(connections = sessions.connections(), "Shutting down");
+        drain.advance(Stage::Draining);
+        if tokio::time::timeout(timeouts.drain, drain.emptied()).await.is_err() {
+            drain.advance(Stage::Aborting);
+            drain.emptied().await;
         }
+        sessions.log.summarize();
+        let (drained, aborted) = sessions.drained_and_aborted();
+        info!(drained, aborted, panicked = sessions.panicked(), "Server stopped");
+        Summary { drained, aborted }
     }
 }
 
-/// Binds the addresses of one front-end. Of a name's addresses, those that this machine does not
-/// have are passed over as long as one remains: `localhost` is ::1 too, IPv6 or not.
-fn bind_listen(listen: &Listen) -> Result<Vec<(Socket, SocketAddr)>, StartError> {
-    let mut bound = Vec::new();
-    let mut failed = None;
-    for &address in &listen.addresses {
-        match bind_address(listen.protocol, address) {
-            Ok(socket) => bound.push(socket),
-            Err(source) => {
-                let is_absent = is_absent(&source);
-                let error = StartError::Bind { protocol: listen.protocol, address, source };
-                if !is_absent {
-                    return Err(error);
-                }
-                failed.get_or_insert(error);
-            }
-        }
-    }
-    match failed {
-        Some(error) if bound.is_empty() => Err(error),
-        _ => Ok(bound),
-    }
-}
-
-fn bind_address(protocol: Protocol, address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
-    if protocol == Protocol::Udp {
-        let socket = std::net::UdpSocket::bind(address)?;
-        socket.set_nonblocking(true)?;
-        let local = socket.local_addr()?;
-        return Ok((Socket::Datagram(UdpSocket::from_std(socket)?, local), local));
-    }
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart must not wait for the old server's connections to leave TIME_WAIT. On Windows the
-    // option means something else.
+/// Nine tenths of the descriptors that the process may have: the rest is for listeners, the log,
+/// and whatever else the process does.
+fn default_max_connections() -> usize {
     #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    let listener = socket.listen(BACKLOG)?;
-    let local = listener.local_addr()?;
-    Ok((Socket::Stream(protocol, listener), local))
-}
-
-/// Whether a bind failed because the machine has no such address.
-fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        return usize::try_from(limit / 10 * 9).unwrap_or(usize::MAX);
+    }
+    usize::MAX
 }
 
 /// Starts the front-end of one socket.
-fn start(socket: Socket, config: &Config, tls: Option<&TlsSettings>, sessions: &Arc<Sessions>) {
+fn start(
+    socket: Bound,
+    local: LocalAddr,
+    config: &Config,
+    tls: Option<&TlsSettings>,
+    sessions: &Arc<Sessions>,
+) {
+    let listener = match socket {
+        Bound::Stream(listener) => listener,
+        Bound::Datagram(socket) => {
+            tokio::spawn(udp::session(socket, local.address, sessions));
+            return;
+        }
+    };
     let plain = Tcp { buffer_size: config.buffer_size };
     let secured = || {
         let tls = tls.expect("settings were made for every front-end over TLS");
         Tls::new(Arc::clone(&tls.config), config.buffer_size)
     };
-    match socket {
-        Socket::Datagram(socket, local) => {
-            tokio::spawn(udp::session(socket, local, sessions));
-        }
-        Socket::Stream(Protocol::Tcp, listener) => accept(listener, plain, sessions),
-        Socket::Stream(Protocol::Tls, listener) => accept(listener, secured(), sessions),
-        Socket::Stream(protocol @ Protocol::Wss, listener) => {
-            accept(listener, WebSocket::new(protocol, secured()), sessions);
-        }
-        Socket::Stream(protocol, listener) => {
-            accept(listener, WebSocket::new(protocol, plain), sessions);
-        }
+    match local.protocol {
+        Protocol::Tcp => accept(listener, plain, sessions),
+        Protocol::Tls => accept(listener, secured(), sessions),
+        Protocol::Ws => accept(listener, WebSocket::new(Protocol::Ws, plain), sessions),
+        Protocol::Wss => accept(listener, WebSocket::new(Protocol::Wss, secured()), sessions),
+        Protocol::Udp => unreachable!("UDP has no listener to accept from"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
@@ -43,6 +44,9 @@ impl DatagramEcho {
 }
 
 impl Echo for DatagramEcho {
+    /// There is nobody to wait for.
+    const LINGER: Duration = Duration::ZERO;
+
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
         ready!(self.poll_settle(cx));
         scratch::with(MAX_DATAGRAM, |buffer| {
@@ -75,6 +79,10 @@ impl Echo for DatagramEcho {
 
     fn owes(&self) -> bool {
         self.owed.is_some()
+    }
+
+    fn progress(&self) -> u64 {
+        self.traffic.messages + self.traffic.sent
     }
 }
 

@@ -1,8 +1,10 @@
 //! WebSocket messages, through tungstenite's stream: each goes back as it came, text as text and
 //! binary as binary. tungstenite answers pings and Close frames.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,18 +22,18 @@ const READ_BUFFER: usize = 16 * 1024;
 const WRITE_BUFFER: usize = 64 * 1024;
 
 /// The longest message. tungstenite assembles messages, so there has to be a limit.
-const MAX_MESSAGE: usize = 64 << 20;
+const MAX_MESSAGE: usize = 16 << 20;
 
 /// Lingering reads go through a buffer of this size.
 const DISCARD: usize = 16 * 1024;
 
 /// Echoes the messages of a WebSocket connection (RFC 6455) whose handshake is done.
 ///
-/// What is buffered is drained, then flushed once. While a reply or a pong waits for the peer,
-/// nothing is read.
+/// What is buffered is drained, then flushed once. While a pong or more than 64 KiB of replies
+/// wait for the peer, nothing is read.
 #[derive(Debug)]
 pub struct MessageEcho<S> {
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Metered<S>>,
     unflushed: bool,
     /// A pong is queued. Unless it is flushed before the next read, a peer that only pings and
     /// never reads grows the buffer without end.
@@ -66,6 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageEcho<S> {
             .write_buffer_size(WRITE_BUFFER)
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
+        let io = Metered { io, moved: 0 };
         let socket =
             WebSocketStream::from_partially_read(io, read, Role::Server, Some(config)).await;
         MessageEcho {
@@ -125,6 +128,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageEcho<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Echo for MessageEcho<S> {
+    /// For the closing handshake.
+    const LINGER: Duration = Duration::from_secs(5);
+
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
         ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(write_error)?;
         if self.pong_queued || self.end.is_some() {
@@ -137,7 +143,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo for MessageEcho<S> {
         let message = match Pin::new(&mut self.socket).poll_next(cx) {
             Poll::Ready(Some(Ok(message))) => message,
             Poll::Ready(Some(Err(error))) => return Poll::Ready(self.fail(error)),
-            Poll::Ready(None) => return Poll::Ready(Ok(Step::Ended(PeerEnd::EndOfStream))),
+            Poll::Ready(None) => {
+                self.end = Some(PeerEnd::EndOfStream);
+                return Poll::Ready(Ok(Step::Moved));
+            }
             // Drained: now the one flush for all of it.
             Poll::Pending => {
                 ready!(self.poll_flush(cx))?;
@@ -152,10 +161,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo for MessageEcho<S> {
         loop {
             match self.farewell {
                 Farewell::Unsent => {
-                    if self.end.is_some() {
-                        self.farewell = Farewell::Closing;
-                        continue;
-                    }
+                    // Once the peer has sent its Close frame, all that is left is to answer it.
+                    let why = if self.end.is_some() { Goodbye::Answer } else { why };
                     let close = match why {
                         Goodbye::Answer => self.verdict.take(),
                         Goodbye::GoingAway => Some(close_frame(CloseCode::Away, "")),
@@ -197,6 +204,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo for MessageEcho<S> {
     fn owes(&self) -> bool {
         self.unflushed
     }
+
+    fn progress(&self) -> u64 {
+        self.socket.get_ref().moved
+    }
 }
 
 impl<S> MessageEcho<S> {
@@ -208,7 +219,8 @@ impl<S> MessageEcho<S> {
                 return Err(EchoError::Read(error));
             }
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                return Ok(Step::Ended(PeerEnd::Truncated));
+                self.end = Some(PeerEnd::Truncated);
+                return Ok(Step::Moved);
             }
             Error::Utf8(_) => CloseCode::Invalid,
             Error::Capacity(CapacityError::MessageTooLong { .. }) => CloseCode::Size,
@@ -227,6 +239,46 @@ fn close_frame(code: CloseCode, reason: &'static str) -> CloseFrame {
 fn write_error(error: Error) -> EchoError {
     EchoError::Write(match error {
         Error::Io(error) => error,
-        other => std::io::Error::other(other),
+        other => io::Error::other(other),
     })
+}
+
+/// Counts the bytes that move below tungstenite, which does not tell.
+#[derive(Debug)]
+struct Metered<S> {
+    io: S,
+    moved: u64,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, into))?;
+        self.moved += (into.filled().len() - before) as u64;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let sent = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.moved += sent as u64;
+        Poll::Ready(Ok(sent))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }

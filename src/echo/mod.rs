@@ -15,6 +15,7 @@ mod stream;
 
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 pub use datagrams::{DatagramEcho, MAX_DATAGRAM};
 pub use messages::MessageEcho;
@@ -22,6 +23,9 @@ pub use stream::StreamEcho;
 
 /// A transport that sends back what it receives.
 pub trait Echo: Unpin {
+    /// How long a peer that has been sent everything, farewell included, has to close too.
+    const LINGER: Duration;
+
     /// Moves at most one bounded batch: what is owed to the peer first, then new input.
     ///
     /// `Pending` means that nothing more can be done now, that wakers are registered, and that no
@@ -48,6 +52,10 @@ pub trait Echo: Unpin {
 
     /// Whether bytes wait for the peer to take them.
     fn owes(&self) -> bool;
+
+    /// A number that grows whenever bytes move, in either direction, protocol overhead included.
+    /// A connection on which it stands still is idle or, if it [`owes`](Echo::owes), stalled.
+    fn progress(&self) -> u64;
 }
 
 /// What one [`Echo::poll_step`] came to.
@@ -113,8 +121,13 @@ pub enum EchoError {
 }
 
 impl EchoError {
-    /// Whether the transport can still carry a farewell after this error.
+    /// Whether the transport can still carry a farewell after this error: the peer broke a
+    /// protocol, and the connection below it is whole. rustls has an alert to send then.
     pub fn leaves_a_goodbye(&self) -> bool {
-        matches!(self, EchoError::Protocol { .. })
+        match self {
+            EchoError::Protocol { .. } => true,
+            EchoError::Read(error) => error.kind() == io::ErrorKind::InvalidData,
+            EchoError::Write(_) => false,
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -54,6 +55,8 @@ impl<S> StreamEcho<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Echo for StreamEcho<S> {
+    const LINGER: Duration = Duration::from_secs(2);
+
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
         ready!(self.poll_settle(cx)).map_err(EchoError::Write)?;
         if let Some(end) = self.end.take() {
@@ -84,6 +87,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo for StreamEcho<S> {
 
     fn owes(&self) -> bool {
         !self.owed.is_empty() || self.unflushed
+    }
+
+    fn progress(&self) -> u64 {
+        self.traffic.received + self.traffic.sent
     }
 }
 

@@ -48,9 +48,9 @@ impl Transport for Tls {
         tcp: TcpStream,
         subject: Subject,
     ) -> impl Future<Output = Result<Self::Stream, End>> + Send + 'static {
-        let handshake = self.acceptor.accept(tcp).into_fallible();
+        let acceptor = self.acceptor.clone();
         async move {
-            match handshake.await {
+            match acceptor.accept(tcp).into_fallible().await {
                 Ok(stream) => {
                     log_handshake(subject, stream.get_ref().1);
                     Ok(stream)

@@ -1,6 +1,7 @@
 //! UDP: one session for a whole socket, whose peers come and go with each datagram.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::net::UdpSocket;
 
@@ -12,7 +13,7 @@ use crate::session::{Session, Sessions, Subject};
 pub(crate) fn session(
     socket: UdpSocket,
     local: SocketAddr,
-    sessions: &Sessions,
+    sessions: &Arc<Sessions>,
 ) -> Session<DatagramEcho> {
     let subject = Subject::Socket { protocol: Protocol::Udp, local };
     Session::open(sessions, subject, DatagramEcho::new(socket))

@@ -2,20 +2,29 @@
 //! system is short of, ends it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{Door, Session, Sessions, Stage, Subject};
+use crate::config::Protocol;
 
 /// How long to leave the system alone when it has no descriptor or memory for another connection.
 const BACK_OFF: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(1);
 
-/// Accepts connections and spawns a session for each, until the server drains.
+/// Accepting has to work for this long before a shortage is over.
+const CALM: Duration = Duration::from_secs(5);
+
+/// Accepts connections and spawns a session for each, until the server drains. The listener is
+/// closed before the server counts itself empty.
 pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, sessions: Arc<Sessions>) {
+    let _member = sessions.drain.join();
+    let listener = listener;
     let mut shortage = Shortage::default();
     loop {
         let accepted = tokio::select! {
@@ -36,23 +45,29 @@ pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, session
     }
 }
 
-fn welcome<D: Door>(
-    tcp: TcpStream,
-    peer: std::net::SocketAddr,
-    door: &D,
-    sessions: &Arc<Sessions>,
-) {
+/// Starts a session for a connection, or closes it if there are enough.
+fn welcome<D: Door>(tcp: TcpStream, peer: SocketAddr, door: &D, sessions: &Arc<Sessions>) {
     let protocol = door.protocol();
-    let subject = Subject::Connection { protocol, conn: sessions.next_conn(), peer };
-    if let Subject::Connection { conn, .. } = subject {
+    let permit = match sessions.admission.admit(peer.ip()) {
+        Ok(permit) => permit,
+        Err(reason) => {
+            if let Some(connections) = sessions.refused.count() {
+                warn!(%protocol, %peer, %reason, connections, "Refused connections");
+            }
+            return;
+        }
+    };
+    let conn = sessions.next_conn();
+    if sessions.log.shows() {
         info!(%protocol, conn, "New connection from: {peer}");
     }
     // Without it an echo waits in Nagle's algorithm for an acknowledgement that the peer delays.
     if let Err(error) = tcp.set_nodelay(true) {
         debug!(%peer, %error, "TCP_NODELAY could not be set");
     }
+    let subject = Subject::Connection { protocol, conn, peer };
     let opening = door.open(tcp, subject);
-    tokio::spawn(Session::opening(sessions, subject, opening));
+    tokio::spawn(Session::opening(sessions, subject, permit, opening));
 }
 
 /// Whether accept failed because of the one connection it was about. Linux hands a connection's
@@ -76,36 +91,35 @@ fn is_about_the_peer(error: &io::Error) -> bool {
     )
 }
 
-/// An episode in which the system could not give us connections.
+/// An episode in which the system could not give us connections. It is over when accepting has
+/// worked for a while: under pressure, single connections come free in between.
 #[derive(Debug, Default)]
 struct Shortage {
-    pause: Option<Duration>,
+    /// The last failure, and the pause after it.
+    last: Option<(Instant, Duration)>,
 }
 
 impl Shortage {
-    /// Logs the episode's first failure and waits, longer each time.
-    async fn wait(
-        &mut self,
-        protocol: crate::config::Protocol,
-        error: &io::Error,
-        sessions: &Sessions,
-    ) {
-        let pause = match self.pause {
+    /// Logs the episode's first failure, and waits, longer each time.
+    async fn wait(&mut self, protocol: Protocol, error: &io::Error, sessions: &Sessions) {
+        let pause = match self.last {
             None => {
                 warn!(%protocol, %error, "Accepting connections failed; backing off");
                 *BACK_OFF.start()
             }
-            Some(pause) => (pause * 2).min(*BACK_OFF.end()),
+            Some((_, pause)) => (pause * 2).min(*BACK_OFF.end()),
         };
-        self.pause = Some(pause);
         tokio::select! {
             () = sessions.drain.reached(Stage::Draining) => {}
             () = tokio::time::sleep(pause) => {}
         }
+        self.last = Some((Instant::now(), pause));
     }
 
-    fn is_over(&mut self, protocol: crate::config::Protocol) {
-        if self.pause.take().is_some() {
+    /// Ends the episode, if there is one and it is old enough.
+    fn is_over(&mut self, protocol: Protocol) {
+        if self.last.is_some_and(|(at, _)| at.elapsed() >= CALM) {
+            self.last = None;
             info!(%protocol, "Accepting connections again");
         }
     }

@@ -17,6 +17,14 @@ pub(crate) enum End {
     Handshake(HandshakeError),
     /// An HTTP request that asked for no WebSocket was answered.
     Answered(u16),
+    /// TLS or the WebSocket upgrade took too long.
+    HandshakeTimeout,
+    /// Nothing moved for too long.
+    Idle,
+    /// The peer took nothing of what it was owed for too long.
+    Stalled,
+    /// It lasted as long as any connection may.
+    Lifetime,
     /// The server drained.
     GoingAway,
     /// The server dropped it before it could say goodbye.
@@ -54,6 +62,10 @@ impl fmt::Display for End {
             End::Failed(error) => error.fmt(f),
             End::Handshake(error) => error.fmt(f),
             End::Answered(status) => write!(f, "HTTP request answered with {status}"),
+            End::HandshakeTimeout => f.write_str("handshake timeout"),
+            End::Idle => f.write_str("idle timeout"),
+            End::Stalled => f.write_str("stall timeout: the peer took nothing of what it was owed"),
+            End::Lifetime => f.write_str("maximum lifetime reached"),
             End::GoingAway => f.write_str("the server is shutting down"),
             End::Aborted => f.write_str("aborted by the server's shutdown"),
             End::Panicked => f.write_str("a bug: the connection's task panicked"),

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use echo_server::{Config, Identity, Protocol, Server};
+use echo_server::{Config, Identity, Protocol, Server, Summary};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -36,7 +36,7 @@ pub fn identity() -> Identity {
 pub struct TestServer {
     pub address: SocketAddr,
     stop: oneshot::Sender<()>,
-    running: JoinHandle<()>,
+    running: JoinHandle<Summary>,
 }
 
 impl TestServer {
@@ -55,9 +55,9 @@ impl TestServer {
     }
 
     /// Asks it to end, and waits until it has.
-    pub async fn stop(self) {
+    pub async fn stop(self) -> Summary {
         drop(self.stop);
-        self.running.await.expect("the server does not panic");
+        self.running.await.expect("the server does not panic")
     }
 }
 

@@ -1,0 +1,152 @@
+//! Who is let in: the limits on connections, all together and for each address.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counts the connections that are in.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    max: usize,
+    max_per_network: Option<usize>,
+    admitted: AtomicUsize,
+    /// Empty unless there is a limit per network; else an entry for each that has a connection,
+    /// so never more entries than connections.
+    by_network: Mutex<HashMap<Network, usize>>,
+}
+
+/// Why a connection was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("--max-connections is reached")]
+    Full,
+    #[error("--max-connections-per-ip is reached")]
+    NetworkFull,
+}
+
+impl Admission {
+    pub(crate) fn new(max: usize, max_per_network: Option<usize>) -> Self {
+        Admission {
+            max,
+            max_per_network,
+            admitted: AtomicUsize::new(0),
+            by_network: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Connections that are in.
+    pub(crate) fn admitted(&self) -> usize {
+        self.admitted.load(Ordering::Relaxed)
+    }
+
+    /// Lets a connection from `peer` in, until the permit is dropped.
+    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Permit, Refusal> {
+        // Counted before it is compared, so that two threads cannot both take the last place. The
+        // permit gives the place back on every way out.
+        let before = self.admitted.fetch_add(1, Ordering::Relaxed);
+        let mut permit = Permit { admission: Arc::clone(self), network: None };
+        if before >= self.max {
+            return Err(Refusal::Full);
+        }
+        if let Some(max) = self.max_per_network {
+            let network = Network::of(peer);
+            let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
+            let connections = by_network.entry(network).or_insert(0);
+            if *connections >= max {
+                return Err(Refusal::NetworkFull);
+            }
+            *connections += 1;
+            permit.network = Some(network);
+        }
+        Ok(permit)
+    }
+}
+
+/// A connection's place.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    admission: Arc<Admission>,
+    network: Option<Network>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.admission.admitted.fetch_sub(1, Ordering::Relaxed);
+        let Some(network) = self.network else { return };
+        let by_network = &self.admission.by_network;
+        let mut by_network = by_network.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = by_network.entry(network) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// What counts as one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Network {
+    V4(Ipv4Addr),
+    /// The first 64 bits of an IPv6 address: whoever has one of them has them all.
+    V6(u64),
+}
+
+impl Network {
+    fn of(peer: IpAddr) -> Network {
+        // A dual-stack listener shows IPv4 clients as ::ffff:a.b.c.d, all in one /64.
+        match peer.to_canonical() {
+            IpAddr::V4(address) => Network::V4(address),
+            IpAddr::V6(address) => Network::V6((address.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_permit_is_dropped() {
+        let admission = Arc::new(Admission::new(2, None));
+        let first = admission.admit(ip("127.0.0.1")).unwrap();
+        let _second = admission.admit(ip("127.0.0.1")).unwrap();
+        for _ in 0..3 {
+            assert_eq!(admission.admit(ip("127.0.0.1")).unwrap_err(), Refusal::Full);
+        }
+        drop(first);
+        admission.admit(ip("127.0.0.1")).unwrap();
+    }
+
+    #[test]
+    fn a_network_has_its_own_limit() {
+        let admission = Arc::new(Admission::new(100, Some(1)));
+        let same =
+            [("192.0.2.1", "::ffff:192.0.2.1"), ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff")];
+        for (one, other) in same {
+            let permit = admission.admit(ip(one)).unwrap();
+            assert_eq!(admission.admit(ip(other)).unwrap_err(), Refusal::NetworkFull);
+            drop(permit);
+            drop(admission.admit(ip(other)).unwrap());
+        }
+        let _one = admission.admit(ip("192.0.2.1")).unwrap();
+        let _neighbour = admission.admit(ip("192.0.2.2")).unwrap();
+        let _six = admission.admit(ip("2001:db8::1")).unwrap();
+        let _other_six = admission.admit(ip("2001:db8:0:1::1")).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_network_that_left() {
+        let admission = Arc::new(Admission::new(100, Some(1)));
+        for host in 0..200 {
+            drop(admission.admit(IpAddr::from([10, 0, 0, host])));
+        }
+        assert!(admission.by_network.lock().unwrap().is_empty());
+    }
+}

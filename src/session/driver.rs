@@ -1,0 +1,330 @@
+//! The future that drives one echo from its handshake to its closing log line.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::Future;
+use tokio::task::coop;
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use super::admission::Permit;
+use super::deadline::Deadline;
+use super::drain::{Member, Stage, StageWatch};
+use super::{End, Opening, Sessions, Subject};
+use crate::echo::{Echo, EchoError, Goodbye, PeerEnd, Step, Traffic};
+
+/// A session gives its thread back after this many steps in one turn, so that a peer who always
+/// has more to say does not starve the others.
+const STEPS_PER_TURN: usize = 16;
+
+/// A draining session echoes what it has been sent until its input pauses; for a peer that never
+/// pauses, no longer than this.
+const TURNS_WHILE_DRAINING: u8 = 64;
+
+pin_project_lite::pin_project! {
+    /// Drives one echo.
+    ///
+    /// Written by hand and not as an `async fn`, because its size is what an idle connection
+    /// costs.
+    pub(crate) struct Session<E: Echo> {
+        phase: Phase<E>,
+        // Set once the session is closing: how it says goodbye, and why.
+        goodbye: Option<Goodbye>,
+        end: Option<End>,
+        #[pin]
+        stage: StageWatch,
+        #[pin]
+        deadline: Deadline,
+        began: Instant,
+        // When bytes last moved, or the goodbye began.
+        moved: Instant,
+        turns_while_draining: u8,
+        subject: Subject,
+        sessions: Arc<Sessions>,
+        permit: Option<Permit>,
+        member: Member,
+    }
+
+    impl<E: Echo> PinnedDrop for Session<E> {
+        // Here and nowhere else, so that each session has its closing line, however it ended.
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            let end = match this.end.take() {
+                Some(end) => end,
+                None if std::thread::panicking() => End::Panicked,
+                None => End::Aborted,
+            };
+            if matches!(this.subject, Subject::Connection { .. }) {
+                this.sessions.count(&end);
+            }
+            if end.is_our_fault() || this.sessions.log.shows() {
+                log_end(*this.subject, this.phase.traffic(), this.began.elapsed(), &end);
+            }
+        }
+    }
+}
+
+/// What a session drives.
+enum Phase<E> {
+    Opening(Opening<E>),
+    Open(E),
+}
+
+/// What became of a turn.
+enum Turn {
+    /// There is nothing to do until the task is woken.
+    Waiting,
+    /// There is more to do; the task has been woken for it.
+    Busy,
+    Ended(Result<PeerEnd, EchoError>),
+}
+
+/// A deadline that has passed.
+#[derive(Debug, Clone, Copy)]
+enum Passed {
+    Handshake,
+    Idle,
+    Stall,
+    Lifetime,
+    /// The peer has been sent everything, farewell included, and does not close.
+    Linger,
+}
+
+impl<E: Echo> Session<E> {
+    /// A session for a connection that starts with a handshake.
+    pub(crate) fn opening(
+        sessions: &Arc<Sessions>,
+        subject: Subject,
+        permit: Permit,
+        opening: Opening<E>,
+    ) -> Self {
+        Session::new(sessions, subject, Some(permit), Phase::Opening(opening))
+    }
+
+    /// A session for what can echo right away.
+    pub(crate) fn open(sessions: &Arc<Sessions>, subject: Subject, echo: E) -> Self {
+        Session::new(sessions, subject, None, Phase::Open(echo))
+    }
+
+    fn new(
+        sessions: &Arc<Sessions>,
+        subject: Subject,
+        permit: Option<Permit>,
+        phase: Phase<E>,
+    ) -> Self {
+        let now = Instant::now();
+        Session {
+            phase,
+            goodbye: None,
+            end: None,
+            stage: StageWatch::new(Arc::clone(&sessions.drain)),
+            deadline: Deadline::default(),
+            began: now,
+            moved: now,
+            turns_while_draining: 0,
+            subject,
+            sessions: Arc::clone(sessions),
+            permit,
+            member: sessions.drain.join(),
+        }
+    }
+}
+
+impl<E: Echo> Future for Session<E> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let stage = self.as_mut().project().stage.poll_stage(cx);
+        if stage == Stage::Aborting {
+            return self.abort();
+        }
+        loop {
+            let (progress, owed) = (self.phase.progress(), self.phase.owes());
+            if self.as_mut().poll_life(cx, stage).is_ready() {
+                return Poll::Ready(());
+            }
+            // While it lingers, what the peer still sends is dropped, and puts nothing off.
+            if self.phase.progress() != progress && (self.goodbye.is_none() || owed) {
+                *self.as_mut().project().moved = Instant::now();
+            }
+            let Some((at, passed)) = self.next_deadline() else { return Poll::Pending };
+            ready!(self.as_mut().project().deadline.poll_passed(cx, at));
+            match passed {
+                Passed::Handshake => return self.finish(End::HandshakeTimeout),
+                Passed::Stall => return self.finish(End::Stalled),
+                Passed::Linger => return Poll::Ready(()),
+                Passed::Idle => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Idle),
+                Passed::Lifetime => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Lifetime),
+            }
+        }
+    }
+}
+
+impl<E: Echo> Session<E> {
+    /// Handshake, echo and goodbye, as far as they go now. Ready when the session is over.
+    fn poll_life(mut self: Pin<&mut Self>, cx: &mut Context<'_>, stage: Stage) -> Poll<()> {
+        let this = self.as_mut().project();
+        if let Phase::Opening(opening) = this.phase {
+            if stage == Stage::Draining {
+                return self.finish(End::GoingAway);
+            }
+            match ready!(opening.as_mut().poll(cx)) {
+                Ok(echo) => *this.phase = Phase::Open(echo),
+                Err(end) => return self.finish(end),
+            }
+            *this.moved = Instant::now();
+        }
+        if self.goodbye.is_none() {
+            match self.as_mut().turn(cx) {
+                Turn::Ended(Ok(peer)) => {
+                    self.as_mut().begin_goodbye(Goodbye::Answer, End::Peer(peer));
+                }
+                Turn::Ended(Err(error)) if error.leaves_a_goodbye() => {
+                    self.as_mut().begin_goodbye(Goodbye::Answer, End::Failed(error));
+                }
+                Turn::Ended(Err(error)) => return self.finish(End::Failed(error)),
+                turn if stage == Stage::Draining && self.as_mut().may_leave(&turn) => {
+                    self.as_mut().begin_goodbye(Goodbye::GoingAway, End::GoingAway);
+                }
+                Turn::Waiting | Turn::Busy => return Poll::Pending,
+            }
+        }
+        let this = self.project();
+        let (Phase::Open(echo), Some(goodbye)) = (this.phase, *this.goodbye) else {
+            unreachable!("a goodbye begins when the echo has")
+        };
+        let farewell = ready!(echo.poll_close(cx, goodbye));
+        if let Err(error) = farewell
+            && matches!(this.end, Some(End::GoingAway | End::Idle | End::Lifetime))
+        {
+            // What was left to do broke, and that is the news.
+            *this.end = Some(End::Failed(error));
+        }
+        Poll::Ready(())
+    }
+
+    /// Steps until there is nothing to do, the turn is over, or the echo is.
+    fn turn(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Turn {
+        let Phase::Open(echo) = self.project().phase else {
+            unreachable!("a turn follows the handshake")
+        };
+        for _ in 0..STEPS_PER_TURN {
+            match echo.poll_step(cx) {
+                Poll::Ready(Ok(Step::Moved)) => {}
+                Poll::Ready(Ok(Step::Ended(peer))) => return Turn::Ended(Ok(peer)),
+                Poll::Ready(Err(error)) => return Turn::Ended(Err(error)),
+                // tokio lets a task that has done much wait for the others; it is woken at once.
+                Poll::Pending if !coop::has_budget_remaining() => return Turn::Busy,
+                Poll::Pending => return Turn::Waiting,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Turn::Busy
+    }
+
+    /// Whether a draining session has echoed what it had been sent, or enough of it.
+    fn may_leave(self: Pin<&mut Self>, turn: &Turn) -> bool {
+        let this = self.project();
+        *this.turns_while_draining = this.turns_while_draining.saturating_add(1);
+        match turn {
+            Turn::Waiting => !this.phase.owes(),
+            Turn::Busy | Turn::Ended(_) => *this.turns_while_draining >= TURNS_WHILE_DRAINING,
+        }
+    }
+
+    /// The session is closing from now on, and this is why.
+    fn begin_goodbye(self: Pin<&mut Self>, goodbye: Goodbye, end: End) {
+        let this = self.project();
+        *this.goodbye = Some(goodbye);
+        *this.end = Some(end);
+        *this.moved = Instant::now();
+    }
+
+    /// The session is over, and this is why.
+    fn finish(self: Pin<&mut Self>, end: End) -> Poll<()> {
+        *self.project().end = Some(end);
+        Poll::Ready(())
+    }
+
+    /// The session is over: the server has waited long enough. A peer that has everything, and was
+    /// only waited for, is not cut off by that.
+    fn abort(self: Pin<&mut Self>) -> Poll<()> {
+        if self.goodbye.is_none() || self.phase.owes() {
+            return self.finish(End::Aborted);
+        }
+        Poll::Ready(())
+    }
+
+    /// The next deadline, and which it is.
+    fn next_deadline(&self) -> Option<(Instant, Passed)> {
+        if matches!(self.subject, Subject::Socket { .. }) {
+            return None;
+        }
+        let timeouts = &self.sessions.timeouts;
+        let after = |start: Instant, timeout: Option<Duration>, passed: Passed| {
+            timeout.and_then(|timeout| start.checked_add(timeout)).map(|at| (at, passed))
+        };
+        let owes = self.phase.owes();
+        let stall = after(self.moved, timeouts.stall.filter(|_| owes), Passed::Stall);
+        let lifetime = after(self.began, timeouts.lifetime, Passed::Lifetime);
+        let of_phase = match (&self.phase, self.goodbye) {
+            (Phase::Opening(_), _) => {
+                [after(self.began, timeouts.handshake, Passed::Handshake), lifetime]
+            }
+            (Phase::Open(_), None) => [after(self.moved, timeouts.idle, Passed::Idle), lifetime],
+            (Phase::Open(_), Some(_)) => {
+                // What is over its lifetime gets a farewell, but no further patience.
+                let hard = timeouts.lifetime.map(|lifetime| lifetime + E::LINGER);
+                let linger = Some(E::LINGER).filter(|_| !owes);
+                [after(self.moved, linger, Passed::Linger), after(self.began, hard, Passed::Linger)]
+            }
+        };
+        of_phase.into_iter().chain([stall]).flatten().min_by_key(|(at, _)| *at)
+    }
+}
+
+impl<E: Echo> Phase<E> {
+    fn traffic(&self) -> Traffic {
+        self.echo().map_or_else(Traffic::default, Echo::traffic)
+    }
+
+    fn progress(&self) -> u64 {
+        self.echo().map_or(0, Echo::progress)
+    }
+
+    fn owes(&self) -> bool {
+        self.echo().is_some_and(Echo::owes)
+    }
+
+    fn echo(&self) -> Option<&E> {
+        match self {
+            Phase::Opening(_) => None,
+            Phase::Open(echo) => Some(echo),
+        }
+    }
+}
+
+/// The closing line.
+fn log_end(subject: Subject, traffic: Traffic, duration: Duration, end: &End) {
+    let duration_ms = duration.as_micros() as f64 / 1000.0;
+    let (received, sent, messages) = (traffic.received, traffic.sent, traffic.messages);
+    // As a string, so that the log quotes it and escapes what a peer may have put into it.
+    let reason = end.to_string();
+    match subject {
+        Subject::Connection { protocol, conn, peer } if end.is_our_fault() => error!(
+            %protocol, conn, received, sent, messages, duration_ms, reason,
+            "Connection closed: {peer}"
+        ),
+        Subject::Connection { protocol, conn, peer } => info!(
+            %protocol, conn, received, sent, messages, duration_ms, reason,
+            "Connection closed: {peer}"
+        ),
+        Subject::Socket { protocol, local } => info!(
+            %protocol, received, sent, messages, duration_ms, reason,
+            "Socket closed: {local}"
+        ),
+    }
+}
