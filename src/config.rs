@@ -123,7 +123,8 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// All connections. `None`: nine tenths of the descriptors that the process may have.
+    /// All connections. `None`: nine tenths of the descriptors that the process may have,
+    /// or 32 less than those if that is fewer.
     pub max_connections: Option<usize>,
     /// Those of one IPv4 address, or of one IPv6 /64 network, which is what one host is given.
     /// `None`: no limit.

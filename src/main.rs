@@ -33,9 +33,10 @@ fn main() -> ExitCode {
             return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) };
         }
     };
-    if let Err(error) = logging::start(options.log) {
-        return fail(USAGE, &format!("RUST_LOG: {error}"));
-    }
+    let log = match logging::start(options.log) {
+        Ok(log) => log,
+        Err(error) => return fail(USAGE, &format!("RUST_LOG: {error}")),
+    };
     std::panic::set_hook(Box::new(|panic| error!("A bug: {panic}")));
     if let Err(error) = descriptors::raise_limit() {
         warn!(%error, "The limit on descriptors could not be raised");
@@ -47,6 +48,8 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(run(options));
     // A thread may still wait for somebody to read the ready file.
     runtime.shutdown_background();
+    log.summarize();
+    drop(log);
     match outcome {
         Ok(code) => code,
         Err((code, message)) => fail(code, &message),

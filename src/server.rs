@@ -162,12 +162,13 @@ impl Server {
     }
 }
 
-/// Nine tenths of the descriptors that the process may have: the rest is for listeners, the log,
-/// and whatever else the process does.
+/// Nine tenths of the descriptors that the process may have. The rest, 32 at least, is for
+/// listeners, the runtime, and whatever else the process does.
 fn default_max_connections() -> usize {
     #[cfg(unix)]
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-        return usize::try_from(limit / 10 * 9).unwrap_or(usize::MAX);
+        let connections = limit.saturating_sub((limit / 10).max(32));
+        return usize::try_from(connections).unwrap_or(usize::MAX);
     }
     usize::MAX
 }

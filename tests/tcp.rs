@@ -126,3 +126,33 @@ fn nc_gets_its_bytes_back_and_an_end() {
     let large = noise(20_000_000);
     assert!(nc(&large) == large);
 }
+
+#[tokio::test]
+async fn when_a_server_has_stopped_its_address_is_free() {
+    for _ in 0..20 {
+        let server = TestServer::start(Protocol::Tcp).await;
+        let address = server.address;
+        let summary = server.stop().await;
+        assert_eq!((summary.drained, summary.aborted), (0, 0));
+        let config = Config::new().listen(Protocol::Tcp, address);
+        echo_server::Server::bind(config).await.expect("the address is free again");
+    }
+}
+
+#[tokio::test]
+async fn both_wildcards_can_be_asked_for() {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    let probe = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        eprintln!("skipped: there is no IPv6 here");
+        return;
+    }
+    let config = Config::new()
+        .listen(Protocol::Tcp, (Ipv4Addr::UNSPECIFIED, port))
+        .listen(Protocol::Tcp, (Ipv6Addr::UNSPECIFIED, port))
+        .listen(Protocol::Udp, (Ipv4Addr::UNSPECIFIED, port))
+        .listen(Protocol::Udp, (Ipv6Addr::UNSPECIFIED, port));
+    echo_server::Server::bind(config).await.expect("both");
+}

@@ -229,10 +229,8 @@ impl<E: Echo> Session<E> {
     fn may_leave(self: Pin<&mut Self>, turn: &Turn) -> bool {
         let this = self.project();
         *this.turns_while_draining = this.turns_while_draining.saturating_add(1);
-        match turn {
-            Turn::Waiting => !this.phase.owes(),
-            Turn::Busy | Turn::Ended(_) => *this.turns_while_draining >= TURNS_WHILE_DRAINING,
-        }
+        let has_paused = matches!(turn, Turn::Waiting) && !this.phase.owes();
+        has_paused || *this.turns_while_draining >= TURNS_WHILE_DRAINING
     }
 
     /// The session is closing from now on, and this is why.

@@ -12,6 +12,8 @@ mod drain;
 mod driver;
 mod ending;
 mod log_limit;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

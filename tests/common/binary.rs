@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -21,6 +22,8 @@ pub fn command() -> Command {
 /// A binary that has announced its addresses. It is killed if the test forgets it.
 pub struct Running {
     child: Child,
+    /// Reads the log as it comes: a pipe that is full would be a test of its own.
+    log: Option<JoinHandle<String>>,
     pub ready: Value,
 }
 
@@ -41,12 +44,17 @@ impl Running {
             .expect("the binary starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let log = std::thread::spawn(move || {
+            let mut log = Vec::new();
+            stderr.read_to_end(&mut log).unwrap();
+            String::from_utf8(log).expect("the log is UTF-8")
+        });
         if line.is_empty() {
-            let mut log = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-            panic!("the binary did not get ready: {log}");
+            panic!("the binary did not get ready: {}", log.join().unwrap());
         }
-        Running { child, ready: serde_json::from_str(&line).expect("a line of JSON") }
+        let ready = serde_json::from_str(&line).expect("a line of JSON");
+        Running { child, log: Some(log), ready }
     }
 
     /// Where its `protocol` listens.
@@ -66,9 +74,8 @@ impl Running {
 
     /// Waits for its end, and returns how it ended and what it logged.
     pub fn wait(mut self) -> (ExitStatus, String) {
-        let mut log = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-        (self.child.wait().unwrap(), log)
+        let status = self.child.wait().unwrap();
+        (status, self.log.take().unwrap().join().unwrap())
     }
 
     /// SIGTERM, then [`Running::wait`].

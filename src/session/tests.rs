@@ -1,0 +1,239 @@
+//! A session's life on a scripted clock: time is paused, and passes only when nothing else can
+//! happen.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::{End, Session, Sessions, Stage, Subject};
+use crate::config::{Protocol, Timeouts};
+use crate::echo::{Echo, EchoError, Goodbye, Step, StreamEcho, Traffic};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What fits into the pipe between client and session, each way.
+const PIPE: usize = 64;
+
+fn sessions(change: impl FnOnce(&mut Timeouts)) -> Arc<Sessions> {
+    let mut timeouts = Timeouts::default();
+    change(&mut timeouts);
+    Arc::new(Sessions::new(100, None, timeouts))
+}
+
+fn subject() -> Subject {
+    Subject::Connection { protocol: Protocol::Tcp, conn: 1, peer: ([127, 0, 0, 1], 1).into() }
+}
+
+/// A client, and the session that echoes it.
+fn connect(sessions: &Arc<Sessions>) -> (DuplexStream, JoinHandle<()>) {
+    let (client, server) = duplex(PIPE);
+    let session = Session::open(sessions, subject(), StreamEcho::new(server, 1024));
+    (client, tokio::spawn(session))
+}
+
+/// Seconds on the paused clock until `session` is over.
+async fn seconds_of(session: JoinHandle<()>) -> u64 {
+    let start = Instant::now();
+    session.await.unwrap();
+    start.elapsed().as_secs()
+}
+
+/// Seconds until the client sees the server's end of stream; what came before is dropped.
+async fn seconds_to_eof(client: &mut DuplexStream) -> u64 {
+    let start = Instant::now();
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    start.elapsed().as_secs()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_a_busy_one_is_not() {
+    let sessions = sessions(|timeouts| timeouts.idle = Some(10 * SECOND));
+    let (mut client, session) = connect(&sessions);
+    for _ in 0..10 {
+        tokio::time::sleep(9 * SECOND).await;
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'x');
+    }
+    assert_eq!(seconds_to_eof(&mut client).await, 10);
+    drop(client);
+    assert_eq!(seconds_of(session).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_idle_timeout_a_connection_stays() {
+    let sessions = sessions(|timeouts| timeouts.idle = None);
+    let (mut client, _session) = connect(&sessions);
+    assert!(timeout(100_000 * SECOND, client.read_u8()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_is_closed_one_that_takes_little_is_not() {
+    let sessions = sessions(|timeouts| {
+        timeouts.idle = Some(1000 * SECOND);
+        timeouts.stall = Some(60 * SECOND);
+    });
+    let (mut client, session) = connect(&sessions);
+    // More than the pipe holds, so that something stays owed.
+    client.write_all(&[7; PIPE]).await.unwrap();
+    client.write_all(&[7; PIPE]).await.unwrap();
+    client.write_all(&[7; PIPE / 2]).await.unwrap();
+    for _ in 0..5 {
+        tokio::time::sleep(59 * SECOND).await;
+        assert_eq!(client.read_u8().await.unwrap(), 7);
+    }
+    assert_eq!(seconds_of(session).await, 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_ends_the_busiest_connection() {
+    let sessions = sessions(|timeouts| timeouts.lifetime = Some(100 * SECOND));
+    let (mut client, session) = connect(&sessions);
+    let start = Instant::now();
+    while client.write_all(b"x").await.is_ok() && client.read_u8().await.is_ok() {
+        tokio::time::sleep(SECOND).await;
+    }
+    // The byte of second 100 and the end of the lifetime meet.
+    assert!((100..=101).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    drop(client);
+    session.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_waits_for_nobody() {
+    let sessions = sessions(|timeouts| {
+        timeouts.lifetime = Some(100 * SECOND);
+        timeouts.stall = None;
+        timeouts.idle = None;
+    });
+    let (mut client, session) = connect(&sessions);
+    for _ in 0..2 {
+        client.write_all(&[7; PIPE]).await.unwrap();
+    }
+    assert_eq!(seconds_of(session).await, 102);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_never_ends_is_ended() {
+    let sessions = sessions(|timeouts| timeouts.handshake = Some(10 * SECOND));
+    let permit = sessions.admission.admit(([127, 0, 0, 1]).into()).unwrap();
+    let silence = std::future::pending::<Result<StreamEcho<DuplexStream>, End>>().boxed();
+    let session = tokio::spawn(Session::opening(&sessions, subject(), permit, silence));
+    assert_eq!(sessions.connections(), 1);
+    assert_eq!(seconds_of(session).await, 10);
+    assert_eq!(sessions.connections(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_close_is_waited_for_but_not_long() {
+    let sessions = sessions(|timeouts| timeouts.idle = Some(10 * SECOND));
+    let (mut client, session) = connect(&sessions);
+    assert_eq!(seconds_to_eof(&mut client).await, 10);
+    // It hears the farewell and goes on sending all the same.
+    let start = Instant::now();
+    while client.write_all(b"and another thing").await.is_ok() {
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    assert!(start.elapsed() >= 2 * SECOND, "what it sent meanwhile was not read");
+    assert!(start.elapsed() < 3 * SECOND, "{:?}", start.elapsed());
+    session.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_echoes_what_has_been_sent() {
+    let sessions = sessions(|_| {});
+    let (mut client, _session) = connect(&sessions);
+    // Both before the session has been polled for the first time.
+    client.write_all(b"sent before the drain").await.unwrap();
+    sessions.drain.advance(Stage::Draining);
+    let mut echo = String::new();
+    client.read_to_string(&mut echo).await.unwrap();
+    assert_eq!(echo, "sent before the drain");
+    drop(client);
+    sessions.drain.emptied().await;
+    assert_eq!(sessions.drained_and_aborted(), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_peer_that_never_pauses() {
+    let sessions = sessions(|_| {});
+    let (client, session) = connect(&sessions);
+    let (mut reading, mut writing) = tokio::io::split(client);
+    let sender = tokio::spawn(async move { while writing.write_all(&[7; PIPE]).await.is_ok() {} });
+    let mut first = [0; 1000];
+    reading.read_exact(&mut first).await.unwrap();
+    sessions.drain.advance(Stage::Draining);
+    let mut rest = Vec::new();
+    reading.read_to_end(&mut rest).await.unwrap();
+    sender.abort();
+    drop(reading);
+    session.await.unwrap();
+    assert_eq!(sessions.drained_and_aborted(), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stuck_in_a_drain_is_aborted() {
+    let sessions = sessions(|_| {});
+    let (_idle_client, idle) = connect(&sessions);
+    let (mut stuck_client, stuck) = connect(&sessions);
+    for _ in 0..2 {
+        stuck_client.write_all(&[7; PIPE]).await.unwrap();
+    }
+    sessions.drain.advance(Stage::Draining);
+    assert!(timeout(5 * SECOND, sessions.drain.emptied()).await.is_err());
+    assert!(idle.is_finished() && !stuck.is_finished());
+    sessions.drain.advance(Stage::Aborting);
+    sessions.drain.emptied().await;
+    assert_eq!(sessions.drained_and_aborted(), (1, 1));
+    // All that was sent before the abort is still there to read.
+    let mut rest = Vec::new();
+    stuck_client.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [7; PIPE]);
+}
+
+/// Panics at its first step, as a bug would.
+struct Buggy;
+
+impl Echo for Buggy {
+    const LINGER: Duration = Duration::ZERO;
+
+    fn poll_step(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
+        panic!("as the test asked")
+    }
+
+    fn poll_close(&mut self, _cx: &mut Context<'_>, _: Goodbye) -> Poll<Result<(), EchoError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+
+    fn owes(&self) -> bool {
+        false
+    }
+
+    fn progress(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_own_connection_alone() {
+    let sessions = sessions(|_| {});
+    let (mut bystander, _session) = connect(&sessions);
+    let permit = sessions.admission.admit(([127, 0, 0, 1]).into()).unwrap();
+    let opening = async { Ok(Buggy) }.boxed();
+    let buggy = tokio::spawn(Session::opening(&sessions, subject(), permit, opening));
+    assert!(buggy.await.unwrap_err().is_panic());
+    assert_eq!(sessions.panicked(), 1);
+    assert_eq!(sessions.connections(), 0, "its permit is free again");
+    assert_eq!(sessions.drain.members(), 1, "and nobody waits for it in a drain");
+    bystander.write_all(b"x").await.unwrap();
+    assert_eq!(bystander.read_u8().await.unwrap(), b'x');
+}
