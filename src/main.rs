@@ -19,6 +19,9 @@ use cli::{Options, Stop};
 use ready_file::ReadyFile;
 use signals::Signals;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
 /// The system refused something, or connections had to be aborted at the end.

@@ -1,0 +1,224 @@
+//! All doors, all faults, two thousand connections, for a while: memory and descriptors return to
+//! where they began.
+//!
+//! `cargo test --release --test soak -- --ignored --nocapture` takes ten minutes;
+//! `ECHO_SOAK_SECONDS` changes that.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::binary::{Running, command};
+use common::client::websocket;
+use common::{cert, tls_connect};
+use futures::future::join_all;
+use futures::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio_rustls::rustls::ALL_VERSIONS;
+use tokio_tungstenite::tungstenite::Message;
+
+const CONNECTIONS: u64 = 2000;
+
+/// What went through, and what went wrong.
+#[derive(Default)]
+struct Tally {
+    echoes: AtomicU64,
+    visits: AtomicU64,
+    wrong: AtomicU64,
+}
+
+impl Tally {
+    fn echoed(&self, is_right: bool) {
+        self.echoes.fetch_add(1, Ordering::Relaxed);
+        self.wrong.fetch_add(u64::from(!is_right), Ordering::Relaxed);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Doors {
+    tcp: SocketAddr,
+    tls: SocketAddr,
+    udp: SocketAddr,
+    ws: SocketAddr,
+    wss: SocketAddr,
+}
+
+fn payload(n: u64) -> Vec<u8> {
+    let length = [0, 1, 64, 1000, 16_384, 100_000][n as usize % 6];
+    (0..length).map(|i: u64| (i.wrapping_mul(31) + n) as u8).collect()
+}
+
+async fn echo_bytes<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, n: u64, tally: &Tally) {
+    for round in 0..5 {
+        let sent = payload(n + round);
+        let mut back = vec![0; sent.len()];
+        let (mut reading, mut writing) = tokio::io::split(&mut stream);
+        let send = async {
+            writing.write_all(&sent).await?;
+            writing.flush().await
+        };
+        match tokio::join!(send, reading.read_exact(&mut back)) {
+            (Ok(()), Ok(_)) => tally.echoed(back == sent),
+            _ => tally.echoed(false),
+        }
+    }
+    match n % 4 {
+        // A proper goodbye, and three that are not.
+        0 => {
+            let ended = stream.shutdown().await.is_ok();
+            let mut rest = Vec::new();
+            let clean = stream.read_to_end(&mut rest).await.is_ok();
+            tally.echoed(ended && clean && rest.is_empty());
+        }
+        1 => drop(stream.write_all(&payload(n)).await),
+        2 => drop(stream.shutdown().await),
+        _ => {}
+    }
+}
+
+async fn echo_messages<S: AsyncRead + AsyncWrite + Unpin>(stream: S, n: u64, tally: &Tally) {
+    let mut socket = websocket(stream).await;
+    for round in 0..5 {
+        let sent = match round % 2 {
+            0 => Message::binary(payload(n + round)),
+            _ => Message::text("grüße ".repeat(payload(n + round).len() / 7)),
+        };
+        let back = match socket.send(sent.clone()).await {
+            Ok(()) => socket.next().await,
+            Err(error) => Some(Err(error)),
+        };
+        tally.echoed(matches!(back, Some(Ok(back)) if back == sent));
+    }
+    match n % 3 {
+        0 => drop(socket.close(None).await),
+        // A frame without a mask, which has to be answered with a Close frame.
+        1 => drop(socket.get_mut().write_all(&[0x82, 1, 0]).await),
+        _ => {}
+    }
+}
+
+/// One client's life.
+async fn visit(doors: Doors, n: u64, tally: &Tally) {
+    let tcp = |address| async move { TcpStream::connect(address).await.expect("it connects") };
+    match n % 10 {
+        0..=2 => echo_bytes(tcp(doors.tcp).await, n, tally).await,
+        3 => echo_bytes(tls_connect(doors.tls, ALL_VERSIONS).await, n, tally).await,
+        4 => echo_messages(tcp(doors.ws).await, n, tally).await,
+        5 => echo_messages(tls_connect(doors.wss, ALL_VERSIONS).await, n, tally).await,
+        6 => {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            socket.connect(doors.udp).await.unwrap();
+            let sent = &payload(n)[..payload(n).len().min(1400)];
+            socket.send(sent).await.unwrap();
+            let mut back = [0; 2000];
+            // A datagram may be lost, but never changed.
+            if let Ok(Ok(length)) =
+                tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut back)).await
+            {
+                tally.echoed(&back[..length] == sent);
+            }
+        }
+        // Silent in a handshake; noise in one; a bulk sender that never reads.
+        7 => {
+            let address = if n % 20 == 7 { doors.tls } else { doors.ws };
+            drop(tcp(address).await.read(&mut [0; 100]).await);
+        }
+        8 => {
+            let mut client = tcp([doors.tls, doors.ws, doors.wss][n as usize / 10 % 3]).await;
+            drop(client.write_all(&payload(n | 3)).await);
+            drop(client.set_zero_linger());
+        }
+        _ => {
+            let mut client = tcp([doors.tcp, doors.tls][n as usize / 10 % 2]).await;
+            let bulk = vec![7; 1 << 16];
+            let flood = async { while client.write_all(&bulk).await.is_ok() {} };
+            drop(tokio::time::timeout(Duration::from_secs(5), flood).await);
+        }
+    }
+    tally.visits.fetch_add(1, Ordering::Relaxed);
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Waits until only `expected` descriptors are open, or for what all timeouts together take.
+async fn settle(pid: u32, expected: usize) -> usize {
+    let end = Instant::now() + Duration::from_secs(30);
+    while descriptors(pid) > expected && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    descriptors(pid)
+}
+
+async fn load(doors: Doors, until: Instant, tally: &Arc<Tally>) {
+    let workers = (0..CONNECTIONS).map(|worker| {
+        let tally = Arc::clone(tally);
+        tokio::spawn(async move {
+            let mut n = worker;
+            while Instant::now() < until {
+                visit(doors, n, &tally).await;
+                n += CONNECTIONS + 1;
+            }
+        })
+    });
+    for worker in join_all(workers).await {
+        worker.expect("no client panics");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes ten minutes"]
+async fn soak() {
+    let seconds = std::env::var("ECHO_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
+    let length = Duration::from_secs(seconds.unwrap_or(600));
+    let server = Running::spawn(
+        command()
+            .args(["--tcp", "0", "--tls", "0", "--ws", "0", "--wss", "0", "--udp", "0"])
+            .args(["--handshake-timeout", "3s", "--stall-timeout", "2s", "--idle-timeout", "20s"])
+            .arg("--cert")
+            .arg(cert("server.pem"))
+            .arg("--key")
+            .arg(cert("server.key")),
+    );
+    let doors = Doors {
+        tcp: server.address("tcp"),
+        tls: server.address("tls"),
+        udp: server.address("udp"),
+        ws: server.address("ws"),
+        wss: server.address("wss"),
+    };
+    let (pid, tally) = (server.pid(), Arc::new(Tally::default()));
+    let fresh = descriptors(pid);
+    // The allocator's pools and each thread's buffer grow once; the question is what grows after.
+    load(doors, Instant::now() + length / 10, &tally).await;
+    assert_eq!(settle(pid, fresh).await, fresh, "descriptors after the warm-up");
+    let warm = resident_kib(pid);
+    load(doors, Instant::now() + length * 9 / 10, &tally).await;
+    let after = settle(pid, fresh).await;
+    let end = resident_kib(pid);
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    println!(
+        "{} visits, {} echoes, {} wrong; descriptors {fresh} -> {after}; resident {warm} KiB -> {end} KiB",
+        read(&tally.visits),
+        read(&tally.echoes),
+        read(&tally.wrong),
+    );
+    assert_eq!(read(&tally.wrong), 0, "echoes that were not");
+    assert_eq!(after, fresh, "descriptors");
+    assert!(end <= warm + warm / 5, "memory: {warm} KiB after the warm-up, {end} KiB at the end");
+    let (status, log) = tokio::task::spawn_blocking(move || server.terminate()).await.unwrap();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("panicked=0"), "{log}");
+}
