@@ -203,7 +203,8 @@ async fn soak() {
     let fresh = descriptors(pid);
     // The allocator's pools and each thread's buffer grow once; the question is what grows after.
     load(doors, Instant::now() + length / 10, &tally).await;
-    assert_eq!(settle(pid, fresh).await, fresh, "descriptors after the warm-up");
+    // At the first look one more may be open for a moment, as a thread of the runtime starts.
+    assert!(settle(pid, fresh).await <= fresh, "descriptors after the warm-up");
     let warm = resident_kib(pid);
     load(doors, Instant::now() + length * 9 / 10, &tally).await;
     let after = settle(pid, fresh).await;
@@ -216,7 +217,7 @@ async fn soak() {
         read(&tally.wrong),
     );
     assert_eq!(read(&tally.wrong), 0, "echoes that were not");
-    assert_eq!(after, fresh, "descriptors");
+    assert!(after <= fresh, "{fresh} descriptors became {after}");
     assert!(end <= warm + warm / 5, "memory: {warm} KiB after the warm-up, {end} KiB at the end");
     let (status, log) = tokio::task::spawn_blocking(move || server.terminate()).await.unwrap();
     assert!(status.success(), "{log}");
