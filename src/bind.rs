@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
 
 use socket2::{Domain, Type};
 
@@ -10,7 +11,12 @@ use crate::error::StartError;
 
 /// Connections that the kernel completes before we accept them. The default of mio differs from
 /// version to version.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
+
+/// The most that the kernel keeps unsent of a TCP connection. Half of it must have gone before
+/// the connection is writable again.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
 
 /// A bound socket, not blocking, not in a runtime yet.
 pub(crate) enum Socket {
@@ -22,14 +28,18 @@ pub(crate) enum Socket {
 ///
 /// Of a name's addresses, those that this machine does not have are passed over as long as one
 /// remains: `localhost` is `::1` too, IPv6 or not.
-pub(crate) fn all(listeners: &[Listen]) -> Result<Vec<(Protocol, SocketAddr, Socket)>, StartError> {
+pub(crate) fn all(
+    listeners: &[Listen],
+    stall: Option<Duration>,
+) -> Result<Vec<(Protocol, SocketAddr, Socket)>, StartError> {
     let mut bound = Vec::new();
     for listen in listeners {
         let before = bound.len();
         let mut absent = None;
         for &address in &listen.addresses {
             let protocol = listen.protocol;
-            match bind(protocol, address, has_ipv4_twin(protocol, address, listeners)) {
+            let is_v6_only = has_ipv4_twin(protocol, address, listeners);
+            match bind(protocol, address, is_v6_only, stall) {
                 Ok((local, socket)) => bound.push((protocol, local, socket)),
                 Err(source) => {
                     let is_absent = is_absent(&source);
@@ -53,6 +63,7 @@ fn bind(
     protocol: Protocol,
     address: SocketAddr,
     is_v6_only: bool,
+    stall: Option<Duration>,
 ) -> io::Result<(SocketAddr, Socket)> {
     let is_udp = protocol == Protocol::Udp;
     let kind = if is_udp { Type::DGRAM } else { Type::STREAM };
@@ -71,11 +82,27 @@ fn bind(
     // option means something else.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    #[cfg(target_os = "linux")]
+    watch_for_stalls(&socket, stall)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = stall;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let socket = TcpListener::from(socket);
     Ok((socket.local_addr()?, Socket::Stream(socket)))
+}
+
+/// Sets what the kernel has to do for the stall rule. Accepted connections inherit it.
+#[cfg(target_os = "linux")]
+fn watch_for_stalls(socket: &socket2::Socket, stall: Option<Duration>) -> io::Result<()> {
+    // Bytes that the kernel has taken from us are out of our sight: if the peer acknowledges none
+    // of them in that time, the kernel is to end the connection.
+    socket.set_tcp_user_timeout(stall)?;
+    // A socket becomes writable only when a third of its send buffer is free, which can be more
+    // than a megabyte: a slow reader would look stalled for minutes. With a limit on what the
+    // kernel keeps unsent it becomes writable in smaller steps.
+    socket.set_tcp_notsent_lowat(UNSENT)
 }
 
 /// Whether the IPv4 wildcard is asked for on the same port as the IPv6 wildcard `address`, which

@@ -21,9 +21,11 @@
 
 mod bind;
 mod config;
+mod deadline;
 pub mod echo;
 mod error;
 mod listeners;
+pub mod probe;
 mod server;
 mod session;
 mod tls;

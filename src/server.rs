@@ -102,7 +102,7 @@ impl Server {
         }
         let mut sockets = Vec::new();
         let mut local_addrs = Vec::new();
-        for (protocol, address, socket) in bind::all(&config.listeners)? {
+        for (protocol, address, socket) in bind::all(&config.listeners, config.timeouts.stall)? {
             let refused = |source| StartError::Bind { protocol, address, source };
             sockets.push(match socket {
                 Socket::Stream(socket) => {
@@ -157,7 +157,8 @@ impl Server {
         }
         sessions.log.summarize();
         let (drained, aborted) = sessions.drained_and_aborted();
-        info!(drained, aborted, panicked = sessions.panicked(), "Server stopped");
+        let (refused, panicked) = (sessions.refused(), sessions.panicked());
+        info!(drained, aborted, refused, panicked, "Server stopped");
         Summary { drained, aborted }
     }
 }
@@ -191,7 +192,7 @@ fn start(
     let plain = Tcp { buffer_size: config.buffer_size };
     let secured = || {
         let tls = tls.expect("settings were made for every front-end over TLS");
-        Tls::new(Arc::clone(&tls.config), config.buffer_size)
+        Tls::new(Arc::clone(&tls.config), config.buffer_size, Arc::clone(&sessions.log))
     };
     match local.protocol {
         Protocol::Tcp => accept(listener, plain, sessions),

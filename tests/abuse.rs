@@ -305,7 +305,7 @@ fn a_drain_counts_who_left_and_who_was_dropped() {
     drop(idle);
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("Server stopped drained=1 aborted=1"), "{log}");
+    assert!(log.contains("Server stopped drained=1 aborted=1 refused=0"), "{log}");
 }
 
 #[test]

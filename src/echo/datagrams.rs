@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
-use super::{Echo, EchoError, Goodbye, Step, Traffic, scratch};
+use super::{Echo, EchoError, Goodbye, Moved, Step, Traffic, scratch};
 
 /// The largest datagram that UDP's 16-bit length field can announce. The payload limit is lower:
 /// 65,507 bytes over IPv4, 65,527 over IPv6.
@@ -81,8 +81,8 @@ impl Echo for DatagramEcho {
         self.owed.is_some()
     }
 
-    fn progress(&self) -> u64 {
-        self.traffic.messages + self.traffic.sent
+    fn moved(&self) -> Moved {
+        Moved { inward: self.traffic.received, outward: self.traffic.sent }
     }
 }
 

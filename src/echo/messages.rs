@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError}
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
-use super::{Echo, EchoError, Goodbye, PeerEnd, Step, Traffic, scratch};
+use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Raw, Step, Traffic, scratch};
 
 /// tungstenite allocates this much for each connection, at once.
 const READ_BUFFER: usize = 16 * 1024;
@@ -34,6 +34,7 @@ const DISCARD: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct MessageEcho<S> {
     socket: WebSocketStream<Metered<S>>,
+    raw: Raw<S>,
     unflushed: bool,
     /// A pong is queued. Unless it is flushed before the next read, a peer that only pings and
     /// never reads grows the buffer without end.
@@ -61,18 +62,20 @@ enum Farewell {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> MessageEcho<S> {
-    /// Echoes the messages on `io`, of which `read` was received already.
-    pub async fn new(io: S, read: Vec<u8>) -> Self {
+    /// Echoes the messages on `io`, of which `read` was received already. `raw` gives the
+    /// connection below, as for [`StreamEcho::over`](super::StreamEcho::over).
+    pub async fn new(io: S, raw: Raw<S>, read: Vec<u8>) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(WRITE_BUFFER)
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
-        let io = Metered { io, moved: 0 };
+        let io = Metered { io, moved: Moved::default() };
         let socket =
             WebSocketStream::from_partially_read(io, read, Role::Server, Some(config)).await;
         MessageEcho {
             socket,
+            raw,
             unflushed: false,
             pong_queued: false,
             verdict: None,
@@ -117,8 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageEcho<S> {
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         scratch::with(DISCARD, |buffer| {
             let mut into = ReadBuf::new(buffer);
-            let io = Pin::new(self.socket.get_mut());
-            let read = ready!(io.poll_read(cx, &mut into));
+            let io = (self.raw)(&mut self.socket.get_mut().io);
+            let read = ready!(Pin::new(io).poll_read(cx, &mut into));
             if read.is_err() || into.filled().is_empty() {
                 self.farewell = Farewell::Done;
             }
@@ -182,6 +185,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo for MessageEcho<S> {
                         Goodbye::GoingAway => Farewell::Awaiting,
                     };
                 }
+                // The driver has waited long enough.
+                Farewell::Awaiting if why == Goodbye::Answer => {
+                    self.farewell = Farewell::Closing;
+                }
                 Farewell::Awaiting => match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => self.farewell = Farewell::Closing,
@@ -202,10 +209,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo for MessageEcho<S> {
     }
 
     fn owes(&self) -> bool {
-        self.unflushed
+        self.unflushed || matches!(self.farewell, Farewell::Flushing(_) | Farewell::Closing)
     }
 
-    fn progress(&self) -> u64 {
+    fn moved(&self) -> Moved {
         self.socket.get_ref().moved
     }
 }
@@ -247,7 +254,7 @@ fn write_error(error: Error) -> EchoError {
 #[derive(Debug)]
 struct Metered<S> {
     io: S,
-    moved: u64,
+    moved: Moved,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
@@ -258,7 +265,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, into))?;
-        self.moved += (into.filled().len() - before) as u64;
+        self.moved.inward += (into.filled().len() - before) as u64;
         Poll::Ready(Ok(()))
     }
 }
@@ -270,7 +277,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let sent = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        self.moved += sent as u64;
+        self.moved.outward += sent as u64;
         Poll::Ready(Ok(sent))
     }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use datagrams::{DatagramEcho, MAX_DATAGRAM};
 pub use messages::MessageEcho;
-pub use stream::StreamEcho;
+pub use stream::{Raw, StreamEcho};
 
 /// A transport that sends back what it receives.
 pub trait Echo: Unpin {
@@ -50,12 +50,13 @@ pub trait Echo: Unpin {
     /// What has gone through so far.
     fn traffic(&self) -> Traffic;
 
-    /// Whether bytes wait for the peer to take them.
+    /// Whether something waits for the peer to take it: an echo, or a farewell that has begun.
     fn owes(&self) -> bool;
 
-    /// A number that grows whenever bytes move, in either direction, protocol overhead included.
-    /// A connection on which it stands still is idle or, if it [`owes`](Echo::owes), stalled.
-    fn progress(&self) -> u64;
+    /// How many bytes have moved, protocol overhead included. A connection on which nothing moves
+    /// is idle; one that [`owes`](Echo::owes) and on which nothing moves out is stalled, whatever
+    /// its peer sends.
+    fn moved(&self) -> Moved;
 }
 
 /// What one [`Echo::poll_step`] came to.
@@ -98,6 +99,15 @@ pub struct Traffic {
     /// WebSocket messages or datagrams; on a byte stream, which has no messages, the batches that
     /// were read.
     pub messages: u64,
+}
+
+/// Bytes that have moved, by direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// From the peer.
+    pub inward: u64,
+    /// To the peer.
+    pub outward: u64,
 }
 
 /// Why an echo could not go on.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Echo, EchoError, Goodbye, PeerEnd, Step, Traffic, scratch};
+use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch};
 
 /// Echoes a byte stream through the thread's scratch buffer.
 ///
@@ -17,6 +17,7 @@ use super::{Echo, EchoError, Goodbye, PeerEnd, Step, Traffic, scratch};
 #[derive(Debug)]
 pub struct StreamEcho<S> {
     io: S,
+    raw: Raw<S>,
     batch: usize,
     owed: Tail,
     /// Written, but perhaps not yet on the wire: a TLS stream keeps records until it is flushed.
@@ -26,24 +27,41 @@ pub struct StreamEcho<S> {
     traffic: Traffic,
 }
 
+/// The connection below a protocol.
+pub type Raw<S> = fn(&mut S) -> &mut (dyn AsyncRead + Unpin + Send);
+
 /// How far [`StreamEcho::poll_close`] has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Farewell {
     Unsent,
+    /// What is owed goes first.
+    Sending,
     /// Our side is closed; input is read and dropped until the peer closes its own.
     Lingering,
     Done,
 }
 
-impl<S> StreamEcho<S> {
+impl<S: AsyncRead + Unpin + Send> StreamEcho<S> {
     /// Echoes `io`, at most `batch` bytes at a time.
     ///
     /// # Panics
     /// If `batch` is 0.
     pub fn new(io: S, batch: usize) -> Self {
+        StreamEcho::over(io, |io| io, batch)
+    }
+}
+
+impl<S> StreamEcho<S> {
+    /// Echoes `io`, a protocol on the connection that `raw` gives. Once the farewell is out, what
+    /// the peer still sends is read there and dropped.
+    ///
+    /// # Panics
+    /// If `batch` is 0.
+    pub fn over(io: S, raw: Raw<S>, batch: usize) -> Self {
         assert!(batch > 0, "a batch of no bytes moves none");
         StreamEcho {
             io,
+            raw,
             batch,
             owed: Tail::default(),
             unflushed: false,
@@ -71,6 +89,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo for StreamEcho<S> {
 
     fn poll_close(&mut self, cx: &mut Context<'_>, _why: Goodbye) -> Poll<Result<(), EchoError>> {
         if self.farewell == Farewell::Unsent {
+            self.farewell = Farewell::Sending;
+        }
+        if self.farewell == Farewell::Sending {
             ready!(self.poll_settle(cx)).map_err(EchoError::Write)?;
             ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(EchoError::Write)?;
             self.farewell = Farewell::Lingering;
@@ -86,11 +107,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Echo for StreamEcho<S> {
     }
 
     fn owes(&self) -> bool {
-        !self.owed.is_empty() || self.unflushed
+        !self.owed.is_empty() || self.unflushed || self.farewell == Farewell::Sending
     }
 
-    fn progress(&self) -> u64 {
-        self.traffic.received + self.traffic.sent
+    fn moved(&self) -> Moved {
+        Moved { inward: self.traffic.received, outward: self.traffic.sent }
     }
 }
 
@@ -173,12 +194,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamEcho<S> {
         Ok(())
     }
 
-    /// Reads one batch and drops it. The peer's end, or an error, ends the linger: after the
+    /// Reads one batch below the protocol, which may have failed, and drops it. The peer's end, or an error, ends the linger: after the
     /// farewell neither has anything left to lose.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         scratch::with(self.batch, |buffer| {
             let mut into = ReadBuf::new(buffer);
-            let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut into));
+            let read = ready!(Pin::new((self.raw)(&mut self.io)).poll_read(cx, &mut into));
             if read.is_err() || into.filled().is_empty() {
                 self.farewell = Farewell::Done;
             }

@@ -13,13 +13,16 @@ use futures::Future;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::echo::{Echo, Goodbye, StreamEcho};
+use crate::echo::{Echo, Goodbye, Raw, StreamEcho};
 use crate::session::{End, Subject};
 
 /// What carries a byte stream: TCP itself, or TLS over it.
 pub(crate) trait Transport: Send + Sync + 'static {
     /// The carried stream.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The TCP connection below the carried stream.
+    const RAW: Raw<Self::Stream>;
 
     /// Makes it, after the transport's own handshake if there is one.
     fn carry(
@@ -33,8 +36,8 @@ pub(crate) trait Transport: Send + Sync + 'static {
 const HANG_UP: Duration = Duration::from_secs(2);
 
 /// Closes a stream that will not be echoed, without destroying the answer that is in flight.
-async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
-    let mut refused = StreamEcho::new(stream, 4096);
+async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: S, raw: Raw<S>) {
+    let mut refused = StreamEcho::over(stream, raw, 4096);
     let farewell = poll_fn(|cx| refused.poll_close(cx, Goodbye::Answer));
     // Either way it is over, and the reason for it is known.
     let _ = tokio::time::timeout(HANG_UP, farewell).await;

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::Transport;
 use crate::config::Protocol;
-use crate::echo::StreamEcho;
+use crate::echo::{Raw, StreamEcho};
 use crate::session::{Door, End, Opening, Subject};
 
 /// The door for plain TCP, and the transport of what runs on it.
@@ -29,6 +29,8 @@ impl Door for Tcp {
 
 impl Transport for Tcp {
     type Stream = TcpStream;
+
+    const RAW: Raw<TcpStream> = |tcp| tcp;
 
     fn carry(
         &self,

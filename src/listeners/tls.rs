@@ -11,19 +11,21 @@ use tracing::info;
 
 use super::{Transport, hang_up};
 use crate::config::Protocol;
-use crate::echo::StreamEcho;
-use crate::session::{Door, End, HandshakeError, Opening, Subject};
+use crate::echo::{Raw, StreamEcho};
+use crate::session::{Door, End, HandshakeError, LogLimit, Opening, Subject};
+use crate::tls::negotiated;
 
 /// The door for TLS, and the transport of what runs over it.
 #[derive(Clone)]
 pub(crate) struct Tls {
     acceptor: TlsAcceptor,
     buffer_size: usize,
+    log: Arc<LogLimit>,
 }
 
 impl Tls {
-    pub(crate) fn new(config: Arc<ServerConfig>, buffer_size: usize) -> Self {
-        Tls { acceptor: config.into(), buffer_size }
+    pub(crate) fn new(config: Arc<ServerConfig>, buffer_size: usize, log: Arc<LogLimit>) -> Self {
+        Tls { acceptor: config.into(), buffer_size, log }
     }
 }
 
@@ -36,28 +38,32 @@ impl Door for Tls {
 
     fn open(&self, tcp: TcpStream, subject: Subject) -> Opening<Self::Echo> {
         let (carried, buffer_size) = (self.carry(tcp, subject), self.buffer_size);
-        async move { Ok(StreamEcho::new(carried.await?, buffer_size)) }.boxed()
+        async move { Ok(StreamEcho::over(carried.await?, Self::RAW, buffer_size)) }.boxed()
     }
 }
 
 impl Transport for Tls {
     type Stream = TlsStream<TcpStream>;
 
+    const RAW: Raw<Self::Stream> = |tls| tls.get_mut().0;
+
     fn carry(
         &self,
         tcp: TcpStream,
         subject: Subject,
     ) -> impl Future<Output = Result<Self::Stream, End>> + Send + 'static {
-        let acceptor = self.acceptor.clone();
+        let (acceptor, log) = (self.acceptor.clone(), Arc::clone(&self.log));
         async move {
             match acceptor.accept(tcp).into_fallible().await {
                 Ok(stream) => {
-                    log_handshake(subject, stream.get_ref().1);
+                    if log.shows() {
+                        log_handshake(subject, stream.get_ref().1);
+                    }
                     Ok(stream)
                 }
                 // rustls has sent its alert; the client is to see it.
                 Err((error, tcp)) => {
-                    hang_up(tcp).await;
+                    hang_up(tcp, |tcp| tcp).await;
                     Err(End::Handshake(HandshakeError::Tls(error)))
                 }
             }
@@ -68,13 +74,7 @@ impl Transport for Tls {
 /// Says what was negotiated: what people test TLS clients for.
 fn log_handshake(subject: Subject, tls: &ServerConnection) {
     let Subject::Connection { protocol, conn, peer } = subject else { return };
-    // rustls spells versions and TLS 1.3 suites as Rust identifiers; people search for the names
-    // that IANA and OpenSSL use.
-    let version = tls.protocol_version().and_then(|version| version.as_str());
-    let version = version.map(|name| name.replace('_', "."));
-    let cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
-    let cipher = cipher.map(|name| name.replace("TLS13_", "TLS_"));
-    let group = tls.negotiated_key_exchange_group().and_then(|group| group.name().as_str());
+    let (version, cipher, group) = negotiated::names(tls);
     let alpn = tls.alpn_protocol().map(|name| String::from_utf8_lossy(name));
     info!(
         %protocol,

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
 use super::{Transport, hang_up};
 use crate::config::Protocol;
-use crate::echo::MessageEcho;
+use crate::echo::{MessageEcho, Raw};
 use crate::session::{Door, End, HandshakeError, Opening, Subject};
 
 /// A request's head may be this long, and have this many fields; past it the answer is 431.
@@ -47,13 +47,13 @@ impl<T: Transport> Door for WebSocket<T> {
 
     fn open(&self, tcp: TcpStream, subject: Subject) -> Opening<Self::Echo> {
         let carried = self.transport.carry(tcp, subject);
-        async move { upgrade(carried.await?).await }.boxed()
+        async move { upgrade(carried.await?, T::RAW).await }.boxed()
     }
 }
 
 /// Reads one HTTP request and answers it. If it asked for a WebSocket, the stream becomes one,
 /// with whatever the client has sent behind its request.
-async fn upgrade<S>(stream: S) -> Result<MessageEcho<S>, End>
+async fn upgrade<S>(stream: S, raw: Raw<S>) -> Result<MessageEcho<S>, End>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -71,9 +71,9 @@ where
     let parts = connection.into_parts();
     let stream = parts.io.into_inner();
     if answered.get() == Some(&StatusCode::SWITCHING_PROTOCOLS) && served.is_ok() {
-        return Ok(MessageEcho::new(stream, parts.read_buf.into()).await);
+        return Ok(MessageEcho::new(stream, raw, parts.read_buf.into()).await);
     }
-    hang_up(stream).await;
+    hang_up(stream, raw).await;
     Err(match (served, answered.get()) {
         (Err(error), _) => End::Handshake(HandshakeError::Http(error.to_string())),
         (Ok(()), Some(status)) => End::Answered(status.as_u16()),

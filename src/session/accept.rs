@@ -4,13 +4,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{Door, Session, Sessions, Stage, Subject};
+use crate::bind;
 use crate::config::Protocol;
 
 /// How long to leave the system alone when it has no descriptor or memory for another connection.
@@ -29,7 +32,7 @@ pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, session
     loop {
         let accepted = tokio::select! {
             biased;
-            () = sessions.drain.reached(Stage::Draining) => return,
+            () = sessions.drain.reached(Stage::Draining) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -43,6 +46,11 @@ pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, session
             Err(error) => shortage.wait(door.protocol(), &error, &sessions).await,
         }
     }
+    // Those that the kernel has let in by now would be reset when the listener closes.
+    for _ in 0..bind::BACKLOG {
+        let Some(Ok((tcp, peer))) = listener.accept().now_or_never() else { return };
+        welcome(tcp, peer, &door, &sessions);
+    }
 }
 
 /// Starts a session for a connection, or closes it if there are enough.
@@ -51,7 +59,8 @@ fn welcome<D: Door>(tcp: TcpStream, peer: SocketAddr, door: &D, sessions: &Arc<S
     let permit = match sessions.admission.admit(peer.ip()) {
         Ok(permit) => permit,
         Err(reason) => {
-            if let Some(connections) = sessions.refused.count() {
+            sessions.tally.refused.fetch_add(1, Ordering::Relaxed);
+            if let Some(connections) = sessions.refusals.count() {
                 warn!(%protocol, %peer, %reason, connections, "Refused connections");
             }
             return;

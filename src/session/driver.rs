@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::admission::Permit;
-use super::deadline::Deadline;
+
 use super::drain::{Member, Stage, StageWatch};
 use super::{End, Opening, Sessions, Subject};
-use crate::echo::{Echo, EchoError, Goodbye, PeerEnd, Step, Traffic};
+use crate::deadline::Deadline;
+use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 
 /// A session gives its thread back after this many steps in one turn, so that a peer who always
 /// has more to say does not starve the others.
@@ -39,8 +40,10 @@ pin_project_lite::pin_project! {
         #[pin]
         deadline: Deadline,
         began: Instant,
-        // When bytes last moved, or the goodbye began.
+        // When bytes last moved in either direction, or the goodbye began.
         moved: Instant,
+        // When bytes last moved out, or began to be owed.
+        taken: Instant,
         turns_while_draining: u8,
         subject: Subject,
         sessions: Arc<Sessions>,
@@ -53,12 +56,12 @@ pin_project_lite::pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             let end = match this.end.take() {
+                _ if std::thread::panicking() => End::Panicked,
                 Some(end) => end,
-                None if std::thread::panicking() => End::Panicked,
                 None => End::Aborted,
             };
             if matches!(this.subject, Subject::Connection { .. }) {
-                this.sessions.count(&end);
+                this.sessions.count(&end, this.phase.owes());
             }
             if end.is_our_fault() || this.sessions.log.shows() {
                 log_end(*this.subject, this.phase.traffic(), this.began.elapsed(), &end);
@@ -124,6 +127,7 @@ impl<E: Echo> Session<E> {
             deadline: Deadline::default(),
             began: now,
             moved: now,
+            taken: now,
             turns_while_draining: 0,
             subject,
             sessions: Arc::clone(sessions),
@@ -142,20 +146,23 @@ impl<E: Echo> Future for Session<E> {
             return self.abort();
         }
         loop {
-            let (progress, owed) = (self.phase.progress(), self.phase.owes());
+            let (moved, owed) = (self.phase.moved(), self.phase.owes());
             if self.as_mut().poll_life(cx, stage).is_ready() {
                 return Poll::Ready(());
             }
-            // While it lingers, what the peer still sends is dropped, and puts nothing off.
-            if self.phase.progress() != progress && (self.goodbye.is_none() || owed) {
-                *self.as_mut().project().moved = Instant::now();
-            }
+            self.as_mut().note(moved, owed);
             let Some((at, passed)) = self.next_deadline() else { return Poll::Pending };
             ready!(self.as_mut().project().deadline.poll_passed(cx, at));
             match passed {
                 Passed::Handshake => return self.finish(End::HandshakeTimeout),
                 Passed::Stall => return self.finish(End::Stalled),
-                Passed::Linger => return Poll::Ready(()),
+                Passed::Linger => {
+                    if let Phase::Open(echo) = self.project().phase {
+                        // A last word, if it can be said without waiting.
+                        let _ = echo.poll_close(cx, Goodbye::Answer);
+                    }
+                    return Poll::Ready(());
+                }
                 Passed::Idle => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Idle),
                 Passed::Lifetime => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Lifetime),
             }
@@ -168,12 +175,11 @@ impl<E: Echo> Session<E> {
     fn poll_life(mut self: Pin<&mut Self>, cx: &mut Context<'_>, stage: Stage) -> Poll<()> {
         let this = self.as_mut().project();
         if let Phase::Opening(opening) = this.phase {
-            if stage == Stage::Draining {
-                return self.finish(End::GoingAway);
-            }
-            match ready!(opening.as_mut().poll(cx)) {
-                Ok(echo) => *this.phase = Phase::Open(echo),
-                Err(end) => return self.finish(end),
+            match opening.as_mut().poll(cx) {
+                Poll::Ready(Ok(echo)) => *this.phase = Phase::Open(echo),
+                Poll::Ready(Err(end)) => return self.finish(end),
+                Poll::Pending if stage == Stage::Draining => return self.finish(End::GoingAway),
+                Poll::Pending => return Poll::Pending,
             }
             *this.moved = Instant::now();
         }
@@ -204,6 +210,20 @@ impl<E: Echo> Session<E> {
             *this.end = Some(End::Failed(error));
         }
         Poll::Ready(())
+    }
+
+    /// Puts the deadlines off, if something has moved since `moved` and `owed` were looked at.
+    fn note(self: Pin<&mut Self>, moved: Moved, owed: bool) {
+        let this = self.project();
+        let now_moved = this.phase.moved();
+        let is_taking = now_moved.outward != moved.outward;
+        // While it lingers, what the peer still sends is dropped, and puts nothing off.
+        if now_moved != moved && (this.goodbye.is_none() || owed) {
+            *this.moved = Instant::now();
+        }
+        if is_taking || (!owed && this.phase.owes()) {
+            *this.taken = *this.moved;
+        }
     }
 
     /// Steps until there is nothing to do, the turn is over, or the echo is.
@@ -239,6 +259,7 @@ impl<E: Echo> Session<E> {
         *this.goodbye = Some(goodbye);
         *this.end = Some(end);
         *this.moved = Instant::now();
+        *this.taken = *this.moved;
     }
 
     /// The session is over, and this is why.
@@ -266,7 +287,10 @@ impl<E: Echo> Session<E> {
             timeout.and_then(|timeout| start.checked_add(timeout)).map(|at| (at, passed))
         };
         let owes = self.phase.owes();
-        let stall = after(self.moved, timeouts.stall.filter(|_| owes), Passed::Stall);
+        // A goodbye is never waited for without end.
+        let patience = timeouts.stall.or(timeouts.idle).unwrap_or(E::LINGER);
+        let patience = if self.goodbye.is_some() { Some(patience) } else { timeouts.stall };
+        let stall = after(self.taken, patience.filter(|_| owes), Passed::Stall);
         let lifetime = after(self.began, timeouts.lifetime, Passed::Lifetime);
         let of_phase = match (&self.phase, self.goodbye) {
             (Phase::Opening(_), _) => {
@@ -275,7 +299,7 @@ impl<E: Echo> Session<E> {
             (Phase::Open(_), None) => [after(self.moved, timeouts.idle, Passed::Idle), lifetime],
             (Phase::Open(_), Some(_)) => {
                 // What is over its lifetime gets a farewell, but no further patience.
-                let hard = timeouts.lifetime.map(|lifetime| lifetime + E::LINGER);
+                let hard = timeouts.lifetime.map(|lifetime| lifetime.saturating_add(E::LINGER));
                 let linger = Some(E::LINGER).filter(|_| !owes);
                 [after(self.moved, linger, Passed::Linger), after(self.began, hard, Passed::Linger)]
             }
@@ -289,8 +313,8 @@ impl<E: Echo> Phase<E> {
         self.echo().map_or_else(Traffic::default, Echo::traffic)
     }
 
-    fn progress(&self) -> u64 {
-        self.echo().map_or(0, Echo::progress)
+    fn moved(&self) -> Moved {
+        self.echo().map_or_else(Moved::default, Echo::moved)
     }
 
     fn owes(&self) -> bool {

@@ -7,7 +7,6 @@
 
 mod accept;
 mod admission;
-mod deadline;
 mod drain;
 mod driver;
 mod ending;
@@ -26,11 +25,12 @@ pub(crate) use accept::accept_loop;
 pub(crate) use drain::{Drain, Stage};
 pub(crate) use driver::Session;
 pub(crate) use ending::{End, HandshakeError};
+pub(crate) use log_limit::LogLimit;
 
 use crate::config::{Protocol, Timeouts};
 use crate::echo::Echo;
 use admission::Admission;
-use log_limit::{LogLimit, Throttle};
+use log_limit::Throttle;
 
 /// What makes an echo of an accepted TCP connection: a front-end.
 pub(crate) trait Door: Send + Sync + 'static {
@@ -69,7 +69,7 @@ pub(crate) struct Sessions {
     pub(crate) log: Arc<LogLimit>,
     admission: Arc<Admission>,
     timeouts: Timeouts,
-    refused: Throttle,
+    refusals: Throttle,
     accepted: AtomicU64,
     tally: Tally,
 }
@@ -80,6 +80,7 @@ struct Tally {
     drained: AtomicU64,
     aborted: AtomicU64,
     panicked: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Sessions {
@@ -89,7 +90,7 @@ impl Sessions {
             log: Arc::new(LogLimit::new()),
             admission: Arc::new(Admission::new(max, max_per_network)),
             timeouts,
-            refused: Throttle::default(),
+            refusals: Throttle::default(),
             accepted: AtomicU64::new(0),
             tally: Tally::default(),
         }
@@ -115,11 +116,18 @@ impl Sessions {
         self.accepted.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn count(&self, end: &End) {
+    /// Connections that were not let in.
+    pub(crate) fn refused(&self) -> u64 {
+        self.tally.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection's end. `owes`: it still owed something to its peer.
+    fn count(&self, end: &End, owes: bool) {
         let counter = match end {
             End::Panicked => &self.tally.panicked,
-            End::Aborted => &self.tally.aborted,
             _ if self.drain.stage() == Stage::Serving => return,
+            End::Aborted | End::Stalled => &self.tally.aborted,
+            _ if owes => &self.tally.aborted,
             _ => &self.tally.drained,
         };
         counter.fetch_add(1, Ordering::Relaxed);

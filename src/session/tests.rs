@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{End, Session, Sessions, Stage, Subject};
 use crate::config::{Protocol, Timeouts};
-use crate::echo::{Echo, EchoError, Goodbye, Step, StreamEcho, Traffic};
+use crate::echo::{Echo, EchoError, Goodbye, MessageEcho, Moved, Step, StreamEcho, Traffic};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -196,6 +196,60 @@ async fn what_is_stuck_in_a_drain_is_aborted() {
     assert_eq!(rest, [7; PIPE]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_stalled_peer_sends_does_not_save_it() {
+    let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));
+    let (mut client, server) = duplex(PIPE);
+    let echo = MessageEcho::new(server, |io| io, Vec::new()).await;
+    let session = tokio::spawn(Session::open(&sessions, subject(), echo));
+    // A binary frame that does not fit into the pipe on its way back.
+    client.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0]).await.unwrap();
+    client.write_all(&[7; 100]).await.unwrap();
+    let start = Instant::now();
+    // Pongs that nobody asked for need no answer.
+    while client.write_all(&[0x8A, 0x80, 0, 0, 0, 0]).await.is_ok() {
+        tokio::time::sleep(SECOND).await;
+    }
+    assert!((60..=62).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    session.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_stall_timeout_a_goodbye_still_has_an_end() {
+    let sessions = sessions(|timeouts| {
+        timeouts.stall = None;
+        timeouts.idle = Some(10 * SECOND);
+    });
+    let (mut client, session) = connect(&sessions);
+    for _ in 0..2 {
+        client.write_all(&[7; PIPE]).await.unwrap();
+    }
+    assert_eq!(seconds_of(session).await, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_lifetime_is_not_too_long() {
+    let sessions = sessions(|timeouts| {
+        timeouts.lifetime = Some(Duration::MAX);
+        timeouts.idle = Some(SECOND);
+    });
+    let (_client, session) = connect(&sessions);
+    assert_eq!(seconds_of(session).await, 3);
+    assert_eq!(sessions.panicked(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stalls_in_a_drain_is_not_counted_as_drained() {
+    let sessions = sessions(|timeouts| timeouts.stall = Some(SECOND));
+    let (mut client, session) = connect(&sessions);
+    for _ in 0..2 {
+        client.write_all(&[7; PIPE]).await.unwrap();
+    }
+    sessions.drain.advance(Stage::Draining);
+    session.await.unwrap();
+    assert_eq!(sessions.drained_and_aborted(), (0, 1));
+}
+
 /// Panics at its first step, as a bug would.
 struct Buggy;
 
@@ -218,8 +272,8 @@ impl Echo for Buggy {
         false
     }
 
-    fn progress(&self) -> u64 {
-        0
+    fn moved(&self) -> Moved {
+        Moved::default()
     }
 }
 

@@ -1,6 +1,5 @@
 //! The server's certificate and key: read from PEM files, or made in memory.
 
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
@@ -11,6 +10,7 @@ use tracing::info;
 
 use crate::config::Identity;
 use crate::error::StartError;
+use crate::tls::pem;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -25,9 +25,10 @@ pub(super) struct Credentials {
 pub(super) fn load(identity: &Identity) -> Result<Credentials, StartError> {
     let credentials = match identity {
         Identity::SelfSigned => self_signed(SystemTime::now())?,
-        Identity::Files { cert, key } => {
-            Credentials { chain: read_chain(cert)?, key: read_key(key)? }
-        }
+        Identity::Files { cert, key } => Credentials {
+            chain: pem::certificates("--cert", cert)?,
+            key: pem::private_key("--key", key)?,
+        },
     };
     let sha256 = fingerprint(&credentials.chain[0]);
     match identity {
@@ -57,46 +58,6 @@ pub(super) fn unusable(identity: &Identity, error: &rustls::Error) -> StartError
             },
         },
     }
-}
-
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
-    let chain: Vec<_> = read_pem("--cert", path)?
-        .into_iter()
-        .filter_map(|item| match item {
-            rustls_pemfile::Item::X509Certificate(certificate) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if chain.is_empty() {
-        return Err(refuse("--cert", path, "no PEM certificate in it"));
-    }
-    Ok(chain)
-}
-
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, StartError> {
-    let key = read_pem("--key", path)?.into_iter().find_map(|item| match item {
-        rustls_pemfile::Item::Pkcs8Key(key) => Some(key.into()),
-        rustls_pemfile::Item::Pkcs1Key(key) => Some(key.into()),
-        rustls_pemfile::Item::Sec1Key(key) => Some(key.into()),
-        _ => None,
-    });
-    key.ok_or_else(|| {
-        let reason = "no PEM private key in it (PKCS#8, PKCS#1 or SEC1, not encrypted)";
-        refuse("--key", path, reason)
-    })
-}
-
-/// The one place that reads PEM. rustls-pemfile is a shell over the PEM reader of
-/// rustls-pki-types by now: whoever replaces it has this function to change.
-fn read_pem(flag: &'static str, path: &Path) -> Result<Vec<rustls_pemfile::Item>, StartError> {
-    let bytes = std::fs::read(path).map_err(|error| refuse(flag, path, &error.to_string()))?;
-    rustls_pemfile::read_all(&mut bytes.as_slice())
-        .collect::<Result<_, _>>()
-        .map_err(|error| refuse(flag, path, &format!("not valid PEM: {error}")))
-}
-
-fn refuse(flag: &'static str, path: &Path, reason: &str) -> StartError {
-    StartError::Identity { flag, path: path.to_owned(), reason: reason.to_owned() }
 }
 
 /// A certificate for the names that this machine answers to, valid for a year.

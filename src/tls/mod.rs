@@ -3,6 +3,8 @@
 //! The handshakes themselves are in `listeners/tls.rs`. This room may read files.
 
 mod identity;
+pub(crate) mod negotiated;
+pub(crate) mod pem;
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! One timer for each connection, whatever number of deadlines it has.
+//! A timer for a deadline that keeps moving: one for each connection, whatever its timeouts.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,7 +14,7 @@ pin_project_lite::pin_project! {
     /// would cost more than the echo; so the timer stays where it was armed, and when it fires the
     /// deadline of that moment is compared and armed instead.
     #[derive(Default)]
-    pub(super) struct Deadline {
+    pub(crate) struct Deadline {
         #[pin]
         timer: Option<Sleep>,
         armed: Option<Instant>,
@@ -23,7 +23,7 @@ pin_project_lite::pin_project! {
 
 impl Deadline {
     /// Ready once `deadline` has passed; the task is woken then.
-    pub(super) fn poll_passed(
+    pub(crate) fn poll_passed(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         deadline: Instant,

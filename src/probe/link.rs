@@ -1,0 +1,195 @@
+//! A connection to an echo service, whatever it speaks: messages go out, and what comes back comes
+//! in.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UdpSocket;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::echo::MAX_DATAGRAM;
+
+/// A byte stream of whatever kind.
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
+
+/// A connection.
+pub(super) enum Link {
+    /// Messages follow each other without a mark, so that only their size tells them apart.
+    Bytes(Box<dyn ByteStream>),
+    Datagrams(UdpSocket),
+    Messages(Box<WebSocketStream<Box<dyn ByteStream>>>),
+}
+
+/// What came in.
+pub(super) enum Incoming<'a> {
+    /// Some bytes of a stream.
+    Piece(&'a [u8]),
+    /// A whole message, and whether it is text.
+    Message(&'a [u8], bool),
+    /// The other side has closed; this is how.
+    End(String),
+}
+
+/// Where what came in is kept until it has been looked at.
+#[derive(Default)]
+pub(super) struct Inbox {
+    bytes: Vec<u8>,
+    message: Option<Message>,
+}
+
+/// What is on its way out: one message, or several of a stream.
+#[derive(Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+    is_full: bool,
+}
+
+impl Outbox {
+    /// Takes what `fill` appends, to be sent next; what was there must have been sent.
+    pub(super) fn refill(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert!(!self.is_full);
+        self.bytes.clear();
+        self.sent = 0;
+        self.is_full = true;
+        fill(&mut self.bytes);
+    }
+
+    /// Whether something is still to be sent; it may be a message without bytes.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
+    }
+}
+
+impl Link {
+    /// Sends what is in `outbox`; on a stream that may be several messages, else it is one. Ready
+    /// when the transport has taken it; it still has to be flushed.
+    pub(super) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        outbox: &mut Outbox,
+        is_text: bool,
+    ) -> Poll<io::Result<()>> {
+        let sent = ready!(self.poll_transmit(cx, outbox, is_text));
+        // A datagram that the system refused is not tried again.
+        outbox.is_full = false;
+        Poll::Ready(sent)
+    }
+
+    fn poll_transmit(
+        &mut self,
+        cx: &mut Context<'_>,
+        outbox: &mut Outbox,
+        is_text: bool,
+    ) -> Poll<io::Result<()>> {
+        match self {
+            Link::Bytes(stream) => {
+                while outbox.sent < outbox.bytes.len() {
+                    let rest = &outbox.bytes[outbox.sent..];
+                    match ready!(Pin::new(&mut **stream).poll_write(cx, rest))? {
+                        0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                        sent => outbox.sent += sent,
+                    }
+                }
+            }
+            Link::Datagrams(socket) => {
+                ready!(socket.poll_send(cx, &outbox.bytes))?;
+            }
+            Link::Messages(socket) => {
+                let mut socket = Pin::new(&mut **socket);
+                ready!(socket.as_mut().poll_ready(cx)).map_err(to_io)?;
+                let message = if is_text {
+                    let text = String::from_utf8(std::mem::take(&mut outbox.bytes));
+                    Message::text(text.expect("text payloads are ASCII"))
+                } else {
+                    Message::binary(std::mem::take(&mut outbox.bytes))
+                };
+                socket.start_send(message).map_err(to_io)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Puts on the wire what was sent.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Link::Bytes(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Link::Datagrams(_) => Poll::Ready(Ok(())),
+            Link::Messages(socket) => Pin::new(&mut **socket).poll_flush(cx).map_err(to_io),
+        }
+    }
+
+    /// Receives the next thing. `capacity` is how much of a stream to take at once.
+    pub(super) fn poll_receive<'a>(
+        &mut self,
+        cx: &mut Context<'_>,
+        inbox: &'a mut Inbox,
+        capacity: usize,
+    ) -> Poll<io::Result<Incoming<'a>>> {
+        match self {
+            Link::Bytes(stream) => {
+                inbox.bytes.resize(capacity, 0);
+                let mut into = ReadBuf::new(&mut inbox.bytes);
+                ready!(Pin::new(&mut **stream).poll_read(cx, &mut into))?;
+                let length = into.filled().len();
+                Poll::Ready(Ok(match length {
+                    0 => Incoming::End("end of stream".to_owned()),
+                    _ => Incoming::Piece(&inbox.bytes[..length]),
+                }))
+            }
+            Link::Datagrams(socket) => {
+                inbox.bytes.resize(MAX_DATAGRAM, 0);
+                let mut into = ReadBuf::new(&mut inbox.bytes);
+                ready!(socket.poll_recv(cx, &mut into))?;
+                let length = into.filled().len();
+                Poll::Ready(Ok(Incoming::Message(&inbox.bytes[..length], false)))
+            }
+            Link::Messages(socket) => loop {
+                match ready!(Pin::new(&mut **socket).poll_next(cx)) {
+                    None => return Poll::Ready(Ok(Incoming::End("closed".to_owned()))),
+                    Some(Err(Error::ConnectionClosed)) => {
+                        return Poll::Ready(Ok(Incoming::End("closed".to_owned())));
+                    }
+                    Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
+                    Some(Ok(Message::Close(frame))) => {
+                        let why = frame
+                            .map_or("a Close frame without a code".to_owned(), |frame| {
+                                format!("a Close frame with {}", frame.code)
+                            });
+                        return Poll::Ready(Ok(Incoming::End(why)));
+                    }
+                    Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                        return Poll::Ready(Ok(match inbox.message.insert(message) {
+                            Message::Text(text) => Incoming::Message(text.as_bytes(), true),
+                            Message::Binary(bytes) => Incoming::Message(bytes, false),
+                            _ => unreachable!("matched above"),
+                        }));
+                    }
+                    // tungstenite answers pings.
+                    Some(Ok(_)) => {}
+                }
+            },
+        }
+    }
+
+    /// Says goodbye as the protocol has it.
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Link::Bytes(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Link::Datagrams(_) => Poll::Ready(Ok(())),
+            Link::Messages(socket) => Pin::new(&mut **socket).poll_close(cx).map_err(to_io),
+        }
+    }
+}
+
+fn to_io(error: Error) -> io::Error {
+    match error {
+        Error::Io(error) => error,
+        other => io::Error::other(other),
+    }
+}

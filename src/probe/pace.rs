@@ -1,0 +1,97 @@
+//! A timer that is finer than tokio's, whose grain is a millisecond: at a rate of many messages a
+//! second the timer's own error would be most of what is measured.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+/// Wakes its task at one instant after the other.
+pub(super) struct Pace {
+    timer: Timer,
+    armed: Option<Instant>,
+}
+
+impl Pace {
+    pub(super) fn new() -> io::Result<Pace> {
+        Ok(Pace { timer: Timer::new()?, armed: None })
+    }
+
+    /// Ready once `at` has come; the task is woken then.
+    pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
+        loop {
+            if Instant::now() >= at {
+                return Poll::Ready(());
+            }
+            if self.armed != Some(at) {
+                self.timer.arm(at);
+                self.armed = Some(at);
+            }
+            std::task::ready!(self.timer.poll_fired(cx));
+            self.armed = None;
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+struct Timer(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
+
+#[cfg(target_os = "linux")]
+impl Timer {
+    fn new() -> io::Result<Timer> {
+        use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        // What makes it unsound is a type that does not own its descriptor; this one does, and the
+        // replacement cannot be called without unsafe.
+        #[expect(deprecated)]
+        Ok(Timer(tokio::io::unix::AsyncFd::new(timer)?))
+    }
+
+    fn arm(&mut self, at: Instant) {
+        use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
+        let wait = at.saturating_duration_since(Instant::now());
+        // A time of zero would disarm it.
+        let nanoseconds = i64::from(wait.subsec_nanos().max(u32::from(wait.as_secs() == 0)));
+        let spec = Itimerspec {
+            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: nanoseconds as _ },
+        };
+        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &spec)
+            .expect("a relative time of less than a second's nanoseconds is valid");
+    }
+
+    fn poll_fired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Ok(mut guard) = std::task::ready!(self.0.poll_read_ready(cx)) else {
+            return Poll::Ready(());
+        };
+        let mut count = [0; 8];
+        let read = guard.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut count)?));
+        match read {
+            // It had not fired; the readiness was an earlier one's.
+            Err(_would_block) => {
+                drop(guard);
+                self.poll_fired(cx)
+            }
+            Ok(_) => Poll::Ready(()),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+struct Timer(std::pin::Pin<Box<tokio::time::Sleep>>);
+
+#[cfg(not(target_os = "linux"))]
+impl Timer {
+    fn new() -> io::Result<Timer> {
+        Ok(Timer(Box::pin(tokio::time::sleep(std::time::Duration::ZERO))))
+    }
+
+    fn arm(&mut self, at: Instant) {
+        self.0.as_mut().reset(at);
+    }
+
+    fn poll_fired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,182 @@
+//! The messages that a probe sends: random, and known again byte for byte when they come back.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+/// Random bytes that all messages are cut from. It fits into a processor's cache, so that a load
+/// spends its time on the network.
+const POOL: usize = 64 * 1024;
+
+/// Makes the messages of one connection, and knows them again.
+///
+/// A message that has room begins with a tag, random for each connection, and its sequence number;
+/// the rest is cut from a random pool at a place that depends on the number. So any message can be
+/// made again instead of being kept.
+#[derive(Debug, Clone)]
+pub(super) struct Payloads {
+    tag: u32,
+    size: usize,
+    is_text: bool,
+    pool: Arc<[u8]>,
+}
+
+/// The alphabet of text messages, 64 characters.
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+impl Payloads {
+    /// Messages of `size` bytes, of printable ASCII if `is_text`.
+    pub(super) fn new(size: usize, is_text: bool) -> Self {
+        let mut state = random_seed() | 1;
+        let mut next = || {
+            // xorshift64*: nobody is to be kept from guessing it.
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+        };
+        let pool = (0..POOL)
+            .map(|_| {
+                let byte = next() as u8;
+                if is_text { ALPHABET[byte as usize % ALPHABET.len()] } else { byte }
+            })
+            .collect();
+        Payloads { tag: next(), size, is_text, pool }
+    }
+
+    /// The same for another connection: with a tag of its own.
+    pub(super) fn for_another(&self) -> Self {
+        Payloads { tag: random_seed() as u32, ..self.clone() }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(super) fn is_text(&self) -> bool {
+        self.is_text
+    }
+
+    /// Appends message `seq`.
+    pub(super) fn append(&self, seq: u64, into: &mut Vec<u8>) {
+        let start = into.len();
+        if self.has_header() {
+            self.with_header(seq, |header| into.extend_from_slice(header));
+        }
+        while into.len() - start < self.size {
+            let rest = self.size - (into.len() - start);
+            let piece = self.piece(seq, into.len() - start, rest);
+            into.extend_from_slice(piece);
+        }
+    }
+
+    /// Whether `bytes` are message `seq`, all of it.
+    pub(super) fn is(&self, seq: u64, bytes: &[u8]) -> bool {
+        if bytes.len() != self.size {
+            return false;
+        }
+        let mut at = 0;
+        if self.has_header() {
+            let is_header = self.with_header(seq, |header| bytes.starts_with(header));
+            if !is_header {
+                return false;
+            }
+            at = self.header_size();
+        }
+        while at < self.size {
+            let piece = self.piece(seq, at, self.size - at);
+            if bytes[at..at + piece.len()] != *piece {
+                return false;
+            }
+            at += piece.len();
+        }
+        true
+    }
+
+    /// The sequence number that a message of ours carries; it may be damaged otherwise.
+    pub(super) fn seq_of(&self, bytes: &[u8]) -> Option<u64> {
+        if !self.has_header() || bytes.len() < self.header_size() {
+            return None;
+        }
+        let header = &bytes[..self.header_size()];
+        let value = if self.is_text {
+            u64::from_str_radix(std::str::from_utf8(header).ok()?, 16).ok()?
+        } else {
+            u64::from_be_bytes(header.try_into().ok()?)
+        };
+        ((value >> 32) as u32 == self.tag).then_some(value & u64::from(u32::MAX))
+    }
+
+    /// Eight bytes, in text as hexadecimal digits.
+    fn header_size(&self) -> usize {
+        if self.is_text { 16 } else { 8 }
+    }
+
+    fn has_header(&self) -> bool {
+        self.size >= self.header_size()
+    }
+
+    fn with_header<T>(&self, seq: u64, work: impl FnOnce(&[u8]) -> T) -> T {
+        let value = u64::from(self.tag) << 32 | (seq & u64::from(u32::MAX));
+        if self.is_text {
+            work(format!("{value:016x}").as_bytes())
+        } else {
+            work(&value.to_be_bytes())
+        }
+    }
+
+    /// At most `rest` bytes of message `seq`, from `at` on.
+    fn piece(&self, seq: u64, at: usize, rest: usize) -> &[u8] {
+        // Neighbours are far apart in the pool, so that one message is not mistaken for another.
+        let start = (seq.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as usize + at;
+        let start = start % POOL;
+        &self.pool[start..(start + rest).min(POOL)]
+    }
+}
+
+/// The standard library seeds its hashers from the system's randomness.
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(payloads: &Payloads, seq: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        payloads.append(seq, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_message_is_known_again_and_no_other_is_taken_for_it() {
+        for is_text in [false, true] {
+            for size in [0, 1, 7, 8, 15, 16, 17, 64, 1000, POOL, 3 * POOL + 5] {
+                let payloads = Payloads::new(size, is_text);
+                for seq in [0, 1, 70_000] {
+                    let bytes = message(&payloads, seq);
+                    assert_eq!(bytes.len(), size);
+                    assert!(payloads.is(seq, &bytes));
+                    if size >= 16 {
+                        assert_eq!(payloads.seq_of(&bytes), Some(seq));
+                        assert!(!payloads.is(seq + 1, &bytes));
+                        assert_eq!(payloads.for_another().seq_of(&bytes), None);
+                    }
+                    for at in [0, size / 2, size.saturating_sub(1)] {
+                        let mut damaged = bytes.clone();
+                        if let Some(byte) = damaged.get_mut(at) {
+                            *byte ^= 1;
+                            assert!(!payloads.is(seq, &damaged), "size {size}, byte {at}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn text_is_printable() {
+        let bytes = message(&Payloads::new(500, true), 3);
+        assert!(bytes.iter().all(u8::is_ascii_graphic));
+    }
+}

@@ -1,0 +1,279 @@
+//! Which of the messages that were sent have come back, and how.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::payload::Payloads;
+
+/// Messages that were given up, and are still known if they come after all.
+const REMEMBERED: usize = 65_536;
+
+/// What a received message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// What was sent, in time.
+    Echoed,
+    /// What was sent, after the timeout.
+    Late,
+    /// What was sent, and had come back before.
+    Duplicated,
+    /// Not what was sent.
+    Corrupted,
+}
+
+/// A received message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reply {
+    /// Which message it answers, if that can be told.
+    pub seq: Option<u64>,
+    /// What it is.
+    pub verdict: Verdict,
+    /// From sending to receiving, for what was [`Verdict::Echoed`] or [`Verdict::Late`].
+    pub rtt: Option<Duration>,
+    /// Whether a later message had come back before.
+    pub is_reordered: bool,
+    /// Its length in bytes.
+    pub size: usize,
+}
+
+/// The messages of one connection.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    payloads: Payloads,
+    /// The messages from `base` on.
+    window: VecDeque<Sent>,
+    base: u64,
+    /// No message before this one is waited for. It only grows, so that looking for the oldest
+    /// costs nothing however many were lost.
+    due: u64,
+    waiting: usize,
+    highest_received: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Instant,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    /// Past its timeout.
+    Expired,
+    Done,
+}
+
+impl Tracker {
+    pub(super) fn new(payloads: Payloads) -> Self {
+        Tracker {
+            payloads,
+            window: VecDeque::new(),
+            base: 0,
+            due: 0,
+            waiting: 0,
+            highest_received: None,
+        }
+    }
+
+    pub(super) fn payloads(&self) -> &Payloads {
+        &self.payloads
+    }
+
+    /// The number of the next message.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.base + self.window.len() as u64
+    }
+
+    /// Messages that may still come back in time.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Message [`next_seq`](Tracker::next_seq) counts as sent at `at`.
+    pub(super) fn sent(&mut self, at: Instant) {
+        self.window.push_back(Sent { at, state: State::Waiting });
+        self.waiting += 1;
+    }
+
+    /// When the oldest message that is waited for was sent.
+    pub(super) fn oldest(&mut self) -> Option<Instant> {
+        let seq = self.first_waiting()?;
+        sent_at(&self.window, self.base, seq)
+    }
+
+    /// Gives up the messages that were sent at `before` or earlier, and returns their numbers.
+    pub(super) fn expire(&mut self, before: Instant) -> Vec<u64> {
+        let mut expired = Vec::new();
+        while let Some(seq) = self.first_waiting()
+            && let Some(sent) = self.window.get_mut((seq - self.base) as usize)
+            && sent.at <= before
+        {
+            sent.state = State::Expired;
+            self.waiting -= 1;
+            expired.push(seq);
+        }
+        self.forget();
+        expired
+    }
+
+    /// Judges what came back.
+    pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> Reply {
+        let carried = self.payloads.seq_of(bytes);
+        // What does not say which it is, is taken for the one that is due.
+        let seq = match carried {
+            Some(seq) => Some(seq),
+            None => self.first_waiting(),
+        };
+        let reply = |verdict, rtt, is_reordered| Reply {
+            seq,
+            verdict,
+            rtt,
+            is_reordered,
+            size: bytes.len(),
+        };
+        let Some(seq) = seq.filter(|seq| *seq < self.next_seq()) else {
+            return reply(Verdict::Corrupted, None, false);
+        };
+        let is_right = self.payloads.is(seq, bytes);
+        let entry = seq.checked_sub(self.base).and_then(|at| self.window.get_mut(at as usize));
+        let before = match entry {
+            Some(sent) => std::mem::replace(&mut sent.state, State::Done),
+            None => State::Done,
+        };
+        let rtt = sent_at(&self.window, self.base, seq).map(|at| now.saturating_duration_since(at));
+        self.waiting -= usize::from(before == State::Waiting);
+        self.forget();
+        if !is_right {
+            return reply(Verdict::Corrupted, None, false);
+        }
+        if before == State::Done {
+            return reply(Verdict::Duplicated, None, false);
+        }
+        let is_reordered = self.highest_received.is_some_and(|highest| seq < highest);
+        self.highest_received = self.highest_received.max(Some(seq));
+        let verdict = if before == State::Expired { Verdict::Late } else { Verdict::Echoed };
+        reply(verdict, rtt, is_reordered)
+    }
+
+    fn first_waiting(&mut self) -> Option<u64> {
+        self.due = self.due.max(self.base);
+        while let Some(sent) = self.window.get((self.due - self.base) as usize) {
+            if sent.state == State::Waiting {
+                return Some(self.due);
+            }
+            self.due += 1;
+        }
+        None
+    }
+
+    /// Drops what nothing more is expected of.
+    fn forget(&mut self) {
+        while let Some(sent) = self.window.front()
+            && (sent.state == State::Done
+                || sent.state == State::Expired && self.window.len() > REMEMBERED)
+        {
+            self.window.pop_front();
+            self.base += 1;
+        }
+    }
+}
+
+fn sent_at(window: &VecDeque<Sent>, base: u64, seq: u64) -> Option<Instant> {
+    window.get(usize::try_from(seq.checked_sub(base)?).ok()?).map(|sent| sent.at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    struct Probe {
+        tracker: Tracker,
+        start: Instant,
+    }
+
+    impl Probe {
+        fn new(size: usize, messages: u32) -> Probe {
+            let start = Instant::now();
+            let mut tracker = Tracker::new(Payloads::new(size, false));
+            for n in 0..messages {
+                tracker.sent(start + n * MS);
+            }
+            Probe { tracker, start }
+        }
+
+        fn message(&self, seq: u64) -> Vec<u8> {
+            let mut bytes = Vec::new();
+            self.tracker.payloads.append(seq, &mut bytes);
+            bytes
+        }
+
+        fn receive(&mut self, bytes: &[u8]) -> (Option<u64>, Verdict, bool) {
+            let reply = self.tracker.received(bytes, self.start + 100 * MS);
+            (reply.seq, reply.verdict, reply.is_reordered)
+        }
+    }
+
+    #[test]
+    fn each_reply_is_called_what_it_is() {
+        let mut probe = Probe::new(64, 6);
+        let messages: Vec<_> = (0..6).map(|seq| probe.message(seq)).collect();
+        assert_eq!(probe.receive(&messages[0]), (Some(0), Verdict::Echoed, false));
+        assert_eq!(probe.receive(&messages[2]), (Some(2), Verdict::Echoed, false));
+        assert_eq!(probe.receive(&messages[1]), (Some(1), Verdict::Echoed, true));
+        assert_eq!(probe.receive(&messages[1]), (Some(1), Verdict::Duplicated, false));
+        let mut damaged = messages[3].clone();
+        damaged[40] ^= 0x10;
+        assert_eq!(probe.receive(&damaged), (Some(3), Verdict::Corrupted, false));
+        assert_eq!(probe.tracker.expire(probe.start + 4 * MS), [4]);
+        assert_eq!(probe.receive(&messages[4]), (Some(4), Verdict::Late, false));
+        assert_eq!(probe.tracker.waiting(), 1);
+        // A damaged header: it is the one that is due, and not lost as well.
+        let mut damaged = messages[5].clone();
+        damaged[0] ^= 1;
+        assert_eq!(probe.receive(&damaged), (Some(5), Verdict::Corrupted, false));
+        assert_eq!(probe.tracker.waiting(), 0);
+        assert!(probe.tracker.window.is_empty());
+    }
+
+    #[test]
+    fn what_was_never_sent_is_corrupt() {
+        let mut probe = Probe::new(64, 1);
+        let unsent = probe.message(1);
+        assert_eq!(probe.receive(&unsent).1, Verdict::Corrupted);
+        assert_eq!(probe.tracker.waiting(), 1, "and answers nothing");
+    }
+
+    #[test]
+    fn a_round_trip_is_timed_from_its_own_sending() {
+        let mut probe = Probe::new(64, 2);
+        let message = probe.message(1);
+        let reply = probe.tracker.received(&message, probe.start + 5 * MS);
+        assert_eq!(reply.rtt, Some(4 * MS));
+    }
+
+    #[test]
+    fn messages_without_room_for_a_number_are_told_by_their_order() {
+        let mut probe = Probe::new(3, 2);
+        let (first, second) = (probe.message(0), probe.message(1));
+        assert_eq!(probe.receive(&first), (Some(0), Verdict::Echoed, false));
+        assert_eq!(probe.receive(&second), (Some(1), Verdict::Echoed, false));
+        assert_eq!(probe.receive(&second).1, Verdict::Corrupted, "nothing is due");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut probe = Probe::new(8, 0);
+        for _ in 0..3 * REMEMBERED {
+            probe.tracker.sent(probe.start);
+            probe.tracker.expire(probe.start);
+        }
+        assert!(probe.tracker.window.len() <= REMEMBERED);
+    }
+}
