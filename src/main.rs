@@ -5,7 +5,9 @@
 mod cli;
 mod descriptors;
 mod logging;
+mod probing;
 mod ready_file;
+mod report;
 mod signals;
 
 use std::pin::pin;
@@ -15,7 +17,7 @@ use echo_server::Server;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use cli::{Options, Stop};
+use cli::{Command, Options, Stop};
 use ready_file::ReadyFile;
 use signals::Signals;
 
@@ -28,14 +30,18 @@ const USAGE: u8 = 2;
 const REFUSED: u8 = 1;
 
 fn main() -> ExitCode {
-    let options = match cli::parse() {
-        Ok(options) => options,
-        Err(Stop::Usage(message)) => return fail(USAGE, &message),
+    match cli::parse() {
+        Ok(Command::Serve(options)) => serve(*options),
+        Ok(Command::Probe(probe)) => probing::run(*probe),
+        Err(Stop::Usage(message)) => fail(USAGE, &message),
         Err(Stop::Print(text)) => {
             let printed = text.print();
-            return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) };
+            if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) }
         }
-    };
+    }
+}
+
+fn serve(options: Options) -> ExitCode {
     let log = match logging::start(options.log) {
         Ok(log) => log,
         Err(error) => return fail(USAGE, &format!("RUST_LOG: {error}")),

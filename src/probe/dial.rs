@@ -92,6 +92,8 @@ pub(super) async fn dial(
     target: &Target,
     options: &DialOptions,
 ) -> Result<(Link, Connected), ProbeError> {
+    // Before the clock starts: files are read, and randomness is gathered.
+    let trust = target.protocol.is_over_tls().then(|| Trust::new(&options.tls)).transpose()?;
     let deadline = Instant::now() + options.timeout;
     let mut phase = Phase { started: Instant::now(), deadline };
     let addresses = phase.within("name resolution", resolve(target, options)).await?;
@@ -111,8 +113,7 @@ pub(super) async fn dial(
         subprotocol: None,
     };
     let mut stream: Box<dyn ByteStream> = Box::new(tcp);
-    if target.protocol.is_over_tls() {
-        let trust = Trust::new(&options.tls)?;
+    if let Some(trust) = trust {
         let name = options.tls.server_name.as_deref().unwrap_or(&target.host);
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| ProbeError::Usage(format!("'{name}' is no name for a TLS server")))?;

@@ -1,6 +1,6 @@
 //! The other end of the wire: a client that says what a path does to messages.
 //!
-//! [`ping`] sends messages at an interval and tells of each; [`load`] sends as many as it can, or as
+//! [`ping()`] sends messages at an interval and tells of each; [`load()`] sends as many as it can, or as
 //! many a second as it is told. Both work on all five protocols and on any echo service, compare
 //! each reply with what was sent, byte for byte, and return a [`Summary`].
 //!
@@ -104,7 +104,7 @@ impl Messages {
 /// The largest payload of a datagram over IPv4.
 const MAX_PAYLOAD: usize = 65_507;
 
-/// Something that happened during a [`ping`].
+/// Something that happened during a [`ping()`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {

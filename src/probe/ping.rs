@@ -13,6 +13,9 @@ use super::payload::Payloads;
 use super::summary::Summary;
 use super::{DialOptions, Event, Messages, ProbeError, Target};
 
+/// After the last reply: an answer that comes twice comes again at once.
+const GRACE: Duration = Duration::from_millis(20);
+
 /// What a ping does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -57,11 +60,11 @@ pub async fn ping(
     let mut expiry_timer = pin!(sleep(Duration::ZERO));
     let start = Instant::now();
     let mut next_send = start;
+    let mut done_at = None;
     loop {
         let is_enough = options.count.is_some_and(|count| summary.sent >= count);
-        if is_enough && exchange.tracker.waiting() == 0 {
-            break;
-        }
+        let is_done = is_enough && exchange.tracker.waiting() == 0;
+        let finish = is_done.then(|| *done_at.get_or_insert_with(Instant::now) + GRACE);
         let expiry = exchange.tracker.oldest().map(|at| at + options.timeout);
         let may_send = !is_enough && exchange.can_send();
         let happened = poll_fn(|cx| {
@@ -74,6 +77,9 @@ pub async fn ping(
             }
             if !replies.is_empty() {
                 return Poll::Ready(Happened::Received(replies));
+            }
+            if finish.is_some_and(|at| is_due(&mut expiry_timer, at, cx)) {
+                return Poll::Ready(Happened::Finished);
             }
             if expiry.is_some_and(|at| is_due(&mut expiry_timer, at, cx)) {
                 return Poll::Ready(Happened::Expired);
@@ -107,7 +113,7 @@ pub async fn ping(
                     tell(&Event::Overdue { seq });
                 }
             }
-            Happened::Stopped => break,
+            Happened::Stopped | Happened::Finished => break,
             Happened::Ended(replies, ended) => {
                 hear(replies);
                 let (why, is_final) = match ended {
@@ -125,7 +131,7 @@ pub async fn ping(
             }
         }
     }
-    summary.elapsed = start.elapsed();
+    summary.elapsed = done_at.unwrap_or_else(Instant::now) - start;
     let answered = summary.received + summary.corrupted;
     summary.lost = summary.sent.saturating_sub(answered);
     // The other side may be gone; that is not what was asked.
@@ -138,6 +144,7 @@ enum Happened {
     Received(Vec<super::Reply>),
     SendDue,
     Expired,
+    Finished,
     Stopped,
     Ended(Vec<super::Reply>, Ended),
 }

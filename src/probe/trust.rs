@@ -9,14 +9,14 @@ use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
-use tokio_rustls::rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use tokio_rustls::rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
     self, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
 use super::ProbeError;
-use crate::tls::{negotiated, pem};
+use crate::tls::{self, negotiated, pem};
 
 /// How a probe does TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(super) struct Trust {
 
 impl Trust {
     pub(super) fn new(options: &TlsOptions) -> Result<Trust, ProbeError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(tls::provider());
         let verdict = Arc::new(Verdict {
             inner: verifier(options, &provider)?,
             algorithms: provider.signature_verification_algorithms,

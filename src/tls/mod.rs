@@ -9,7 +9,7 @@ pub(crate) mod pem;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::config::Identity;
@@ -22,11 +22,20 @@ pub(crate) struct TlsSettings {
     pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
+/// The cryptography, ready to use: it gathers its first randomness now, which takes tens of
+/// milliseconds, and not in somebody's handshake.
+pub(crate) fn provider() -> CryptoProvider {
+    let provider = aws_lc_rs::default_provider();
+    // If there is no randomness, the first handshake fails, and says so.
+    let _ = provider.secure_random.fill(&mut [0]);
+    provider
+}
+
 /// Reads or makes the certificate, and checks that its key belongs to it.
 pub(crate) fn settings(identity: &Identity) -> Result<TlsSettings, StartError> {
     let credentials = identity::load(identity)?;
     let chain = credentials.chain.clone();
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for TLS 1.2 and 1.3")
         .with_no_client_auth()

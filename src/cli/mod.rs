@@ -1,15 +1,28 @@
 //! The command line. The only place where strings are parsed: what leaves it is typed.
 
+mod probe;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use echo_server::{Config, Identity, Listen, Protocol};
 
+pub use probe::{Mode, Probe};
+
 /// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// To be an echo server.
+    Serve(Box<Options>),
+    /// To probe one.
+    Probe(Box<Probe>),
+}
+
+/// How to be an echo server.
 #[derive(Debug)]
 pub struct Options {
     pub config: Config,
@@ -45,6 +58,7 @@ pub enum Stop {
 #[command(
     name = "echo-server",
     version,
+    args_conflicts_with_subcommands = true,
     after_help = "Without a listener flag it is a plain TCP echo on 127.0.0.1:8080.\n\
                   ADDR is IP:PORT, [IPv6]:PORT, NAME:PORT, or a PORT on 127.0.0.1; port 0 takes a free \
                   one. Listener flags can be given several times.\n\
@@ -54,6 +68,9 @@ pub enum Stop {
                   and the word default stands for the flag's own."
 )]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+
     /// Plain TCP [127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "ECHO_TCP", help_heading = "Listeners")]
     #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
@@ -151,13 +168,22 @@ struct Cli {
     log_format: LogFormat,
 }
 
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Sends messages to an echo service, and says what becomes of them
+    Probe(Box<probe::ProbeArgs>),
+}
+
 /// Reads the process's arguments and environment.
-pub fn parse() -> Result<Options, Stop> {
-    let cli = Cli::try_parse().map_err(|error| match error.use_stderr() {
+pub fn parse() -> Result<Command, Stop> {
+    let mut cli = Cli::try_parse().map_err(|error| match error.use_stderr() {
         false => Stop::Print(error),
         true => Stop::Usage(one_line(&error.to_string())),
     })?;
-    Ok(cli.into())
+    Ok(match cli.command.take() {
+        Some(Subcommands::Probe(args)) => Command::Probe(Box::new((*args).into())),
+        None => Command::Serve(Box::new(cli.into())),
+    })
 }
 
 impl From<Cli> for Options {

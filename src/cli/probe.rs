@@ -1,0 +1,208 @@
+//! The flags of `echo-server probe`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use echo_server::probe::{
+    DialOptions, Family, LoadOptions, Messages, PingOptions, Target, TlsOptions,
+};
+
+/// What a probe is to do.
+#[derive(Debug)]
+pub struct Probe {
+    pub target: Target,
+    pub dial: DialOptions,
+    pub messages: Messages,
+    pub mode: Mode,
+    /// One JSON object per event instead of text.
+    pub json: bool,
+}
+
+/// The three kinds of probe.
+#[derive(Debug)]
+pub enum Mode {
+    Ping(PingOptions),
+    Load(LoadOptions),
+    FindMtu { timeout: Duration },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "URL is tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, ws://HOST[:PORT]/PATH or \
+                        wss://HOST[:PORT]/PATH.\n\
+                        Without --connections, --in-flight, --duration or --rate it is a ping: one message \
+                        an interval, until Ctrl-C.\n\
+                        Exit codes: 0 all echoed; 1 some lost, late or duplicated, or the connection \
+                        failed; 2 wrong usage; 3 could not connect; 4 TLS or certificate failure; 5 an \
+                        answer differed from what was sent."
+)]
+pub(super) struct ProbeArgs {
+    /// The echo service
+    #[arg(value_name = "URL")]
+    target: Target,
+
+    /// Messages to send [until Ctrl-C]
+    #[arg(short, long, value_name = "N", help_heading = "Ping")]
+    count: Option<u64>,
+
+    /// From one message to the next
+    #[arg(short, long, value_name = "TIME", default_value = "1s", help_heading = "Ping")]
+    #[arg(value_parser = humantime::parse_duration)]
+    interval: Duration,
+
+    /// Connections; over UDP, flows [1]
+    #[arg(long, value_name = "N", help_heading = "Load", conflicts_with = "count")]
+    connections: Option<usize>,
+
+    /// Messages in flight on each connection [1]
+    #[arg(long, value_name = "N", help_heading = "Load", conflicts_with = "count")]
+    in_flight: Option<usize>,
+
+    /// How long to send [10s]
+    #[arg(long, value_name = "TIME", help_heading = "Load", conflicts_with = "count")]
+    #[arg(value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+
+    /// Messages a second over all connections, on a schedule, and timed from it
+    #[arg(long, value_name = "R", help_heading = "Load", conflicts_with_all = ["count", "in_flight"])]
+    rate: Option<f64>,
+
+    /// Bytes in a message; over UDP 65507 at most
+    #[arg(short, long, value_name = "SIZE", default_value = "64", help_heading = "Messages")]
+    #[arg(value_parser = parse_size)]
+    size: usize,
+
+    /// How long to wait for a reply
+    #[arg(short, long, value_name = "TIME", default_value = "2s", help_heading = "Messages")]
+    #[arg(value_parser = humantime::parse_duration)]
+    timeout: Duration,
+
+    /// WebSocket: text messages
+    #[arg(long, help_heading = "Messages", conflicts_with = "binary")]
+    text: bool,
+
+    /// WebSocket: binary messages, the default
+    #[arg(long, help_heading = "Messages")]
+    binary: bool,
+
+    /// Connect from this address
+    #[arg(long, value_name = "IP", help_heading = "Connection")]
+    source: Option<IpAddr>,
+
+    /// IPv4 only
+    #[arg(short = '4', long, help_heading = "Connection", conflicts_with = "ipv6")]
+    ipv4: bool,
+
+    /// IPv6 only
+    #[arg(short = '6', long, help_heading = "Connection")]
+    ipv6: bool,
+
+    /// UDP: set the DF bit
+    #[arg(long, help_heading = "Connection")]
+    dont_fragment: bool,
+
+    /// UDP: find the largest payload that comes back with the DF bit set
+    #[arg(long, help_heading = "Connection")]
+    #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "size"])]
+    find_mtu: bool,
+
+    /// WebSocket: offer this subprotocol; can be given several times
+    #[arg(long, value_name = "NAME", help_heading = "Connection")]
+    subprotocol: Vec<String>,
+
+    /// WebSocket: send this header field; can be given several times
+    #[arg(long, value_name = "NAME: VALUE", help_heading = "Connection")]
+    #[arg(value_parser = parse_header)]
+    header: Vec<(String, String)>,
+
+    /// Trust these PEM certificates instead of the system's
+    #[arg(long, value_name = "FILE", help_heading = "TLS", conflicts_with = "insecure")]
+    ca: Option<PathBuf>,
+
+    /// Go on when the certificate does not verify, and say so
+    #[arg(long, help_heading = "TLS")]
+    insecure: bool,
+
+    /// The name to ask for and to verify [the URL's host]
+    #[arg(long, value_name = "NAME", help_heading = "TLS")]
+    server_name: Option<String>,
+
+    /// Protocols to offer, the preferred first
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "TLS")]
+    alpn: Vec<String>,
+
+    /// PEM certificate chain to present
+    #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
+    cert: Option<PathBuf>,
+
+    /// Its PEM private key
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
+    key: Option<PathBuf>,
+
+    /// One JSON object per event, and a summary at the end
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<ProbeArgs> for Probe {
+    fn from(args: ProbeArgs) -> Probe {
+        let is_load = args.connections.is_some()
+            || args.in_flight.is_some()
+            || args.duration.is_some()
+            || args.rate.is_some();
+        let mode = if args.find_mtu {
+            Mode::FindMtu { timeout: args.timeout }
+        } else if is_load {
+            let mut load = LoadOptions::default();
+            load.connections = args.connections.unwrap_or(load.connections);
+            load.in_flight = args.in_flight.unwrap_or(load.in_flight);
+            load.duration = args.duration.unwrap_or(load.duration);
+            load.rate = args.rate;
+            load.timeout = args.timeout;
+            Mode::Load(load)
+        } else {
+            let mut ping = PingOptions::default();
+            ping.count = args.count;
+            ping.interval = args.interval;
+            ping.timeout = args.timeout;
+            Mode::Ping(ping)
+        };
+        let mut messages = Messages::of(args.size);
+        messages.is_text = args.text;
+        let mut tls = TlsOptions::default();
+        tls.ca = args.ca;
+        tls.insecure = args.insecure;
+        tls.server_name = args.server_name;
+        tls.alpn = args.alpn;
+        tls.client_identity = args.cert.zip(args.key);
+        let mut dial = DialOptions::default();
+        dial.family = match (args.ipv4, args.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        };
+        dial.source = args.source;
+        dial.tls = tls;
+        dial.subprotocols = args.subprotocol;
+        dial.headers = args.header;
+        dial.dont_fragment = args.dont_fragment;
+        Probe { target: args.target, dial, messages, mode, json: args.json }
+    }
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    const MAX: u64 = ByteSize::gib(1).0;
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(size @ ..=MAX)) => Ok(size as usize),
+        Ok(_) => Err("must be 1GiB at most".to_owned()),
+        Err(_) => Err("expected a size, like 64 or 16KiB".to_owned()),
+    }
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected 'NAME: VALUE'")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}

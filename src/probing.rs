@@ -1,0 +1,79 @@
+//! `echo-server probe`: runs a probe, reports it, and makes an exit code of it.
+
+use std::process::ExitCode;
+
+use echo_server::probe::{self, ProbeError, Summary};
+
+use crate::cli::{Mode, Probe};
+use crate::report::Report;
+use crate::signals::Signals;
+
+/// Some messages were lost, late or duplicated, or the connection failed.
+const IMPERFECT: u8 = 1;
+const USAGE: u8 = 2;
+const NOT_CONNECTED: u8 = 3;
+const TLS_FAILED: u8 = 4;
+/// An answer differed from what was sent.
+const DIFFERENT: u8 = 5;
+
+pub fn run(probe: Probe) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return crate::fail(IMPERFECT, &format!("no runtime: {error}")),
+    };
+    let outcome = runtime.block_on(execute(probe));
+    // The look-up of a name cannot be interrupted.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            let code = match &error {
+                ProbeError::Usage(_) => USAGE,
+                ProbeError::Tls(_) => TLS_FAILED,
+                _ => NOT_CONNECTED,
+            };
+            crate::fail(code, &error.to_string())
+        }
+    }
+}
+
+async fn execute(probe: Probe) -> Result<ExitCode, ProbeError> {
+    let Probe { target, dial, messages, mode, json } = probe;
+    let mut report = Report::new(target.clone(), json);
+    let stop = async {
+        match Signals::catch() {
+            Ok(mut signals) => drop(signals.next().await),
+            // Then it cannot be stopped politely.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let summary = match mode {
+        Mode::Ping(options) => {
+            let told = |event: &_| report.event(event);
+            probe::ping(&target, &dial, messages, &options, stop, told).await?
+        }
+        Mode::Load(options) => {
+            let told = |progress| report.progress(progress, options.duration);
+            probe::load(&target, &dial, messages, &options, stop, told).await?
+        }
+        Mode::FindMtu { timeout } => {
+            let told = |size, came_back| report.tried(size, came_back);
+            let found = tokio::select! {
+                found = probe::find_mtu(&target, &dial, timeout, told) => found?,
+                () = stop => return Ok(ExitCode::from(IMPERFECT)),
+            };
+            report.mtu(found);
+            return Ok(if found.is_some() { ExitCode::SUCCESS } else { ExitCode::from(IMPERFECT) });
+        }
+    };
+    report.summary(&summary);
+    Ok(exit_code(&summary))
+}
+
+fn exit_code(summary: &Summary) -> ExitCode {
+    match summary {
+        summary if summary.corrupted > 0 => ExitCode::from(DIFFERENT),
+        summary if summary.is_clean() => ExitCode::SUCCESS,
+        _ => ExitCode::from(IMPERFECT),
+    }
+}
