@@ -240,14 +240,13 @@ impl Driver {
             // The next thing that happens without the other side.
             let expiry = self.exchange.tracker.oldest().map(|at| at + self.timeout);
             let wake = [expiry, Some(self.end).filter(|_| is_sending)].into_iter().flatten().min();
-            if let Some(schedule) = self.schedule.as_mut().filter(|_| is_sending)
+            // While the other side takes nothing, there is nothing to be on time for.
+            if let Some(schedule) = self.schedule.as_mut()
+                && is_sending
+                && self.exchange.can_send()
                 && schedule.pace.poll_until(cx, schedule.next.min(self.end)).is_ready()
             {
-                // Its time has come, and if it cannot be sent, the outbox wakes us when it can.
-                if self.exchange.can_send() {
-                    continue;
-                }
-                return Poll::Pending;
+                continue;
             }
             let Some(wake) = wake else { continue };
             std::task::ready!(self.deadline.as_mut().poll_passed(cx, wake));

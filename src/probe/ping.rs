@@ -66,7 +66,6 @@ pub async fn ping(
         let is_done = is_enough && exchange.tracker.waiting() == 0;
         let finish = is_done.then(|| *done_at.get_or_insert_with(Instant::now) + GRACE);
         let expiry = exchange.tracker.oldest().map(|at| at + options.timeout);
-        let may_send = !is_enough && exchange.can_send();
         let happened = poll_fn(|cx| {
             if stop.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Happened::Stopped);
@@ -84,7 +83,8 @@ pub async fn ping(
             if expiry.is_some_and(|at| is_due(&mut expiry_timer, at, cx)) {
                 return Poll::Ready(Happened::Expired);
             }
-            if may_send && is_due(&mut send_timer, next_send, cx) {
+            // Asked only now: polling may have made room.
+            if !is_enough && exchange.can_send() && is_due(&mut send_timer, next_send, cx) {
                 return Poll::Ready(Happened::SendDue);
             }
             Poll::Pending

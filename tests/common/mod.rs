@@ -5,6 +5,7 @@
 
 pub mod binary;
 pub mod client;
+pub mod impair;
 pub mod tools;
 
 use std::net::SocketAddr;
