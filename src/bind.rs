@@ -11,7 +11,7 @@ use crate::error::StartError;
 
 /// Connections that the kernel completes before we accept them. The default of mio differs from
 /// version to version.
-pub(crate) const BACKLOG: i32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// The most that the kernel keeps unsent of a TCP connection. Half of it must have gone before
 /// the connection is writable again.

@@ -13,6 +13,7 @@
 //! | `tls` | certificates and rustls' settings |
 //! | `bind` | addresses become sockets |
 //! | `server` | starts the front-ends, ends them together |
+//! | [`probe`] | the other end of the wire: pings and loads an echo service |
 //! | [`Config`], [`StartError`] | what a server is told, and why it did not start |
 //!
 //! Arrows point inward: `server -> listeners -> session -> echo -> tokio`.

@@ -158,7 +158,7 @@ impl Report {
                 "p99": us(summary.rtt_percentile(99.0)),
                 "p99.9": us(summary.rtt_percentile(99.9)),
                 "p99.99": us(summary.rtt_percentile(99.99)),
-                "max": us(summary.rtt_max()), "jitter": us(summary.jitter()),
+                "max": us(summary.rtt_max()), "jitter": summary.jitter().map(us),
             },
         });
         self.print(object, || text_summary(&self.target, summary));
@@ -186,16 +186,24 @@ fn text_summary(target: &Target, summary: &Summary) -> String {
         ),
     ];
     if *received > 0 {
-        let percentiles = [50.0, 90.0, 99.0, 99.9, 99.99]
-            .map(|percent| format!("p{percent} {}", ms(summary.rtt_percentile(percent))));
-        lines.push(format!(
-            "rtt: min {}, mean {}, {}, max {}, jitter {}",
+        // A percentile says something only if there are values beyond it.
+        let percentiles = [50.0, 90.0, 99.0, 99.9, 99.99].into_iter().filter(|percent| {
+            *percent <= 99.0 || *received as f64 * (100.0 - percent) / 100.0 >= 1.0
+        });
+        let percentiles: Vec<_> = percentiles
+            .map(|percent| format!("p{percent} {}", ms(summary.rtt_percentile(percent))))
+            .collect();
+        let mut line = format!(
+            "rtt: min {}, mean {}, {}, max {}",
             ms(summary.rtt_min()),
             ms(summary.rtt_mean()),
             percentiles.join(", "),
             ms(summary.rtt_max()),
-            ms(summary.jitter())
-        ));
+        );
+        if let Some(jitter) = summary.jitter() {
+            line += &format!(", jitter {}", ms(jitter));
+        }
+        lines.push(line);
     }
     lines.extend(summary.errors.iter().map(|(why, count)| format!("{count} times: {why}")));
     lines.join("\n")

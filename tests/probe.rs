@@ -257,7 +257,7 @@ async fn jitter_shows() {
         let (path, _) = impaired_path(server.address, impairment, 3).await;
         let mut options = count(30);
         options.interval = Duration::from_millis(5);
-        ping(&target(Protocol::Udp, path), Messages::default(), &options).await.jitter()
+        ping(&target(Protocol::Udp, path), Messages::default(), &options).await.jitter().unwrap()
     };
     let (steady, shaky) = (with(Duration::ZERO).await, with(Duration::from_millis(100)).await);
     assert!(shaky > steady, "{steady:?}, {shaky:?}");

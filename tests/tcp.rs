@@ -5,6 +5,7 @@ mod common;
 use std::process::Command;
 
 use common::binary::Running;
+use common::client::{half_close_gets_all, noise};
 use common::{TestServer, tools};
 use echo_server::{Config, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,33 +15,10 @@ async fn connect(server: &TestServer) -> TcpStream {
     TcpStream::connect(server.address).await.unwrap()
 }
 
-/// Bytes without a period that a lost or repeated batch could hide in.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    std::iter::repeat_with(&mut next).take(length).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_the_clients_fin_it_still_gets_all_it_is_owed() {
     let server = TestServer::start(Protocol::Tcp).await;
-    let (mut reading, mut writing) = connect(&server).await.into_split();
-    let payload = noise(10 << 20);
-    let sent = payload.clone();
-    let sender = tokio::spawn(async move {
-        writing.write_all(&sent).await.unwrap();
-        writing.shutdown().await.unwrap();
-        writing
-    });
-    let mut echo = Vec::new();
-    reading.read_to_end(&mut echo).await.expect("a FIN, not a reset");
-    assert!(echo == payload);
-    sender.await.unwrap();
+    half_close_gets_all(connect(&server).await, &noise(10 << 20)).await;
 }
 
 #[tokio::test]

@@ -37,19 +37,8 @@ async fn both_versions_are_spoken() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_close_notify_the_client_still_gets_all_it_is_owed() {
     let server = TestServer::start(Protocol::Tls).await;
-    let (mut reading, mut writing) =
-        tokio::io::split(tls_connect(server.address, ALL_VERSIONS).await);
-    let payload: Vec<u8> = (0..10_u32 << 20).map(|i| (i % 251) as u8).collect();
-    let sent = payload.clone();
-    let sender = tokio::spawn(async move {
-        writing.write_all(&sent).await.unwrap();
-        writing.shutdown().await.unwrap();
-        writing
-    });
-    let mut echo = Vec::new();
-    reading.read_to_end(&mut echo).await.expect("a close_notify");
-    assert!(echo == payload);
-    sender.await.unwrap();
+    let stream = tls_connect(server.address, ALL_VERSIONS).await;
+    common::client::half_close_gets_all(stream, &common::client::noise(10 << 20)).await;
 }
 
 #[tokio::test]

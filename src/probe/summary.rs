@@ -81,10 +81,10 @@ impl Summary {
         Duration::from_nanos(self.rtt.value_at_percentile(percent).min(self.rtt.max()))
     }
 
-    /// The mean difference between one round trip and the next. Of a load, zero: its replies have
+    /// The mean difference between one round trip and the next. A load has none: its replies have
     /// no single order.
-    pub fn jitter(&self) -> Duration {
-        self.jitter.total.checked_div(self.jitter.count).unwrap_or_default()
+    pub fn jitter(&self) -> Option<Duration> {
+        self.jitter.total.checked_div(self.jitter.count)
     }
 
     /// Messages a second that came back as they were sent.

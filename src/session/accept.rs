@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{Door, Session, Sessions, Stage, Subject};
-use crate::bind;
 use crate::config::Protocol;
 
 /// How long to leave the system alone when it has no descriptor or memory for another connection.
@@ -22,6 +21,10 @@ const BACK_OFF: std::ops::RangeInclusive<Duration> =
 
 /// Accepting has to work for this long before a shortage is over.
 const CALM: Duration = Duration::from_secs(5);
+
+/// At the end, no more connections than this are taken from the kernel's queue: while we do, new
+/// ones come.
+const LAST_ACCEPTS: usize = 4096;
 
 /// Accepts connections and spawns a session for each, until the server drains. The listener is
 /// closed before the server counts itself empty.
@@ -47,7 +50,7 @@ pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, session
         }
     }
     // Those that the kernel has let in by now would be reset when the listener closes.
-    for _ in 0..bind::BACKLOG {
+    for _ in 0..LAST_ACCEPTS {
         let Some(Ok((tcp, peer))) = listener.accept().now_or_never() else { return };
         welcome(tcp, peer, &door, &sessions);
     }

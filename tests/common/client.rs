@@ -114,3 +114,28 @@ pub async fn websocket<S: AsyncRead + AsyncWrite + Unpin>(bytes: S) -> WebSocket
     assert_eq!(response.status(), 101);
     socket
 }
+
+/// Sends `payload` and closes the sending side; all of it has to come back, and then a clean end.
+pub async fn half_close_gets_all<S: AsyncRead + AsyncWrite>(stream: S, payload: &[u8]) {
+    let (mut reading, mut writing) = split(stream);
+    let send = async {
+        writing.write_all(payload).await.unwrap();
+        writing.shutdown().await.unwrap();
+    };
+    let mut echo = Vec::new();
+    let (_, received) = tokio::join!(send, reading.read_to_end(&mut echo));
+    received.expect("a clean end, not a reset");
+    assert!(echo == payload);
+}
+
+/// Bytes without a period that a lost or repeated batch could hide in.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(&mut next).take(length).collect()
+}
