@@ -17,10 +17,13 @@ const TLS_FAILED: u8 = 4;
 const DIFFERENT: u8 = 5;
 
 pub fn run(probe: Probe) -> ExitCode {
+    // A connection needs a descriptor or two. If there are too few, that is what it says.
+    let _ = crate::descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return crate::fail(IMPERFECT, &format!("no runtime: {error}")),
     };
+    let report = Report::new(probe.target.clone(), probe.json);
     let outcome = runtime.block_on(execute(probe));
     // The look-up of a name cannot be interrupted.
     runtime.shutdown_background();
@@ -32,6 +35,7 @@ pub fn run(probe: Probe) -> ExitCode {
                 ProbeError::Tls(_) => TLS_FAILED,
                 _ => NOT_CONNECTED,
             };
+            report.failure(&error.to_string());
             crate::fail(code, &error.to_string())
         }
     }
@@ -40,9 +44,17 @@ pub fn run(probe: Probe) -> ExitCode {
 async fn execute(probe: Probe) -> Result<ExitCode, ProbeError> {
     let Probe { target, dial, messages, mode, json } = probe;
     let mut report = Report::new(target.clone(), json);
+    let signals = Signals::catch();
     let stop = async {
-        match Signals::catch() {
-            Ok(mut signals) => drop(signals.next().await),
+        match signals {
+            Ok(mut signals) => {
+                signals.next().await;
+                // Standard output may be stuck; a second signal need not be polite.
+                tokio::spawn(async move {
+                    signals.next().await;
+                    std::process::exit(i32::from(IMPERFECT));
+                });
+            }
             // Then it cannot be stopped politely.
             Err(_) => std::future::pending().await,
         }

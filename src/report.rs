@@ -140,6 +140,15 @@ impl Report {
         });
     }
 
+    /// There is nothing to sum up, and this is why. People read it on stderr.
+    pub fn failure(&self, why: &str) {
+        if self.json {
+            let target = self.target.to_string();
+            let object = json!({ "event": "summary", "target": target, "error": why });
+            self.print(object, String::new);
+        }
+    }
+
     pub fn summary(&mut self, summary: &Summary) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -150,6 +159,7 @@ impl Report {
             "sent": summary.sent, "received": summary.received, "lost": summary.lost,
             "late": summary.late, "corrupted": summary.corrupted,
             "duplicated": summary.duplicated, "reordered": summary.reordered,
+            "unanswered": summary.unanswered, "unsent": summary.unsent,
             "errors": summary.errors, "elapsed_s": summary.elapsed.as_secs_f64(),
             "rate": summary.rate(),
             "rtt_us": {
@@ -167,9 +177,13 @@ impl Report {
     fn print(&self, object: Value, text: impl FnOnce() -> String) {
         let line = if self.json { object.to_string() } else { text() };
         let mut out = io::stdout().lock();
-        if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-            // Nobody listens any more.
-            std::process::exit(0);
+        if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+            // Whoever listened has heard enough, or the disk is full: either way nobody learns how
+            // it goes on.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                let _ = writeln!(io::stderr(), "echo-server: standard output: {error}");
+            }
+            std::process::exit(1);
         }
     }
 }
@@ -204,6 +218,12 @@ fn text_summary(target: &Target, summary: &Summary) -> String {
             line += &format!(", jitter {}", ms(jitter));
         }
         lines.push(line);
+    }
+    if summary.unanswered > 0 {
+        lines.push(format!("{} still in flight when stopped", summary.unanswered));
+    }
+    if summary.unsent > 0 {
+        lines.push(format!("{} due but not sent", summary.unsent));
     }
     lines.extend(summary.errors.iter().map(|(why, count)| format!("{count} times: {why}")));
     lines.join("\n")

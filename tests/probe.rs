@@ -318,6 +318,57 @@ async fn a_load_tells_what_was_wrong() {
     assert_eq!((closed.received, closed.errors.values().sum::<u64>()), (15, 5), "{closed:?}");
 }
 
+#[tokio::test]
+async fn a_service_that_takes_nothing_is_told_of() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = target(Protocol::Tcp, listener.local_addr().unwrap());
+    let mut options = count(3);
+    options.timeout = Duration::from_millis(200);
+    // The kernel accepts the connection, and nobody reads from it.
+    let summary = ping(&target, Messages::of(20 << 20), &options).await;
+    assert!(summary.errors.contains_key("the other side takes nothing"), "{summary:?}");
+    assert_eq!((summary.sent, summary.lost), (1, 1));
+    let scheduled = |options: &mut LoadOptions| {
+        options.rate = Some(1e6);
+        options.timeout = Duration::from_millis(200);
+    };
+    let summary = load(&target, scheduled).await;
+    assert!(summary.unsent > 0 && summary.lost == summary.sent, "{summary:?}");
+}
+
+#[tokio::test]
+async fn a_service_that_never_stops_talking_does_not_hold_up_the_end() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = target(Protocol::Tcp, listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        while tokio::io::AsyncWriteExt::write_all(&mut tcp, &[b'!'; 4096]).await.is_ok() {}
+    });
+    let summary = ping(&target, Messages::default(), &count(1)).await;
+    assert!(summary.corrupted > 0 && summary.received == 0, "{summary:?}");
+}
+
+#[tokio::test]
+async fn a_load_that_is_stopped_does_not_pass_for_clean() {
+    let silent = target(Protocol::Udp, wrong_udp(|_, _, _| vec![]).await);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut stop = Some(stop);
+    let stop_once_sent = |progress: probe::Progress| {
+        if progress.sent > 0 {
+            stop.take();
+        }
+    };
+    let mut options = LoadOptions::default();
+    options.in_flight = 10;
+    options.timeout = Duration::from_secs(60);
+    let stopped = async { drop(stopped.await) };
+    let messages = Messages::default();
+    let summary = probe::load(&silent, &dial(), messages, &options, stopped, stop_once_sent).await;
+    let summary = summary.unwrap();
+    assert!(summary.sent > 0 && !summary.is_clean(), "{summary:?}");
+    assert_eq!((summary.lost, summary.unanswered), (0, summary.sent));
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_largest_datagram_of_a_path_is_found() {
@@ -369,6 +420,8 @@ async fn exit_codes_say_what_happened() {
         ("udp://127.0.0.1:1", &["--size", "65508"]),
         ("tcp://127.0.0.1:1", &["--rate", "5"]),
         ("tls://127.0.0.1:1", &["--ca", "/no/such/file"]),
+        ("tls://127.0.0.1:1", &["--alpn", ""]),
+        ("tcp://127.0.0.1:1", &["--interval", "500000000000y"]),
     ] {
         let (usage, text) = code(url.to_owned(), args).await;
         assert_eq!(usage, 2, "{url} {args:?}: {text}");

@@ -35,8 +35,8 @@ pub enum Mode {
                         wss://HOST[:PORT]/PATH.\n\
                         Without --connections, --in-flight, --duration or --rate it is a ping: one message \
                         an interval, until Ctrl-C.\n\
-                        Exit codes: 0 all echoed; 1 some lost, late or duplicated, or the connection \
-                        failed; 2 wrong usage; 3 could not connect; 4 TLS or certificate failure; 5 an \
+                        Exit codes: 0 all echoed; 1 some lost, late, duplicated or not sent, or the \
+                        connection failed, or nothing came back; 2 wrong usage; 3 could not connect; 4 TLS or certificate failure; 5 an \
                         answer differed from what was sent."
 )]
 pub(super) struct ProbeArgs {
@@ -50,7 +50,7 @@ pub(super) struct ProbeArgs {
 
     /// From one message to the next
     #[arg(short, long, value_name = "TIME", default_value = "1s", help_heading = "Ping")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = parse_time)]
     interval: Duration,
 
     /// Connections; over UDP, flows [1]
@@ -63,7 +63,7 @@ pub(super) struct ProbeArgs {
 
     /// How long to send [10s]
     #[arg(long, value_name = "TIME", help_heading = "Load", conflicts_with = "count")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = parse_positive_time)]
     duration: Option<Duration>,
 
     /// Messages a second over all connections, on a schedule, and timed from it
@@ -77,7 +77,7 @@ pub(super) struct ProbeArgs {
 
     /// How long to wait for a reply
     #[arg(short, long, value_name = "TIME", default_value = "2s", help_heading = "Messages")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = parse_positive_time)]
     timeout: Duration,
 
     /// WebSocket: text messages
@@ -191,6 +191,17 @@ impl From<ProbeArgs> for Probe {
         dial.dont_fragment = args.dont_fragment;
         Probe { target: args.target, dial, messages, mode, json: args.json }
     }
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time > YEAR { Err("must be a year at most".to_owned()) } else { Ok(time) }
+}
+
+fn parse_positive_time(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    if time.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(time) }
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {

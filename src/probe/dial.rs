@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::link::{ByteStream, Link};
+use super::pace::later;
 use super::trust::{TlsFacts, TlsOptions, Trust};
 use super::{ProbeError, Target};
 use crate::config::Protocol;
@@ -94,7 +95,7 @@ pub(super) async fn dial(
 ) -> Result<(Link, Connected), ProbeError> {
     // Before the clock starts: files are read, and randomness is gathered.
     let trust = target.protocol.is_over_tls().then(|| Trust::new(&options.tls)).transpose()?;
-    let deadline = Instant::now() + options.timeout;
+    let deadline = later(Instant::now(), options.timeout);
     let mut phase = Phase { started: Instant::now(), deadline };
     let addresses = phase.within("name resolution", resolve(target, options)).await?;
     let resolve = phase.next();
@@ -277,7 +278,7 @@ async fn upgrade(
     for (name, value) in &options.headers {
         let usage = |what| ProbeError::Usage(format!("--header '{name}: {value}': {what}"));
         let name = HeaderName::try_from(name.as_str()).map_err(|_| usage("no field name"))?;
-        fields.insert(name, HeaderValue::from_str(value).map_err(|_| usage("no field value"))?);
+        fields.append(name, HeaderValue::from_str(value).map_err(|_| usage("no field value"))?);
     }
     // What comes back is what was sent, so there is nothing to limit.
     let config = WebSocketConfig::default()

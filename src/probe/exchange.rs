@@ -48,6 +48,11 @@ impl Exchange {
         !self.outbox.is_full()
     }
 
+    /// Bytes of the messages under way that the transport has taken.
+    pub(super) fn taken(&self) -> usize {
+        self.outbox.taken()
+    }
+
     /// How many messages can be taken at once: on a stream they can follow each other in one write.
     pub(super) fn gathers(&self) -> usize {
         match self.link {

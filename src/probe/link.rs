@@ -60,6 +60,10 @@ impl Outbox {
         fill(&mut self.bytes);
     }
 
+    pub(super) fn taken(&self) -> usize {
+        self.sent
+    }
+
     /// Whether something is still to be sent; it may be a message without bytes.
     pub(super) fn is_full(&self) -> bool {
         self.is_full

@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval};
 
 use super::dial::dial;
 use super::exchange::{Ended, Exchange};
-use super::pace::Pace;
+use super::pace::{Pace, later};
 use super::payload::Payloads;
 use super::summary::Summary;
 use super::{DialOptions, Messages, ProbeError, Reply, Target};
@@ -25,6 +25,13 @@ const DIALS: usize = 100;
 
 /// A connection adds what it found to the whole after so many replies.
 const BATCH: usize = 64;
+
+/// Messages that a connection keeps in mind. A schedule that the other side is so far behind of
+/// stops there, and what is not sent is counted.
+const KEPT: usize = 500_000;
+
+/// For the farewell at the end.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Rounds of sending and receiving in one turn of a connection.
 const ROUNDS: usize = 32;
@@ -95,8 +102,8 @@ pub async fn load(
     if options.connections == 0 || options.in_flight == 0 {
         return Err(ProbeError::Usage("there must be a connection and a message".to_owned()));
     }
-    if options.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
-        return Err(ProbeError::Usage("--rate: must be more than 0".to_owned()));
+    if options.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
+        return Err(ProbeError::Usage("--rate: must be from 0.001 to 1000000000".to_owned()));
     }
     let mut stop = pin!(stop);
     let mut found = Summary::default();
@@ -123,8 +130,14 @@ pub async fn load(
         return Err(error);
     }
     let payloads = Payloads::new(messages.size, messages.is_text);
-    let shared = Arc::new(Shared { found: Mutex::new(found), ..Shared::default() });
     let start = Instant::now();
+    let shared = Arc::new(Shared {
+        found: Mutex::new(found),
+        start,
+        sent: AtomicU64::new(0),
+        replies: AtomicU64::new(0),
+        last_reply: AtomicU64::new(0),
+    });
     let mut drivers = JoinSet::new();
     let connections = links.len();
     for (n, link) in links.into_iter().enumerate() {
@@ -137,13 +150,20 @@ pub async fn load(
             exchange,
             schedule,
             in_flight: options.in_flight,
-            end: start + options.duration,
+            end: later(start, options.duration),
             timeout: options.timeout,
             is_udp: target.protocol == crate::Protocol::Udp,
             batch: Batch { found: Batched::default(), shared: Arc::clone(&shared) },
             deadline: Box::pin(Deadline::default()),
+            is_done: false,
         };
-        drivers.spawn(async move { poll_fn(|cx| driver.poll(cx)).await });
+        drivers.spawn(async move {
+            poll_fn(|cx| driver.poll(cx)).await;
+            driver.is_done = true;
+            let goodbye = poll_fn(|cx| driver.exchange.poll_close(cx));
+            // The other side may be gone; that is not what was asked.
+            let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        });
     }
     let mut ticks = interval(TELL);
     loop {
@@ -164,17 +184,21 @@ pub async fn load(
     drivers.shutdown().await;
     let mut found = std::mem::take(&mut *shared.lock());
     found.sent = shared.sent.load(Ordering::Relaxed);
-    // Waiting for the last replies is not part of it.
-    found.elapsed = start.elapsed().min(options.duration);
+    // Waiting for what does not come is not part of it.
+    let sending = start.elapsed().min(options.duration);
+    let last_reply = Duration::from_nanos(shared.last_reply.load(Ordering::Relaxed));
+    found.elapsed = sending.max(last_reply);
     Ok(found)
 }
 
 /// What all connections of a load have in common.
-#[derive(Default)]
 struct Shared {
     found: Mutex<Summary>,
+    start: Instant,
     sent: AtomicU64,
     replies: AtomicU64,
+    /// Nanoseconds from the start to the last reply.
+    last_reply: AtomicU64,
 }
 
 impl Shared {
@@ -209,6 +233,25 @@ struct Driver {
     is_udp: bool,
     batch: Batch,
     deadline: Pin<Box<Deadline>>,
+    /// Nothing more is sent or waited for.
+    is_done: bool,
+}
+
+impl Drop for Driver {
+    /// Adds what did not come back, and what was not sent.
+    fn drop(&mut self) {
+        let (tracker, now) = (&self.exchange.tracker, Instant::now());
+        let waiting = tracker.waiting() as u64;
+        let mut found = self.batch.shared.lock();
+        found.lost += tracker.lost();
+        *(if self.is_done { &mut found.lost } else { &mut found.unanswered }) += waiting;
+        if let Some(schedule) = &self.schedule {
+            // What was due until the end, or until the load was stopped.
+            let until = if self.is_done { self.end } else { self.end.min(now) };
+            let late = until.saturating_duration_since(schedule.next);
+            found.unsent += late.as_nanos().div_ceil(schedule.step.as_nanos().max(1)) as u64;
+        }
+    }
 }
 
 impl Driver {
@@ -230,15 +273,16 @@ impl Driver {
                 };
                 self.batch.shared.lock().fail(why);
                 if is_final {
-                    self.batch.found.lost += self.exchange.tracker.waiting() as u64;
                     return Poll::Ready(());
                 }
+                // It has to be polled again, or nobody wakes us for the next reply.
+                continue;
             }
             if self.batch.found.replies != before || (is_sending && self.has_room(now)) {
                 continue;
             }
             // The next thing that happens without the other side.
-            let expiry = self.exchange.tracker.oldest().map(|at| at + self.timeout);
+            let expiry = self.exchange.tracker.oldest().map(|at| later(at, self.timeout));
             let wake = [expiry, Some(self.end).filter(|_| is_sending)].into_iter().flatten().min();
             // While the other side takes nothing, there is nothing to be on time for.
             if let Some(schedule) = self.schedule.as_mut()
@@ -249,10 +293,11 @@ impl Driver {
                 continue;
             }
             let Some(wake) = wake else { continue };
+            self.batch.tell_in_time(now);
             std::task::ready!(self.deadline.as_mut().poll_passed(cx, wake));
             let before = Instant::now().checked_sub(self.timeout);
             if let Some(before) = before {
-                self.batch.found.lost += self.exchange.tracker.expire(before).len() as u64;
+                self.exchange.tracker.expire(before);
             }
         }
         cx.waker().wake_by_ref();
@@ -262,6 +307,7 @@ impl Driver {
     /// Whether another message could be sent now.
     fn has_room(&self, now: Instant) -> bool {
         self.exchange.can_send()
+            && self.exchange.tracker.kept() < KEPT
             && match &self.schedule {
                 None => self.exchange.tracker.waiting() < self.in_flight,
                 Some(schedule) => schedule.next <= now,
@@ -309,7 +355,7 @@ struct Batch {
 struct Batched {
     replies: usize,
     judged: Vec<Reply>,
-    lost: u64,
+    told_at: Option<Instant>,
 }
 
 impl Batch {
@@ -317,6 +363,15 @@ impl Batch {
         self.found.replies += 1;
         self.found.judged.push(*reply);
         if self.found.judged.len() >= BATCH {
+            self.tell();
+        }
+    }
+
+    /// Tells what there is, unless it was told a moment ago.
+    fn tell_in_time(&mut self, now: Instant) {
+        let is_time = self.found.told_at.is_none_or(|at| now - at >= TELL / 2);
+        if is_time && !self.found.judged.is_empty() {
+            self.found.told_at = Some(now);
             self.tell();
         }
     }
@@ -329,7 +384,11 @@ impl Batch {
                 found.record(rtt);
             }
         }
-        found.lost += std::mem::take(&mut self.found.lost);
+        if !self.found.judged.is_empty() {
+            // A batch is told at its last reply, or not long after.
+            let since = u64::try_from(self.shared.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.shared.last_reply.fetch_max(since, Ordering::Relaxed);
+        }
         self.shared.replies.fetch_add(self.found.judged.len() as u64, Ordering::Relaxed);
         self.found.judged.clear();
     }

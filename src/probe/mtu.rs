@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use super::{DialOptions, Messages, PingOptions, ProbeError, Target, ping};
+use tokio::sync::oneshot;
+
+use super::{DialOptions, Event, Messages, PingOptions, ProbeError, Target, ping};
 use crate::config::Protocol;
+
+/// What every path carries.
+const SMALL: usize = 64;
 
 /// Tries for each size: a datagram can get lost for other reasons than its size.
 const TRIES: u64 = 3;
 
 /// Finds the largest payload in bytes that comes back from `target` when it is sent with the DF bit
-/// set, by halving. `None` if not even an empty datagram comes back. `tell` is called with each size
+/// set, by halving. `None` if not even a small datagram comes back. `tell` is called with each size
 /// that was tried, and whether it came back.
 ///
 /// # Errors
@@ -27,21 +32,34 @@ pub async fn find_mtu(
     let mut comes_back = async |size| {
         let options = PingOptions { count: Some(1), interval: Duration::ZERO, timeout };
         for _ in 0..TRIES {
-            let never = std::future::pending();
-            let ping = ping(target, &dial_options, Messages::of(size), &options, never, |_| {});
-            if ping.await?.received > 0 {
+            // Our own system says at once if it is too large to be sent whole.
+            let (refused, refusal) = oneshot::channel::<()>();
+            let mut refused = Some(refused);
+            let hear = |event: &Event| {
+                if matches!(event, Event::Failed { .. }) {
+                    refused.take();
+                }
+            };
+            let stop = async { drop(refusal.await) };
+            let ping = ping(target, &dial_options, Messages::of(size), &options, stop, hear);
+            let summary = ping.await?;
+            if summary.received > 0 {
                 tell(size, true);
                 return Ok::<_, ProbeError>(true);
+            }
+            if !summary.errors.is_empty() {
+                break;
             }
         }
         tell(size, false);
         Ok(false)
     };
-    if !comes_back(0).await? {
+    // Not an empty datagram: there are services that answer all but that.
+    if !comes_back(SMALL).await? {
         return Ok(None);
     }
     // `low` comes back, `high` does not.
-    let (mut low, mut high) = (0, super::MAX_PAYLOAD + 1);
+    let (mut low, mut high) = (SMALL, super::MAX_PAYLOAD + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
         if comes_back(middle).await? { low = middle } else { high = middle }

@@ -3,8 +3,15 @@
 
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::Instant;
+
+/// `at` plus `time`, or as far ahead as anybody waits.
+pub(super) fn later(at: Instant, time: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    at + time.min(FAR)
+}
 
 /// Wakes its task at one instant after the other.
 pub(super) struct Pace {

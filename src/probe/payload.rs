@@ -92,8 +92,9 @@ impl Payloads {
         true
     }
 
-    /// The sequence number that a message of ours carries; it may be damaged otherwise.
-    pub(super) fn seq_of(&self, bytes: &[u8]) -> Option<u64> {
+    /// The sequence number that a message of ours carries; it may be damaged otherwise. It carries
+    /// 32 bits of it, and is one of the last before `next`.
+    pub(super) fn seq_of(&self, bytes: &[u8], next: u64) -> Option<u64> {
         if !self.has_header() || bytes.len() < self.header_size() {
             return None;
         }
@@ -103,7 +104,10 @@ impl Payloads {
         } else {
             u64::from_be_bytes(header.try_into().ok()?)
         };
-        ((value >> 32) as u32 == self.tag).then_some(value & u64::from(u32::MAX))
+        let back = (next as u32).wrapping_sub(value as u32);
+        // Just before the first message there is nothing, so it is not a number of ours.
+        let seq = next.checked_sub(u64::from(back)).filter(|_| back > 0);
+        seq.filter(|_| (value >> 32) as u32 == self.tag)
     }
 
     /// Eight bytes, in text as hexadecimal digits.
@@ -158,9 +162,9 @@ mod tests {
                     assert_eq!(bytes.len(), size);
                     assert!(payloads.is(seq, &bytes));
                     if size >= 16 {
-                        assert_eq!(payloads.seq_of(&bytes), Some(seq));
+                        assert_eq!(payloads.seq_of(&bytes, seq + 5), Some(seq));
                         assert!(!payloads.is(seq + 1, &bytes));
-                        assert_eq!(payloads.for_another().seq_of(&bytes), None);
+                        assert_eq!(payloads.for_another().seq_of(&bytes, seq + 5), None);
                     }
                     for at in [0, size / 2, size.saturating_sub(1)] {
                         let mut damaged = bytes.clone();

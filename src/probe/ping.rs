@@ -5,10 +5,11 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::dial::dial;
 use super::exchange::{Ended, Exchange};
+use super::pace::{Pace, later};
 use super::payload::Payloads;
 use super::summary::Summary;
 use super::{DialOptions, Event, Messages, ProbeError, Target};
@@ -52,23 +53,41 @@ pub async fn ping(
     mut tell: impl FnMut(&Event),
 ) -> Result<Summary, ProbeError> {
     let payloads = Payloads::new(messages.checked_for(target)?.size, messages.is_text);
-    let (link, connected) = dial(target, dial_options).await?;
+    let mut stop = pin!(stop);
+    let (link, connected) = tokio::select! {
+        dialled = dial(target, dial_options) => dialled?,
+        () = &mut stop => return Ok(Summary::default()),
+    };
     tell(&Event::Connected(Box::new(connected)));
     let mut exchange = Exchange::new(link, payloads);
     let mut summary = Summary::default();
-    let (mut stop, mut send_timer) = (pin!(stop), pin!(sleep(Duration::ZERO)));
-    let mut expiry_timer = pin!(sleep(Duration::ZERO));
+    let no_timer = |error| ProbeError::Connect(format!("no timer: {error}"));
+    let (mut send, mut wait) = (Pace::new().map_err(no_timer)?, Pace::new().map_err(no_timer)?);
     let start = Instant::now();
     let mut next_send = start;
     let mut done_at = None;
-    loop {
+    // Since when the other side has taken nothing, and how much it had taken then.
+    let mut stuck: Option<(Instant, usize)> = None;
+    let was_stopped = loop {
         let is_enough = options.count.is_some_and(|count| summary.sent >= count);
         let is_done = is_enough && exchange.tracker.waiting() == 0;
-        let finish = is_done.then(|| *done_at.get_or_insert_with(Instant::now) + GRACE);
-        let expiry = exchange.tracker.oldest().map(|at| at + options.timeout);
+        let wake = if is_done {
+            Some(*done_at.get_or_insert_with(Instant::now) + GRACE)
+        } else if let Some(sent_at) = exchange.tracker.oldest() {
+            Some(later(sent_at, options.timeout))
+        } else {
+            stuck.map(|(since, _)| later(since, options.timeout))
+        };
         let happened = poll_fn(|cx| {
+            // The timers first: replies without end must not hold them up.
             if stop.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Happened::Stopped);
+            }
+            if wake.is_some_and(|at| wait.poll_until(cx, at).is_ready()) {
+                return Poll::Ready(Happened::Waited);
+            }
+            if !is_enough && exchange.can_send() && send.poll_until(cx, next_send).is_ready() {
+                return Poll::Ready(Happened::SendDue);
             }
             let mut replies = Vec::new();
             if let Poll::Ready(ended) = exchange.poll(cx, |reply| replies.push(reply)) {
@@ -77,14 +96,8 @@ pub async fn ping(
             if !replies.is_empty() {
                 return Poll::Ready(Happened::Received(replies));
             }
-            if finish.is_some_and(|at| is_due(&mut expiry_timer, at, cx)) {
-                return Poll::Ready(Happened::Finished);
-            }
-            if expiry.is_some_and(|at| is_due(&mut expiry_timer, at, cx)) {
-                return Poll::Ready(Happened::Expired);
-            }
-            // Asked only now: polling may have made room.
-            if !is_enough && exchange.can_send() && is_due(&mut send_timer, next_send, cx) {
+            // Polling may have made room.
+            if !is_enough && exchange.can_send() && send.poll_until(cx, next_send).is_ready() {
                 return Poll::Ready(Happened::SendDue);
             }
             Poll::Pending
@@ -105,19 +118,38 @@ pub async fn ping(
                 let now = Instant::now();
                 exchange.send([now]);
                 summary.sent += 1;
+                stuck = None;
                 // After a pause that was longer than the interval, there is nothing to catch up.
-                next_send = (next_send + options.interval).max(now);
+                next_send = later(next_send, options.interval).max(now);
             }
-            Happened::Expired => {
-                for seq in exchange.tracker.expire(Instant::now() - options.timeout) {
+            Happened::Waited if is_done => break false,
+            Happened::Waited => {
+                let now = Instant::now();
+                let before = now.checked_sub(options.timeout).unwrap_or(now);
+                for seq in exchange.tracker.expire(before) {
                     tell(&Event::Overdue { seq });
                 }
+                let taken = exchange.taken();
+                if exchange.can_send() {
+                    stuck = None;
+                } else if stuck.is_some_and(|(_, before)| before == taken) {
+                    let why = "the other side takes nothing".to_owned();
+                    tell(&Event::Failed { why: why.clone() });
+                    summary.fail(why);
+                    break false;
+                } else {
+                    stuck = Some((now, taken));
+                }
             }
-            Happened::Stopped | Happened::Finished => break,
+            Happened::Stopped => break true,
             Happened::Ended(replies, ended) => {
                 hear(replies);
                 let (why, is_final) = match ended {
                     Ended::Closed(why) => (format!("closed by the other side: {why}"), true),
+                    // In TLS 1.3 a server refuses a client's certificate after our handshake.
+                    Ended::Failed(error) if summary.received == 0 && is_tls(&error) => {
+                        return Err(ProbeError::tls(target, &error));
+                    }
                     // A datagram may be refused and the next one not.
                     Ended::Failed(error) => {
                         (error.to_string(), target.protocol != crate::Protocol::Udp)
@@ -126,14 +158,15 @@ pub async fn ping(
                 tell(&Event::Failed { why: why.clone() });
                 summary.fail(why);
                 if is_final {
-                    break;
+                    break false;
                 }
             }
         }
-    }
+    };
     summary.elapsed = done_at.unwrap_or_else(Instant::now) - start;
-    let answered = summary.received + summary.corrupted;
-    summary.lost = summary.sent.saturating_sub(answered);
+    let waiting = exchange.tracker.waiting() as u64;
+    summary.lost = exchange.tracker.lost();
+    *(if was_stopped { &mut summary.unanswered } else { &mut summary.lost }) += waiting;
     // The other side may be gone; that is not what was asked.
     let goodbye = poll_fn(|cx| exchange.poll_close(cx));
     let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
@@ -143,20 +176,14 @@ pub async fn ping(
 enum Happened {
     Received(Vec<super::Reply>),
     SendDue,
-    Expired,
-    Finished,
+    /// For a reply, for room to send, or for a moment after the last reply.
+    Waited,
     Stopped,
     Ended(Vec<super::Reply>, Ended),
 }
 
-/// Whether `at` has come; if not, `timer` wakes the task then.
-fn is_due(
-    timer: &mut std::pin::Pin<&mut Sleep>,
-    at: Instant,
-    cx: &mut std::task::Context<'_>,
-) -> bool {
-    if timer.deadline() != at {
-        timer.set(sleep_until(at));
-    }
-    timer.as_mut().poll(cx).is_ready()
+/// Whether TLS, and not the connection below it, has failed.
+fn is_tls(error: &std::io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>()).is_some()
 }

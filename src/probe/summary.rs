@@ -25,6 +25,11 @@ pub struct Summary {
     pub duplicated: u64,
     /// Answers that came after the answer to a later message.
     pub reordered: u64,
+    /// Messages that were in flight when the probe was stopped.
+    pub unanswered: u64,
+    /// Of a scheduled load: messages that were due and were not sent, because the other side took
+    /// none, or the connection had ended.
+    pub unsent: u64,
     /// Connections that failed or ended early, by what was said.
     pub errors: BTreeMap<String, u64>,
     /// From the first message to the end.
@@ -51,6 +56,8 @@ impl Default for Summary {
             corrupted: 0,
             duplicated: 0,
             reordered: 0,
+            unanswered: 0,
+            unsent: 0,
             errors: BTreeMap::new(),
             elapsed: Duration::ZERO,
             // Nanoseconds, to three digits; it grows as it must.
@@ -93,9 +100,12 @@ impl Summary {
         if seconds > 0.0 { self.received as f64 / seconds } else { 0.0 }
     }
 
-    /// Whether each message came back once, unchanged and in time.
+    /// Whether each message that was due came back once, unchanged and in time; and there was one.
     pub fn is_clean(&self) -> bool {
-        self.lost + self.late + self.corrupted + self.duplicated == 0 && self.errors.is_empty()
+        let Summary { lost, late, corrupted, duplicated, unsent, .. } = self;
+        lost + late + corrupted + duplicated + unsent == 0
+            && self.received > 0
+            && self.errors.is_empty()
     }
 
     pub(super) fn count(&mut self, reply: &Reply) {

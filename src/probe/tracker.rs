@@ -8,7 +8,10 @@ use tokio::time::Instant;
 use super::payload::Payloads;
 
 /// Messages that were given up, and are still known if they come after all.
-const REMEMBERED: usize = 65_536;
+const REMEMBERED: usize = 262_144;
+
+/// Where a reply that does not say which message it answers is looked for.
+const SEARCHED: usize = 1024;
 
 /// What a received message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,10 @@ pub(super) struct Tracker {
     /// costs nothing however many were lost.
     due: u64,
     waiting: usize,
+    /// Those in the window that are past their timeout.
+    expired: usize,
+    /// Those that were past it, and are not in the window any more.
+    forgotten: u64,
     highest_received: Option<u64>,
 }
 
@@ -76,6 +83,8 @@ impl Tracker {
             base: 0,
             due: 0,
             waiting: 0,
+            expired: 0,
+            forgotten: 0,
             highest_received: None,
         }
     }
@@ -92,6 +101,16 @@ impl Tracker {
     /// Messages that may still come back in time.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Messages that were given up and have not come back.
+    pub(super) fn lost(&self) -> u64 {
+        self.expired as u64 + self.forgotten
+    }
+
+    /// Messages that are kept, whatever became of them.
+    pub(super) fn kept(&self) -> usize {
+        self.window.len()
     }
 
     /// Message [`next_seq`](Tracker::next_seq) counts as sent at `at`.
@@ -115,6 +134,7 @@ impl Tracker {
         {
             sent.state = State::Expired;
             self.waiting -= 1;
+            self.expired += 1;
             expired.push(seq);
         }
         self.forget();
@@ -123,11 +143,9 @@ impl Tracker {
 
     /// Judges what came back.
     pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> Reply {
-        let carried = self.payloads.seq_of(bytes);
-        // What does not say which it is, is taken for the one that is due.
-        let seq = match carried {
+        let seq = match self.payloads.seq_of(bytes, self.next_seq()) {
             Some(seq) => Some(seq),
-            None => self.first_waiting(),
+            None => self.seq_by_content(bytes),
         };
         let reply = |verdict, rtt, is_reordered| Reply {
             seq,
@@ -143,10 +161,16 @@ impl Tracker {
         let entry = seq.checked_sub(self.base).and_then(|at| self.window.get_mut(at as usize));
         let before = match entry {
             Some(sent) => std::mem::replace(&mut sent.state, State::Done),
+            // So long ago that it is not known which of those that were given up it was.
+            None if self.forgotten > 0 && is_right => {
+                self.forgotten -= 1;
+                return reply(Verdict::Late, None, false);
+            }
             None => State::Done,
         };
         let rtt = sent_at(&self.window, self.base, seq).map(|at| now.saturating_duration_since(at));
         self.waiting -= usize::from(before == State::Waiting);
+        self.expired -= usize::from(before == State::Expired);
         self.forget();
         if !is_right {
             return reply(Verdict::Corrupted, None, false);
@@ -171,12 +195,25 @@ impl Tracker {
         None
     }
 
+    /// The message that `bytes` are, or else, since something has come back, the one that is due.
+    fn seq_by_content(&mut self, bytes: &[u8]) -> Option<u64> {
+        let due = self.first_waiting();
+        let open = (self.base..).zip(&self.window).take(SEARCHED);
+        let open = open.filter(|(_, sent)| sent.state != State::Done).map(|(seq, _)| seq);
+        let last = self.highest_received;
+        open.chain(last).find(|seq| self.payloads.is(*seq, bytes)).or(due)
+    }
+
     /// Drops what nothing more is expected of.
     fn forget(&mut self) {
         while let Some(sent) = self.window.front()
             && (sent.state == State::Done
-                || sent.state == State::Expired && self.window.len() > REMEMBERED)
+                || sent.state == State::Expired && self.expired > REMEMBERED)
         {
+            if sent.state == State::Expired {
+                self.expired -= 1;
+                self.forgotten += 1;
+            }
             self.window.pop_front();
             self.base += 1;
         }
@@ -247,7 +284,7 @@ mod tests {
         let mut probe = Probe::new(64, 1);
         let unsent = probe.message(1);
         assert_eq!(probe.receive(&unsent).1, Verdict::Corrupted);
-        assert_eq!(probe.tracker.waiting(), 1, "and answers nothing");
+        assert_eq!(probe.tracker.waiting(), 0, "and stands for what is due");
     }
 
     #[test]
@@ -264,16 +301,45 @@ mod tests {
         let (first, second) = (probe.message(0), probe.message(1));
         assert_eq!(probe.receive(&first), (Some(0), Verdict::Echoed, false));
         assert_eq!(probe.receive(&second), (Some(1), Verdict::Echoed, false));
-        assert_eq!(probe.receive(&second).1, Verdict::Corrupted, "nothing is due");
+        assert_eq!(probe.receive(&second), (Some(1), Verdict::Duplicated, false));
+        assert_eq!(probe.receive(b"???").1, Verdict::Corrupted);
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn a_late_message_is_not_lost() {
+        for size in [3, 64] {
+            let mut probe = Probe::new(size, 2);
+            assert_eq!(probe.tracker.expire(probe.start), [0]);
+            assert_eq!(probe.tracker.lost(), 1);
+            let message = probe.message(0);
+            assert_eq!(probe.receive(&message), (Some(0), Verdict::Late, false));
+            assert_eq!((probe.tracker.lost(), probe.tracker.waiting()), (0, 1));
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_is_not_is_still_late() {
         let mut probe = Probe::new(8, 0);
-        for _ in 0..3 * REMEMBERED {
+        let sent = 2 * REMEMBERED;
+        for _ in 0..sent {
             probe.tracker.sent(probe.start);
             probe.tracker.expire(probe.start);
         }
-        assert!(probe.tracker.window.len() <= REMEMBERED);
+        assert!(probe.tracker.kept() <= REMEMBERED);
+        assert_eq!(probe.tracker.lost(), sent as u64);
+        let first = probe.message(0);
+        assert_eq!(probe.receive(&first).1, Verdict::Late);
+        assert_eq!(probe.tracker.lost(), sent as u64 - 1);
+    }
+
+    #[test]
+    fn numbers_beyond_32_bits_are_told_apart() {
+        let mut probe = Probe::new(64, 0);
+        probe.tracker.base = (1 << 32) - 1;
+        probe.tracker.sent(probe.start);
+        probe.tracker.sent(probe.start);
+        let (last, beyond) = (probe.message((1 << 32) - 1), probe.message(1 << 32));
+        assert_eq!(probe.receive(&beyond), (Some(1 << 32), Verdict::Echoed, false));
+        assert_eq!(probe.receive(&last), (Some((1 << 32) - 1), Verdict::Echoed, true));
     }
 }

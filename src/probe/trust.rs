@@ -84,6 +84,9 @@ impl Trust {
                 })?
             }
         };
+        if let Some(name) = options.alpn.iter().find(|name| !(1..=255).contains(&name.len())) {
+            return Err(ProbeError::Usage(format!("--alpn '{name}': must be 1 to 255 bytes")));
+        }
         config.alpn_protocols = options.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(Trust { config: Arc::new(config), verdict })
     }
