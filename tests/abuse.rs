@@ -141,7 +141,9 @@ fn the_default_limit_leaves_descriptors_to_spare() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_silent_handshakes_stall_nobody() {
-    let server = start(&["--tls", "0", "--ws", "0", "--tcp", "0", "--handshake-timeout", "3s"]);
+    // -v, because every line counts.
+    let doors = ["--tls", "0", "--ws", "0", "--tcp", "0"];
+    let server = start(&[&doors[..], &["--handshake-timeout", "3s", "-v"]].concat());
     let mut silent = Vec::new();
     for n in 0..500 {
         let mut client = connect(server.address(if n % 2 == 0 { "tls" } else { "ws" }));

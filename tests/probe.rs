@@ -175,7 +175,7 @@ fn counts(summary: &Summary) -> [u64; 6] {
 #[tokio::test]
 async fn what_is_wrong_with_a_datagram_service_is_told() {
     let mut patient = count(6);
-    patient.timeout = Duration::from_millis(300);
+    patient.timeout = Duration::from_millis(1500);
     let cases: [(Wrong, [u64; 6]); 5] = [
         (right, [6, 0, 0, 0, 0, 0]),
         (drops_every_third, [4, 2, 0, 0, 0, 0]),
@@ -200,7 +200,7 @@ async fn what_is_wrong_with_a_datagram_service_is_told() {
 #[tokio::test]
 async fn what_is_wrong_with_a_stream_service_is_told() {
     let mut patient = count(6);
-    patient.timeout = Duration::from_millis(300);
+    patient.timeout = Duration::from_millis(1500);
     let cases: [(Wrong, usize, [u64; 6], bool); 5] = [
         (right, usize::MAX, [6, 0, 0, 0, 0, 0], false),
         (drops_every_third, usize::MAX, [4, 2, 0, 0, 0, 0], false),
@@ -382,7 +382,7 @@ async fn the_largest_datagram_of_a_path_is_found() {
         if message.len() > 1234 { vec![] } else { vec![message.to_vec()] }
     };
     let short = self::target(Protocol::Udp, wrong_udp(short).await);
-    let timeout = Duration::from_millis(50);
+    let timeout = Duration::from_millis(100);
     let found = probe::find_mtu(&short, &dial(), timeout, |_, _| {}).await.unwrap();
     assert_eq!(found, Some(1234));
 }
@@ -396,7 +396,7 @@ async fn run(args: &[&str]) -> Output {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exit_codes_say_what_happened() {
-    let quick = ["--count", "6", "--interval", "1ms", "--timeout", "300ms"];
+    let quick = ["--count", "6", "--interval", "1ms", "--timeout", "1500ms"];
     let code = async |url: String, args: &[&str]| {
         let output = run(&[&[url.as_str()], &quick[..], args].concat()).await;
         let text = [output.stdout, output.stderr].concat();
