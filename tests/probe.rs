@@ -8,7 +8,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use common::binary::{Running, command};
-use common::impair::{Impairment, Wrong, impaired_path, wrong_tcp, wrong_udp};
+use common::impair::{Impairment, Wrong, impaired_path, splitting_path, wrong_tcp, wrong_udp};
 use common::{TestServer, cert};
 use echo_server::probe::{
     self, DialOptions, Event, LoadOptions, Messages, PingOptions, ProbeError, Summary, Target,
@@ -247,6 +247,19 @@ async fn an_impaired_path_is_measured_as_it_is() {
     assert_eq!(summary.reordered, reordered);
     assert_eq!(summary.corrupted, 0);
     assert!(summary.rtt_min() >= impairment.delay, "{:?}", summary.rtt_min());
+}
+
+#[tokio::test]
+async fn a_path_that_splits_streams_changes_nothing() {
+    for protocol in [Protocol::Tcp, Protocol::Tls, Protocol::Ws, Protocol::Wss] {
+        let server = TestServer::start(protocol).await;
+        let path = splitting_path(server.address, 11).await;
+        for size in [1, 64, 5000] {
+            let summary = ping(&target(protocol, path), Messages::of(size), &count(20)).await;
+            assert!(summary.is_clean(), "{protocol}, {size} bytes: {summary:?}");
+            assert_eq!(summary.received, 20);
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// What the path does to a datagram on its way back, as probabilities.
 #[derive(Debug, Clone, Copy, Default)]
@@ -148,4 +149,42 @@ pub async fn wrong_tcp(size: usize, wrong: Wrong, until: usize) -> SocketAddr {
         }
     });
     address
+}
+
+/// Carries TCP connections to `server` and back, both ways in pieces of 1 to 50 bytes.
+pub async fn splitting_path(server: SocketAddr, seed: u64) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(server).await.unwrap();
+            for side in [&client, &server] {
+                // Or the pieces would be put together again.
+                side.set_nodelay(true).unwrap();
+            }
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
+            tokio::spawn(split_up(from_client, to_server, Dice(seed)));
+            tokio::spawn(split_up(from_server, to_client, Dice(!seed)));
+        }
+    });
+    address
+}
+
+async fn split_up(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut dice: Dice) {
+    let mut piece = [0; 50];
+    loop {
+        let most = 1 + (dice.roll() * 49.0) as usize;
+        match from.read(&mut piece[..most]).await {
+            Ok(length) if length > 0 => {
+                if to.write_all(&piece[..length]).await.is_err() {
+                    return;
+                }
+                // What comes next is to be a piece of its own.
+                tokio::task::yield_now().await;
+            }
+            _ => return,
+        }
+    }
 }
