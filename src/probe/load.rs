@@ -258,7 +258,7 @@ impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..ROUNDS {
             let now = Instant::now();
-            let is_sending = now < self.end;
+            let is_sending = now < self.end || self.is_behind(now);
             if is_sending {
                 self.refill(now);
             } else if self.exchange.tracker.waiting() == 0 {
@@ -288,6 +288,7 @@ impl Driver {
             if let Some(schedule) = self.schedule.as_mut()
                 && is_sending
                 && self.exchange.can_send()
+                && self.exchange.tracker.kept() < KEPT
                 && schedule.pace.poll_until(cx, schedule.next.min(self.end)).is_ready()
             {
                 continue;
@@ -310,8 +311,14 @@ impl Driver {
             && self.exchange.tracker.kept() < KEPT
             && match &self.schedule {
                 None => self.exchange.tracker.waiting() < self.in_flight,
-                Some(schedule) => schedule.next <= now,
+                Some(schedule) => schedule.next <= now && schedule.next < self.end,
             }
+    }
+
+    /// Whether the end has come, but not everything that was due before it has been sent, and can
+    /// be: it is late then, and timed as such. What the other side has no room for is left.
+    fn is_behind(&self, now: Instant) -> bool {
+        self.schedule.is_some() && now < later(self.end, self.timeout) && self.has_room(now)
     }
 
     /// Sends what may be sent.
@@ -330,7 +337,7 @@ impl Driver {
                 let mut count = 0;
                 let due = std::iter::from_fn(|| {
                     let at = schedule.next;
-                    if at > now || count == most {
+                    if at > now || at >= self.end || count == most {
                         return None;
                     }
                     schedule.next += schedule.step;
