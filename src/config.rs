@@ -112,10 +112,25 @@ pub struct Config {
     /// TCP connection whose peer does not read makes the server hold. TLS holds up to 64 KiB more
     /// of records. At least 1.
     pub buffer_size: usize,
+    /// Who may open a WebSocket, and speak what on it.
+    pub websocket: WebSocketPolicy,
     /// How many connections there may be.
     pub limits: Limits,
     /// How long anything may take.
     pub timeouts: Timeouts,
+}
+
+/// Who may open a WebSocket, and speak what on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WebSocketPolicy {
+    /// The subprotocols that may be selected: of those that a client offers, the first that is
+    /// here. Empty: the first, whatever it is.
+    pub subprotocols: Vec<String>,
+    /// The origins (RFC 6454 section 6.1, as in `https://example.com`) whose pages may connect; a
+    /// page of any other gets 403. Clients that send no Origin are no browsers, and may. Empty:
+    /// all.
+    pub origins: Vec<String>,
 }
 
 /// How many connections a server has at a time, over all its front-ends. At a limit a new
@@ -141,6 +156,9 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// While bytes are owed and the peer takes none. 60 seconds.
     pub stall: Option<Duration>,
+    /// Between pings over WebSocket. A peer that has sent nothing at all from one to the next is
+    /// closed. `None`: no pings.
+    pub ping: Option<Duration>,
     /// From accept until the end, whatever happens. `None`.
     pub lifetime: Option<Duration>,
     /// For all connections together to take what they are owed once the server shuts down;
@@ -154,6 +172,7 @@ impl Default for Timeouts {
             handshake: Some(Duration::from_secs(10)),
             idle: Some(Duration::from_secs(10 * 60)),
             stall: Some(Duration::from_secs(60)),
+            ping: None,
             lifetime: None,
             drain: Duration::from_secs(10),
         }
@@ -170,6 +189,7 @@ impl Config {
             listeners: Vec::new(),
             identity: Identity::default(),
             buffer_size: DEFAULT_BUFFER_SIZE,
+            websocket: WebSocketPolicy::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -194,6 +214,13 @@ impl Config {
     #[must_use]
     pub fn buffer_size(mut self, bytes: usize) -> Self {
         self.buffer_size = bytes;
+        self
+    }
+
+    /// Changes [`Config::websocket`].
+    #[must_use]
+    pub fn websocket(mut self, change: impl FnOnce(&mut WebSocketPolicy)) -> Self {
+        change(&mut self.websocket);
         self
     }
 

@@ -7,9 +7,11 @@
 //! # The house
 //! | room | what it holds |
 //! | --- | --- |
-//! | [`echo`] | the shared core: what a transport that can echo must do, and the three that do |
+//! | [`echo`] | the shared core: what a transport that can echo must do, byte streams, WebSocket frames rewritten in place, datagrams |
 //! | `session` | one connection's life: accept, permit, handshake, echo, farewell, deadlines, drain, the closing log line |
 //! | `listeners` | the front-ends, one protocol a file |
+//! | `http` | what a request on a WebSocket port is answered with |
+//! | `page` | the page that a browser gets there |
 //! | `tls` | certificates and rustls' settings |
 //! | `bind` | addresses become sockets |
 //! | `server` | starts the front-ends, ends them together |
@@ -25,12 +27,16 @@ mod config;
 mod deadline;
 pub mod echo;
 mod error;
+mod http;
 mod listeners;
+mod page;
 pub mod probe;
 mod server;
 mod session;
 mod tls;
 
-pub use config::{Config, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol, Timeouts};
+pub use config::{
+    Config, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol, Timeouts, WebSocketPolicy,
+};
 pub use error::StartError;
 pub use server::{LocalAddr, Server, Summary};

@@ -81,7 +81,10 @@ async fn run(options: Options) -> Result<ExitCode, (u8, String)> {
             announced = announced => {
                 announced.expect("announcing does not panic").map_err(|error| (REFUSED, error))?;
             }
-            _ = signals.next() => return Ok(ExitCode::SUCCESS),
+            signal = signals.next() => {
+                info!(signal, "Asked to end before the ready file was read");
+                return Ok(ExitCode::SUCCESS);
+            }
         }
     }
     let (stop, stopped) = oneshot::channel::<()>();

@@ -11,7 +11,11 @@ use tracing::{info, warn};
 use crate::bind::{self, Socket};
 use crate::config::{Config, Identity, Limits, Protocol};
 use crate::error::StartError;
-use crate::listeners::{tcp::Tcp, tls::Tls, udp, ws::WebSocket};
+use crate::http::Answers;
+use crate::listeners::tcp::Tcp;
+use crate::listeners::tls::Tls;
+use crate::listeners::udp;
+use crate::listeners::ws::{Settings, WebSocket};
 use crate::session::{Door, Drain, Sessions, Stage, accept_loop};
 use crate::tls::{self, TlsSettings};
 
@@ -190,15 +194,23 @@ fn start(
         }
     };
     let plain = Tcp { buffer_size: config.buffer_size };
-    let secured = || {
+    let secured = |alpn: &[&[u8]]| {
         let tls = tls.expect("settings were made for every front-end over TLS");
-        Tls::new(Arc::clone(&tls.config), config.buffer_size, Arc::clone(&sessions.log))
+        Tls::new(tls.offering(alpn), config.buffer_size, Arc::clone(&sessions.log))
+    };
+    let settings = || Settings {
+        answers: Answers::new(&config.websocket),
+        buffer_size: config.buffer_size,
+        sessions: Arc::clone(sessions),
     };
     match local.protocol {
         Protocol::Tcp => accept(listener, plain, sessions),
-        Protocol::Tls => accept(listener, secured(), sessions),
-        Protocol::Ws => accept(listener, WebSocket::new(Protocol::Ws, plain), sessions),
-        Protocol::Wss => accept(listener, WebSocket::new(Protocol::Wss, secured()), sessions),
+        Protocol::Tls => accept(listener, secured(&[]), sessions),
+        Protocol::Ws => accept(listener, WebSocket::new(Protocol::Ws, plain, settings()), sessions),
+        Protocol::Wss => {
+            let door = WebSocket::new(Protocol::Wss, secured(&[b"h2", b"http/1.1"]), settings());
+            accept(listener, door, sessions);
+        }
         Protocol::Udp => unreachable!("UDP has no listener to accept from"),
     }
 }

@@ -154,7 +154,7 @@ proptest! {
         let mut echo = StreamEcho::new(&mut transport, batch);
         let end = loop {
             match drive(|cx| echo.poll_step(cx)).expect("the transport does not fail") {
-                Step::Moved => {}
+                Step::Moved | Step::Toiled => {}
                 Step::Ended(end) => break end,
             }
         };
@@ -173,7 +173,7 @@ proptest! {
         let mut echo = StreamEcho::new(&mut transport, batch);
         let outcome = loop {
             match drive(|cx| echo.poll_step(cx)) {
-                Ok(Step::Moved) => {}
+                Ok(Step::Moved | Step::Toiled) => {}
                 Ok(Step::Ended(_)) => break drive(|cx| echo.poll_close(cx, Goodbye::Answer)),
                 Err(error) => break Err(error),
             }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use common::client::websocket;
 use common::{TestServer, cert, tools};
-use echo_server::Protocol;
+use echo_server::{Config, Protocol};
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -133,25 +133,143 @@ async fn the_first_subprotocol_offered_is_selected() {
 }
 
 #[tokio::test]
-async fn a_request_for_anything_else_is_answered() {
+async fn of_the_subprotocols_offered_one_that_may_be_spoken_is_selected() {
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .websocket(|websocket| websocket.subprotocols = vec!["b".into(), "c".into()]);
+    let server = TestServer::with(config).await;
+    for (offer, selected) in [("a, c ,b", Some("c")), ("a", None)] {
+        let offer = format!("Sec-WebSocket-Protocol: {offer}\r\n\r\n");
+        let request = UPGRADE.strip_suffix("\r\n").unwrap().to_owned() + &offer;
+        let answer = exchange(&server, request.as_bytes()).await.to_lowercase();
+        assert!(answer.starts_with("http/1.1 101 "), "{answer}");
+        let field = selected.map(|name| format!("sec-websocket-protocol: {name}\r\n"));
+        assert_eq!(field.is_some(), answer.contains("sec-websocket-protocol"), "{answer}");
+        assert!(field.is_none_or(|field| answer.contains(&field)), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_turned_away() {
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .websocket(|websocket| websocket.origins = vec!["https://example.com".into()]);
+    let server = TestServer::with(config).await;
+    let cases = [
+        ("", "101"),
+        ("Origin: https://example.com\r\n", "101"),
+        ("Origin: HTTPS://Example.com\r\n", "101"),
+        ("Origin: http://example.com\r\n", "403"),
+        ("Origin: https://example.com.evil.example\r\n", "403"),
+        ("Origin: null\r\n", "403"),
+    ];
+    for (origin, status) in cases {
+        let request = UPGRADE.strip_suffix("\r\n").unwrap().to_owned() + origin + "\r\n";
+        let answer = exchange(&server, request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{origin}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn every_request_is_answered() {
     let server = TestServer::start(Protocol::Ws).await;
-    let no_key = UPGRADE.replace("Sec-WebSocket-Key", "X-Key");
-    let old = UPGRADE.replace("Version: 13", "Version: 8");
+    let upgrade = |from: &str, to: &str| {
+        assert!(UPGRADE.contains(from));
+        UPGRADE.replace(from, to)
+    };
     let many_fields = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(101));
     let long_head = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "b".repeat(20_000));
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let cases = [
-        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "426 ", "upgrade: websocket"),
-        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody", "405 ", "allow: get"),
-        (no_key.as_str(), "400 ", "sec-websocket-key"),
-        (old.as_str(), "426 ", "sec-websocket-version: 13"),
-        (many_fields.as_str(), "431 ", ""),
-        (long_head.as_str(), "431 ", ""),
-        ("\x16\x03\x01 not HTTP at all\r\n\r\n", "400 ", ""),
+        (get("/"), "200 ", "content-type: text/html"),
+        (get("/?x=y"), "200 ", "content-security-policy: default-src 'none'; script-src 'sha256-"),
+        ("GET / HTTP/1.0\r\n\r\n".into(), "200 ", "text/html"),
+        (get("/elsewhere"), "426 ", "upgrade: websocket"),
+        ("GET / HTTP/1.1\r\n\r\n".into(), "400 ", "host"),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody".into(),
+            "405 ",
+            "allow: get, head",
+        ),
+        ("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n".into(), "405 ", "allow"),
+        (upgrade("GET", "PUT"), "405 ", "allow"),
+        (upgrade("Connection: Upgrade", "Connection: close"), "400 ", "connection"),
+        (upgrade("Sec-WebSocket-Key", "X-Key"), "400 ", "sec-websocket-key"),
+        (upgrade("dGhlIHNhbXBsZSBub25jZQ==", "short"), "400 ", "sec-websocket-key"),
+        (upgrade(key, &key.repeat(2)), "400 ", "sec-websocket-key"),
+        (upgrade("Host", "Content-Length: 3\r\nHost"), "400 ", "no body"),
+        (upgrade("Version: 13", "Version: 8"), "426 ", "sec-websocket-version: 13"),
+        (upgrade("Sec-WebSocket-Version: 13\r\n", ""), "426 ", "sec-websocket-version: 13"),
+        (upgrade("HTTP/1.1", "HTTP/1.0"), "505 ", ""),
+        (upgrade("Host", "Sec-WebSocket-Protocol: a b\r\nHost"), "400 ", "token"),
+        // Lists, in one field or several, in any case.
+        (
+            upgrade("Connection: Upgrade", "Connection: keep-alive\r\nConnection: a, UPGRADE"),
+            "101 ",
+            "",
+        ),
+        (upgrade("Upgrade: websocket", "Upgrade: h2c, WebSocket"), "101 ", "upgrade: websocket"),
+        (upgrade("GET / ", "GET /any/path?at=all "), "101 ", ""),
+        (many_fields, "431 ", ""),
+        (long_head, "431 ", ""),
+        ("\x16\x03\x01 not HTTP at all\r\n\r\n".into(), "400 ", ""),
+        ("PRI * HTTP/2.0\r\n\r\nno".into(), "400 ", ""),
     ];
     for (request, status, field) in cases {
         let answer = exchange(&server, request.as_bytes()).await.to_lowercase();
-        assert!(answer.starts_with(&format!("http/1.1 {status}")), "{request:?}: {answer}");
+        assert!(
+            answer.starts_with(&format!("http/1.1 {status}"))
+                || answer.starts_with(&format!("http/1.0 {status}")),
+            "{request:?}: {answer}"
+        );
         assert!(answer.contains(field), "{request:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn head_has_the_fields_of_get_and_no_body() {
+    let server = TestServer::start(Protocol::Ws).await;
+    let request = |method: &str| format!("{method} / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let get = exchange(&server, request("GET").as_bytes()).await;
+    let head = exchange(&server, request("HEAD").as_bytes()).await;
+    let (fields, page) = get.split_once("\r\n\r\n").unwrap();
+    assert!(page.contains("<title>"));
+    let no_date = |text: &str| {
+        text.lines().filter(|line| !line.starts_with("date:")).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(no_date(&head).trim_end(), no_date(fields));
+    assert!(head.contains(&format!("content-length: {}", page.len())), "{head}");
+}
+
+#[tokio::test]
+async fn compression_is_accepted_if_it_is_offered() {
+    let server = TestServer::start(Protocol::Ws).await;
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+    let mut request = (UPGRADE.strip_suffix("\r\n").unwrap().to_owned() + offer).into_bytes();
+    // "Hello", compressed, as in RFC 7692 section 7.2.3.1, under a mask of zeros.
+    let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    request.extend([&[0xC1, 0x87, 0, 0, 0, 0][..], &hello].concat());
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    client.write_all(&request).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(&[&[0xC1, 0x07][..], &hello].concat()) {
+        assert_ne!(client.read_buf(&mut answer).await.unwrap(), 0, "{answer:?}");
+    }
+    let head = String::from_utf8_lossy(&answer).to_lowercase();
+    let accepted = "sec-websocket-extensions: permessage-deflate; client_no_context_takeover\r\n";
+    assert!(head.contains(accepted), "{head}");
+}
+
+#[tokio::test]
+async fn a_message_larger_than_any_buffer_comes_back_as_one_frame() {
+    let server = TestServer::start(Protocol::Ws).await;
+    let (mut sending, mut receiving) = connect(&server).await.split();
+    for message in [Message::binary(vec![7; 20 << 20]), Message::text("x".repeat(20 << 20))] {
+        let expected = message.clone();
+        let sent = async { sending.send(message).await.unwrap() };
+        let (received, ()) = tokio::join!(receiving.next(), sent);
+        assert!(received.unwrap().unwrap() == expected);
     }
 }
 

@@ -110,6 +110,21 @@ struct Cli {
     #[arg(requires = "cert")]
     key: Option<PathBuf>,
 
+    /// Subprotocols that may be selected [the first that the client offers]
+    #[arg(long, value_name = "NAME", env = "ECHO_WS_SUBPROTOCOL", hide_env = true)]
+    #[arg(help_heading = "WebSocket", value_delimiter = ',', num_args = 1.., value_parser = parse_token)]
+    ws_subprotocol: Vec<String>,
+
+    /// Origins whose pages may connect, as in https://example.com [all]
+    #[arg(long, value_name = "ORIGIN", env = "ECHO_WS_ORIGIN", hide_env = true)]
+    #[arg(help_heading = "WebSocket", value_delimiter = ',', num_args = 1.., value_parser = parse_origin)]
+    ws_origin: Vec<String>,
+
+    /// Ping at this interval, and close a peer that has sent nothing in between
+    #[arg(long, value_name = "TIME", env = "ECHO_WS_PING_INTERVAL", hide_env = true)]
+    #[arg(help_heading = "WebSocket", default_value = "0", value_parser = humantime::parse_duration)]
+    ws_ping_interval: Duration,
+
     /// Connections at a time, over all listeners [90% of the descriptor limit]
     #[arg(long, value_name = "N", env = "ECHO_MAX_CONNECTIONS", hide_env = true)]
     #[arg(help_heading = "Limits")]
@@ -194,7 +209,12 @@ impl From<Cli> for Options {
                 limits.max_connections = cli.max_connections;
                 limits.max_connections_per_ip = cli.max_connections_per_ip;
             })
+            .websocket(|websocket| {
+                websocket.subprotocols = cli.ws_subprotocol;
+                websocket.origins = cli.ws_origin;
+            })
             .timeouts(|timeouts| {
+                timeouts.ping = unless_zero(cli.ws_ping_interval);
                 timeouts.handshake = unless_zero(cli.handshake_timeout);
                 timeouts.idle = unless_zero(cli.idle_timeout);
                 timeouts.stall = unless_zero(cli.stall_timeout);
@@ -289,6 +309,25 @@ impl FromStr for Where {
             true => Err(format!("the name '{name}' has no address")),
         }
     }
+}
+
+/// The name of a subprotocol (RFC 6455 section 4.1, RFC 9110 section 5.6.2).
+fn parse_token(text: &str) -> Result<String, String> {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.is_empty() || !text.bytes().all(is_tchar) {
+        return Err("a subprotocol's name is letters, digits and !#$%&'*+-.^_`|~".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// An origin as browsers send it (RFC 6454 section 6.1).
+fn parse_origin(text: &str) -> Result<String, String> {
+    let host = text.split_once("://").map(|(_, host)| host);
+    let is_host = |host: &str| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']);
+    if text == "null" || host.is_some_and(is_host) {
+        return Ok(text.to_owned());
+    }
+    Err("an origin is SCHEME://HOST or SCHEME://HOST:PORT, without a path".to_owned())
 }
 
 fn parse_buffer_size(text: &str) -> Result<usize, String> {

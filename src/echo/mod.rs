@@ -9,7 +9,8 @@
 //! transport state them once, in its own terms, while the driver stays the same.
 
 mod datagrams;
-mod messages;
+mod frames;
+mod framing;
 mod scratch;
 mod stream;
 
@@ -18,13 +19,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub use datagrams::{DatagramEcho, MAX_DATAGRAM};
-pub use messages::MessageEcho;
+pub use frames::Frames;
+pub use framing::{Bytes, Framing, Passed};
 pub use stream::{Raw, StreamEcho};
 
 /// A transport that sends back what it receives.
 pub trait Echo: Unpin {
     /// How long a peer that has been sent everything, farewell included, has to close too.
     const LINGER: Duration;
+
+    /// Whether [`heartbeat`](Echo::heartbeat) does anything.
+    const PINGS: bool = false;
 
     /// Moves at most one bounded batch: what is owed to the peer first, then new input.
     ///
@@ -47,6 +52,12 @@ pub trait Echo: Unpin {
     /// The connection broke before the farewell was complete.
     fn poll_close(&mut self, cx: &mut Context<'_>, why: Goodbye) -> Poll<Result<(), EchoError>>;
 
+    /// Asks the peer, in the next step, whether it is there. To be called at intervals; `false`:
+    /// it was asked before, and nothing has come from it since.
+    fn heartbeat(&mut self) -> bool {
+        true
+    }
+
     /// What has gone through so far.
     fn traffic(&self) -> Traffic;
 
@@ -64,6 +75,8 @@ pub trait Echo: Unpin {
 pub enum Step {
     /// Something moved; there may be more.
     Moved,
+    /// The same, and it took much computing: others should have a turn now.
+    Toiled,
     /// The peer sent its last byte, and everything owed has been delivered.
     Ended(PeerEnd),
 }

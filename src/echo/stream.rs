@@ -1,4 +1,5 @@
-//! Bytes in, the same bytes out: the echo of every byte stream, TCP and TLS alike.
+//! Bytes in, the same bytes out: the echo of every byte stream, over TCP, TLS or HTTP/2 alike.
+//! WebSocket is one of them, with a framing that turns a client's frames into a server's.
 
 use std::io;
 use std::pin::Pin;
@@ -7,35 +8,56 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::framing::{Bytes, Framing, Passed};
 use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch};
 
 /// Echoes a byte stream through the thread's scratch buffer.
 ///
-/// Input is read into the buffer until the stream has no more or the buffer is full, and written
-/// straight out of it in the same poll. Only what the peer does not take is copied, into a tail
-/// that the connection owns until it is delivered; until then nothing more is read.
+/// Input is read into the buffer until the stream has no more or the buffer is full, turned into
+/// output there by the framing, and written straight out of it in the same poll. Only what the peer
+/// does not take is copied, into a tail that the connection owns until it is delivered; until then
+/// nothing more is read.
 #[derive(Debug)]
-pub struct StreamEcho<S> {
+pub struct StreamEcho<S, F = Bytes> {
     io: S,
+    framing: F,
     raw: Raw<S>,
     batch: usize,
     owed: Tail,
     /// Written, but perhaps not yet on the wire: a TLS stream keeps records until it is flushed.
     unflushed: bool,
+    heartbeat: Heartbeat,
     end: Option<Result<PeerEnd, EchoError>>,
     farewell: Farewell,
-    traffic: Traffic,
+    moved: Moved,
 }
 
 /// The connection below a protocol.
 pub type Raw<S> = fn(&mut S) -> &mut (dyn AsyncRead + Unpin + Send);
 
+/// Whether the peer was asked if it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heartbeat {
+    /// It has sent something since.
+    Heard,
+    /// To be asked at the next boundary.
+    Due,
+    Asked,
+}
+
 /// How far [`StreamEcho::poll_close`] has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Farewell {
     Unsent,
-    /// What is owed goes first.
-    Sending,
+    /// The input goes on, until the output is where a farewell can stand.
+    Finishing,
+    /// What is owed goes first, the protocol's farewell last.
+    Flushing {
+        await_answer: bool,
+    },
+    /// The peer's own farewell comes before the end of the stream.
+    Awaiting,
+    Ending,
     /// Our side is closed; input is read and dropped until the peer closes its own.
     Lingering,
     Done,
@@ -58,70 +80,159 @@ impl<S> StreamEcho<S> {
     /// # Panics
     /// If `batch` is 0.
     pub fn over(io: S, raw: Raw<S>, batch: usize) -> Self {
+        StreamEcho::framed(io, raw, batch, Bytes::default())
+    }
+}
+
+impl<S, F: Framing> StreamEcho<S, F> {
+    /// The same, for a protocol that `framing` knows how to echo.
+    ///
+    /// # Panics
+    /// If `batch` is 0.
+    pub fn framed(io: S, raw: Raw<S>, batch: usize, framing: F) -> Self {
         assert!(batch > 0, "a batch of no bytes moves none");
         StreamEcho {
             io,
+            framing,
             raw,
             batch,
             owed: Tail::default(),
             unflushed: false,
+            heartbeat: Heartbeat::Heard,
             end: None,
             farewell: Farewell::Unsent,
-            traffic: Traffic::default(),
+            moved: Moved::default(),
         }
+    }
+
+    /// The same, when `input` was read already.
+    #[must_use]
+    pub fn behind(mut self, input: &[u8]) -> Self {
+        self.moved.inward += input.len() as u64;
+        for piece in input.chunks(self.batch) {
+            if self.end.is_some() {
+                break;
+            }
+            let mut buffer = vec![0; F::HEADROOM + piece.len()];
+            buffer[F::HEADROOM..].copy_from_slice(piece);
+            let Passed { mut kept, output, end, .. } = self.framing.pass(&mut buffer);
+            kept.extend_from_slice(&buffer[output]);
+            self.owed.append(kept);
+            self.end = end;
+        }
+        self
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Echo for StreamEcho<S> {
-    const LINGER: Duration = Duration::from_secs(2);
+impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
+    const LINGER: Duration = F::LINGER;
+    const PINGS: bool = F::PINGS;
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
         ready!(self.poll_settle(cx)).map_err(EchoError::Write)?;
         if let Some(end) = self.end.take() {
             return Poll::Ready(end.map(Step::Ended));
         }
-        scratch::with(self.batch, |buffer| {
-            let filled = ready!(self.poll_fill(cx, buffer));
-            self.write_through(cx, &buffer[..filled]).map_err(EchoError::Write)?;
-            Poll::Ready(Ok(Step::Moved))
+        scratch::with(F::HEADROOM + self.batch, |buffer| {
+            let filled = ready!(self.poll_fill(cx, &mut buffer[F::HEADROOM..]));
+            if filled == 0 {
+                return Poll::Ready(Ok(Step::Moved));
+            }
+            let buffer = &mut buffer[..F::HEADROOM + filled];
+            let Passed { mut kept, output, end, toiled } = self.framing.pass(buffer);
+            // What the framing has found comes before what the stream has.
+            self.end = end.or_else(|| self.end.take());
+            if kept.is_empty() {
+                self.write_through(cx, &buffer[output]).map_err(EchoError::Write)?;
+            } else {
+                kept.extend_from_slice(&buffer[output]);
+                self.owed.append(kept);
+                // If it can't be delivered now, the next step sees to it.
+                if let Poll::Ready(settled) = self.poll_settle(cx) {
+                    settled.map_err(EchoError::Write)?;
+                }
+            }
+            Poll::Ready(Ok(if toiled { Step::Toiled } else { Step::Moved }))
         })
     }
 
-    fn poll_close(&mut self, cx: &mut Context<'_>, _why: Goodbye) -> Poll<Result<(), EchoError>> {
-        if self.farewell == Farewell::Unsent {
-            self.farewell = Farewell::Sending;
+    fn poll_close(&mut self, cx: &mut Context<'_>, why: Goodbye) -> Poll<Result<(), EchoError>> {
+        loop {
+            match self.farewell {
+                Farewell::Unsent => {
+                    self.farewell = match why {
+                        Goodbye::GoingAway => Farewell::Finishing,
+                        Goodbye::Answer => self.say_goodbye(Goodbye::Answer),
+                    };
+                }
+                Farewell::Finishing if self.framing.is_at_boundary() => {
+                    self.farewell = self.say_goodbye(Goodbye::GoingAway);
+                }
+                Farewell::Finishing => match ready!(self.poll_step(cx)) {
+                    Ok(Step::Moved | Step::Toiled) => {}
+                    Ok(Step::Ended(_)) => self.farewell = self.say_goodbye(Goodbye::Answer),
+                    Err(error) if error.leaves_a_goodbye() => {
+                        self.farewell = self.say_goodbye(Goodbye::Answer);
+                    }
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
+                Farewell::Flushing { await_answer } => {
+                    ready!(self.poll_settle(cx)).map_err(EchoError::Write)?;
+                    self.farewell =
+                        if await_answer { Farewell::Awaiting } else { Farewell::Ending };
+                }
+                // The driver has waited long enough.
+                Farewell::Awaiting if why == Goodbye::Answer => self.farewell = Farewell::Ending,
+                Farewell::Awaiting => ready!(self.poll_await(cx)),
+                Farewell::Ending => {
+                    ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(EchoError::Write)?;
+                    self.farewell = Farewell::Lingering;
+                }
+                Farewell::Lingering => ready!(self.poll_discard(cx)),
+                Farewell::Done => return Poll::Ready(Ok(())),
+            }
         }
-        if self.farewell == Farewell::Sending {
-            ready!(self.poll_settle(cx)).map_err(EchoError::Write)?;
-            ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(EchoError::Write)?;
-            self.farewell = Farewell::Lingering;
+    }
+
+    fn heartbeat(&mut self) -> bool {
+        match self.heartbeat {
+            Heartbeat::Heard => self.heartbeat = Heartbeat::Due,
+            Heartbeat::Due => {}
+            Heartbeat::Asked => return false,
         }
-        while self.farewell == Farewell::Lingering {
-            ready!(self.poll_discard(cx));
-        }
-        Poll::Ready(Ok(()))
+        true
     }
 
     fn traffic(&self) -> Traffic {
-        self.traffic
+        self.framing.traffic(self.moved)
     }
 
     fn owes(&self) -> bool {
-        !self.owed.is_empty() || self.unflushed || self.farewell == Farewell::Sending
+        let is_leaving = matches!(
+            self.farewell,
+            Farewell::Finishing | Farewell::Flushing { .. } | Farewell::Ending
+        );
+        !self.owed.is_empty() || self.unflushed || is_leaving
     }
 
     fn moved(&self) -> Moved {
-        Moved { inward: self.traffic.received, outward: self.traffic.sent }
+        self.moved
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> StreamEcho<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
     /// Delivers what an earlier step could not.
     fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.owed.is_empty() {
             let sent = ready!(poll_write(&mut self.io, cx, self.owed.as_slice()))?;
             self.owed.advance(sent);
-            self.traffic.sent += sent as u64;
+            self.moved.outward += sent as u64;
+            self.unflushed = true;
+        }
+        if F::PINGS && self.heartbeat == Heartbeat::Due && self.framing.is_at_boundary() {
+            self.heartbeat = Heartbeat::Asked;
+            self.owed.append(self.framing.ping().into_iter().flatten().collect());
+            return self.poll_settle(cx);
         }
         if self.unflushed {
             ready!(Pin::new(&mut self.io).poll_flush(cx))?;
@@ -143,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamEcho<S> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if into.filled().len() > before => {}
                 Poll::Ready(Ok(())) => {
-                    self.end = Some(Ok(PeerEnd::EndOfStream));
+                    self.end = Some(Ok(self.framing.end_of_input()));
                     break;
                 }
                 // rustls' word for a FIN without close_notify.
@@ -161,10 +272,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamEcho<S> {
         if filled == 0 && self.end.is_none() {
             return Poll::Pending;
         }
-        if filled > 0 {
-            self.traffic.received += filled as u64;
-            self.traffic.messages += 1;
-        }
+        self.moved.inward += filled as u64;
+        self.heartbeat = Heartbeat::Heard;
         Poll::Ready(filled)
     }
 
@@ -179,10 +288,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamEcho<S> {
                 Poll::Ready(sent) => {
                     let sent = sent?;
                     bytes = &bytes[sent..];
-                    self.traffic.sent += sent as u64;
+                    self.moved.outward += sent as u64;
                 }
                 Poll::Pending => {
-                    self.owed.hold(bytes);
+                    self.owed.append(bytes.to_vec());
                     return Ok(());
                 }
             }
@@ -194,8 +303,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamEcho<S> {
         Ok(())
     }
 
-    /// Reads one batch below the protocol, which may have failed, and drops it. The peer's end, or an error, ends the linger: after the
-    /// farewell neither has anything left to lose.
+    /// Puts the protocol's farewell behind what is owed.
+    fn say_goodbye(&mut self, why: Goodbye) -> Farewell {
+        let farewell = self.framing.farewell(why);
+        let await_answer = farewell.is_some() && why == Goodbye::GoingAway;
+        self.owed.append(farewell.into_iter().flatten().collect());
+        Farewell::Flushing { await_answer }
+    }
+
+    /// Reads one batch and drops it, unless the peer's farewell is in it.
+    fn poll_await(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        scratch::with(F::HEADROOM + self.batch, |buffer| {
+            let filled = ready!(self.poll_fill(cx, &mut buffer[F::HEADROOM..]));
+            let passed = self.framing.pass(&mut buffer[..F::HEADROOM + filled]);
+            if passed.end.is_some() || self.end.is_some() {
+                self.farewell = Farewell::Ending;
+            }
+            Poll::Ready(())
+        })
+    }
+
+    /// Reads one batch below the protocol, which may have failed, and drops it. The peer's end, or
+    /// an error, ends the linger: after the farewell neither has anything left to lose.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         scratch::with(self.batch, |buffer| {
             let mut into = ReadBuf::new(buffer);
@@ -227,10 +356,12 @@ struct Tail {
 }
 
 impl Tail {
-    fn hold(&mut self, bytes: &[u8]) {
-        debug_assert!(self.is_empty(), "nothing is read while something is owed");
-        self.bytes = bytes.to_vec();
-        self.sent = 0;
+    fn append(&mut self, bytes: Vec<u8>) {
+        if self.is_empty() {
+            self.bytes = bytes;
+        } else {
+            self.bytes.extend(bytes);
+        }
     }
 
     fn as_slice(&self) -> &[u8] {

@@ -1,6 +1,8 @@
 //! The front-ends, one protocol a file. None imports another: WebSocket over TLS is the WebSocket
 //! door on the transport of the TLS door, and it is the server that puts the two together.
 
+mod http2;
+mod replay;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod udp;

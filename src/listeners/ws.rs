@@ -1,45 +1,65 @@
-//! WebSocket: the HTTP request that opens it (RFC 6455 section 4.2), over TCP or over TLS.
+//! WebSocket: the HTTP request that opens it, over TCP or over TLS. Over HTTP/1.1 the connection
+//! itself becomes the WebSocket (RFC 6455 section 4.2); over HTTP/2 each stream can (`http2.rs`).
 
 use std::convert::Infallible;
 use std::future::{poll_fn, ready};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt;
+use hyper::Request;
 use hyper::body::Incoming;
-use hyper::http::{HeaderValue, StatusCode, header};
+use hyper::http::{StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
-use tokio_tungstenite::tungstenite::handshake::server::create_response;
+use tracing::info;
 
+use super::http2::{Http2, Streams};
+use super::replay::Replay;
 use super::{Transport, hang_up};
 use crate::config::Protocol;
-use crate::echo::{MessageEcho, Raw};
-use crate::session::{Door, End, HandshakeError, Opening, Subject};
+use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Raw, Step, StreamEcho, Traffic};
+use crate::http::{Agreed, Answers};
+use crate::session::{Door, End, HandshakeError, Opening, Sessions, Subject};
 
 /// A request's head may be this long, and have this many fields; past it the answer is 431.
-const MAX_HEAD: usize = 16 * 1024;
+pub(super) const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 100;
 
+/// What an HTTP/2 client begins with (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A compressed byte may inflate to a thousand, so that a connection that compresses gets its input
+/// in smaller pieces.
+const COMPRESSED_BATCH: usize = 16 * 1024;
+
 /// The door for WebSocket on the transport `T`.
-#[derive(Debug)]
 pub(crate) struct WebSocket<T> {
     protocol: Protocol,
     transport: T,
+    settings: Settings,
+}
+
+/// What every WebSocket of a server has in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) answers: Answers,
+    pub(crate) buffer_size: usize,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl<T> WebSocket<T> {
-    pub(crate) fn new(protocol: Protocol, transport: T) -> Self {
-        WebSocket { protocol, transport }
+    pub(crate) fn new(protocol: Protocol, transport: T, settings: Settings) -> Self {
+        WebSocket { protocol, transport, settings }
     }
 }
 
 impl<T: Transport> Door for WebSocket<T> {
-    type Echo = MessageEcho<T::Stream>;
+    type Echo = OverHttp<T::Stream>;
 
     fn protocol(&self) -> Protocol {
         self.protocol
@@ -47,20 +67,41 @@ impl<T: Transport> Door for WebSocket<T> {
 
     fn open(&self, tcp: TcpStream, subject: Subject) -> Opening<Self::Echo> {
         let carried = self.transport.carry(tcp, subject);
-        async move { upgrade(carried.await?, T::RAW).await }.boxed()
+        let settings = self.settings.clone();
+        async move {
+            let stream = carried.await?;
+            let failed = |error| End::Failed(EchoError::Read(error));
+            let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
+            if is_http2 {
+                let streams = Streams { settings, connection: subject };
+                return Ok(OverHttp::Connection(Box::new(Http2::new(stream, streams))));
+            }
+            upgrade(stream, T::RAW, subject, &settings).await.map(OverHttp::Socket)
+        }
+        .boxed()
     }
 }
 
-/// Reads one HTTP request and answers it. If it asked for a WebSocket, the stream becomes one,
+/// Reads one HTTP/1.1 request and answers it. If it asked for a WebSocket, the stream becomes one,
 /// with whatever the client has sent behind its request.
-async fn upgrade<S>(stream: S, raw: Raw<S>) -> Result<MessageEcho<S>, End>
+async fn upgrade<S>(
+    stream: Replay<S>,
+    raw: Raw<S>,
+    subject: Subject,
+    settings: &Settings,
+) -> Result<StreamEcho<S, Frames>, End>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let answered = Arc::new(OnceLock::new());
     let service = service_fn(|request: Request<Incoming>| {
-        let response = answer(request);
-        let _ = answered.set(response.status());
+        let (head, _body) = request.into_parts();
+        let uri = head.uri.clone();
+        let (response, agreed) = settings.answers.answer(head);
+        if let Some(agreed) = &agreed {
+            log_opened(subject, Version::HTTP_11, uri.path(), agreed, settings);
+        }
+        let _ = answered.set((response.status(), agreed));
         ready(Ok::<_, Infallible>(response))
     });
     let mut connection = http1::Builder::new()
@@ -69,66 +110,115 @@ where
         .serve_connection(TokioIo::new(stream), service);
     let served = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
     let parts = connection.into_parts();
-    let stream = parts.io.into_inner();
-    if answered.get() == Some(&StatusCode::SWITCHING_PROTOCOLS) && served.is_ok() {
-        return Ok(MessageEcho::new(stream, raw, parts.read_buf.into()).await);
+    let (stream, rest) = parts.io.into_inner().into_parts();
+    if let (Ok(()), Some((_, Some(agreed)))) = (&served, answered.get()) {
+        let mut input = Vec::from(parts.read_buf);
+        input.extend(rest);
+        return Ok(open(stream, raw, agreed, settings).behind(&input));
     }
     hang_up(stream, raw).await;
     Err(match (served, answered.get()) {
         (Err(error), _) => End::Handshake(HandshakeError::Http(error.to_string())),
-        (Ok(()), Some(status)) => End::Answered(status.as_u16()),
+        (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
         (Ok(()), None) => End::Handshake(HandshakeError::Http("none came".to_owned())),
     })
 }
 
-/// 101 for a WebSocket client; for anybody else, what would make it one.
-fn answer<B>(request: Request<B>) -> Response<String> {
-    let (head, _body) = request.into_parts();
-    let offered = first_subprotocol(&head.headers);
-    match create_response(&Request::from_parts(head, ())) {
-        Ok(response) => {
-            let mut response = response.map(|()| String::new());
-            if let Some(subprotocol) = offered {
-                response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
-            }
-            response
-        }
-        Err(error) => refusal(&error),
-    }
+/// The WebSocket on `stream`, whose handshake is done.
+pub(super) fn open<S>(
+    stream: S,
+    raw: Raw<S>,
+    agreed: &Agreed,
+    settings: &Settings,
+) -> StreamEcho<S, Frames> {
+    let compression = agreed.deflate.is_some();
+    let most = if compression { COMPRESSED_BATCH } else { usize::MAX };
+    let batch = settings.buffer_size.min(most);
+    StreamEcho::framed(stream, raw, batch, Frames::new(compression, settings.buffer_size))
 }
 
-/// An echo server speaks every subprotocol, so it takes the client's first choice.
-fn first_subprotocol(headers: &hyper::HeaderMap) -> Option<HeaderValue> {
-    let offers = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    let first = offers.split(',').next()?.trim();
-    if first.is_empty() { None } else { HeaderValue::from_str(first).ok() }
+/// Says what was agreed upon.
+pub(super) fn log_opened(
+    subject: Subject,
+    version: Version,
+    path: &str,
+    agreed: &Agreed,
+    settings: &Settings,
+) {
+    let Subject::Connection { protocol, conn, peer } = subject else { return };
+    if !settings.sessions.log.shows() {
+        return;
+    }
+    let text = |value: &Option<hyper::header::HeaderValue>| {
+        let value = value.as_ref().and_then(|value| value.to_str().ok());
+        value.unwrap_or("none").to_owned()
+    };
+    info!(
+        %protocol,
+        conn,
+        http = ?version,
+        path,
+        subprotocol = text(&agreed.subprotocol),
+        extensions = text(&agreed.deflate),
+        "WebSocket established with: {peer}"
+    );
 }
 
-fn refusal(error: &Error) -> Response<String> {
-    use ProtocolError::{
-        MissingConnectionUpgradeHeader, MissingSecWebSocketVersionHeader,
-        MissingUpgradeWebSocketHeader, WrongHttpMethod, WrongHttpVersion,
-    };
-    let (status, field) = match error {
-        Error::Protocol(WrongHttpMethod) => {
-            (StatusCode::METHOD_NOT_ALLOWED, Some((header::ALLOW, "GET")))
+/// What an HTTP connection has become.
+#[derive(Debug)]
+pub(crate) enum OverHttp<S> {
+    /// A WebSocket.
+    Socket(StreamEcho<S, Frames>),
+    /// HTTP/2, whose streams are WebSockets with sessions of their own.
+    Connection(Box<Http2<S>>),
+}
+
+impl<S> Echo for OverHttp<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    const LINGER: Duration = StreamEcho::<S, Frames>::LINGER;
+    const PINGS: bool = true;
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
+        match self {
+            OverHttp::Socket(socket) => socket.poll_step(cx),
+            OverHttp::Connection(connection) => connection.poll_step(cx),
         }
-        Error::Protocol(WrongHttpVersion) => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, None),
-        Error::Protocol(MissingConnectionUpgradeHeader | MissingUpgradeWebSocketHeader) => {
-            (StatusCode::UPGRADE_REQUIRED, Some((header::UPGRADE, "websocket")))
-        }
-        Error::Protocol(MissingSecWebSocketVersionHeader) => {
-            (StatusCode::UPGRADE_REQUIRED, Some((header::SEC_WEBSOCKET_VERSION, "13")))
-        }
-        _ => (StatusCode::BAD_REQUEST, None),
-    };
-    let mut response = Response::new(format!("This is a WebSocket echo server. {error}\n"));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    if let Some((name, value)) = field {
-        headers.insert(name, HeaderValue::from_static(value));
     }
-    response
+
+    fn poll_close(&mut self, cx: &mut Context<'_>, why: Goodbye) -> Poll<Result<(), EchoError>> {
+        match self {
+            OverHttp::Socket(socket) => socket.poll_close(cx, why),
+            OverHttp::Connection(connection) => connection.poll_close(cx, why),
+        }
+    }
+
+    fn heartbeat(&mut self) -> bool {
+        match self {
+            OverHttp::Socket(socket) => socket.heartbeat(),
+            OverHttp::Connection(connection) => connection.heartbeat(),
+        }
+    }
+
+    fn traffic(&self) -> Traffic {
+        match self {
+            OverHttp::Socket(socket) => socket.traffic(),
+            OverHttp::Connection(connection) => connection.traffic(),
+        }
+    }
+
+    fn owes(&self) -> bool {
+        match self {
+            OverHttp::Socket(socket) => socket.owes(),
+            OverHttp::Connection(connection) => connection.owes(),
+        }
+    }
+
+    fn moved(&self) -> Moved {
+        match self {
+            OverHttp::Socket(socket) => socket.moved(),
+            OverHttp::Connection(connection) => connection.moved(),
+        }
+    }
 }

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::admission::Permit;
 use super::{Door, Session, Sessions, Stage, Subject};
 use crate::config::Protocol;
 
@@ -58,28 +59,34 @@ pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, session
 
 /// Starts a session for a connection, or closes it if there are enough.
 fn welcome<D: Door>(tcp: TcpStream, peer: SocketAddr, door: &D, sessions: &Arc<Sessions>) {
-    let protocol = door.protocol();
-    let permit = match sessions.admission.admit(peer.ip()) {
-        Ok(permit) => permit,
-        Err(reason) => {
-            sessions.tally.refused.fetch_add(1, Ordering::Relaxed);
-            if let Some(connections) = sessions.refusals.count() {
-                warn!(%protocol, %peer, %reason, connections, "Refused connections");
-            }
-            return;
-        }
-    };
-    let conn = sessions.next_conn();
-    if sessions.log.shows() {
-        info!(%protocol, conn, "New connection from: {peer}");
-    }
+    let Some((subject, permit)) = sessions.admit(door.protocol(), peer) else { return };
     // Without it an echo waits in Nagle's algorithm for an acknowledgement that the peer delays.
     if let Err(error) = tcp.set_nodelay(true) {
         debug!(%peer, %error, "TCP_NODELAY could not be set");
     }
-    let subject = Subject::Connection { protocol, conn, peer };
     let opening = door.open(tcp, subject);
     tokio::spawn(Session::opening(sessions, subject, permit, opening));
+}
+
+impl Sessions {
+    /// Lets a connection in, or a stream that is as good as one, unless there are enough.
+    pub(crate) fn admit(&self, protocol: Protocol, peer: SocketAddr) -> Option<(Subject, Permit)> {
+        let permit = match self.admission.admit(peer.ip()) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                self.tally.refused.fetch_add(1, Ordering::Relaxed);
+                if let Some(connections) = self.refusals.count() {
+                    warn!(%protocol, %peer, %reason, connections, "Refused connections");
+                }
+                return None;
+            }
+        };
+        let conn = self.next_conn();
+        if self.log.shows() {
+            info!(%protocol, conn, "New connection from: {peer}");
+        }
+        Some((Subject::Connection { protocol, conn, peer }, permit))
+    }
 }
 
 /// Whether accept failed because of the one connection it was about. Linux hands a connection's

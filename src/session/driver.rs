@@ -44,6 +44,8 @@ pin_project_lite::pin_project! {
         moved: Instant,
         // When bytes last moved out, or began to be owed.
         taken: Instant,
+        // When the peer was last asked whether it is there.
+        asked: Instant,
         turns_while_draining: u8,
         subject: Subject,
         sessions: Arc<Sessions>,
@@ -90,6 +92,7 @@ enum Turn {
 enum Passed {
     Handshake,
     Idle,
+    Ping,
     Stall,
     Lifetime,
     /// The peer has been sent everything, farewell included, and does not close.
@@ -128,6 +131,7 @@ impl<E: Echo> Session<E> {
             began: now,
             moved: now,
             taken: now,
+            asked: now,
             turns_while_draining: 0,
             subject,
             sessions: Arc::clone(sessions),
@@ -164,6 +168,7 @@ impl<E: Echo> Future for Session<E> {
                     return Poll::Ready(());
                 }
                 Passed::Idle => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Idle),
+                Passed::Ping => self.as_mut().ask(),
                 Passed::Lifetime => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Lifetime),
             }
         }
@@ -182,6 +187,7 @@ impl<E: Echo> Session<E> {
                 Poll::Pending => return Poll::Pending,
             }
             *this.moved = Instant::now();
+            *this.asked = *this.moved;
         }
         if self.goodbye.is_none() {
             match self.as_mut().turn(cx) {
@@ -204,7 +210,10 @@ impl<E: Echo> Session<E> {
         };
         let farewell = ready!(echo.poll_close(cx, goodbye));
         if let Err(error) = farewell
-            && matches!(this.end, Some(End::GoingAway | End::Idle | End::Lifetime))
+            && matches!(
+                this.end,
+                Some(End::GoingAway | End::Idle | End::Lifetime | End::Unanswered)
+            )
         {
             // What was left to do broke, and that is the news.
             *this.end = Some(End::Failed(error));
@@ -234,6 +243,7 @@ impl<E: Echo> Session<E> {
         for _ in 0..STEPS_PER_TURN {
             match echo.poll_step(cx) {
                 Poll::Ready(Ok(Step::Moved)) => {}
+                Poll::Ready(Ok(Step::Toiled)) => break,
                 Poll::Ready(Ok(Step::Ended(peer))) => return Turn::Ended(Ok(peer)),
                 Poll::Ready(Err(error)) => return Turn::Ended(Err(error)),
                 // tokio lets a task that has done much wait for the others; it is woken at once.
@@ -251,6 +261,17 @@ impl<E: Echo> Session<E> {
         *this.turns_while_draining = this.turns_while_draining.saturating_add(1);
         let has_paused = matches!(turn, Turn::Waiting) && !this.phase.owes();
         has_paused || *this.turns_while_draining >= TURNS_WHILE_DRAINING
+    }
+
+    /// Asks the peer whether it is there, unless it has not answered the last time.
+    fn ask(mut self: Pin<&mut Self>) {
+        let this = self.as_mut().project();
+        *this.asked = Instant::now();
+        if let Phase::Open(echo) = this.phase
+            && !echo.heartbeat()
+        {
+            self.begin_goodbye(Goodbye::GoingAway, End::Unanswered);
+        }
     }
 
     /// The session is closing from now on, and this is why.
@@ -294,14 +315,19 @@ impl<E: Echo> Session<E> {
         let lifetime = after(self.began, timeouts.lifetime, Passed::Lifetime);
         let of_phase = match (&self.phase, self.goodbye) {
             (Phase::Opening(_), _) => {
-                [after(self.began, timeouts.handshake, Passed::Handshake), lifetime]
+                [after(self.began, timeouts.handshake, Passed::Handshake), lifetime, None]
             }
-            (Phase::Open(_), None) => [after(self.moved, timeouts.idle, Passed::Idle), lifetime],
+            (Phase::Open(_), None) => {
+                let ping = timeouts.ping.filter(|_| E::PINGS);
+                let ping = after(self.asked, ping, Passed::Ping);
+                [after(self.moved, timeouts.idle, Passed::Idle), lifetime, ping]
+            }
             (Phase::Open(_), Some(_)) => {
                 // What is over its lifetime gets a farewell, but no further patience.
                 let hard = timeouts.lifetime.map(|lifetime| lifetime.saturating_add(E::LINGER));
                 let linger = Some(E::LINGER).filter(|_| !owes);
-                [after(self.moved, linger, Passed::Linger), after(self.began, hard, Passed::Linger)]
+                let hard = after(self.began, hard, Passed::Linger);
+                [after(self.moved, linger, Passed::Linger), hard, None]
             }
         };
         of_phase.into_iter().chain([stall]).flatten().min_by_key(|(at, _)| *at)

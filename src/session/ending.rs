@@ -21,6 +21,8 @@ pub(crate) enum End {
     HandshakeTimeout,
     /// Nothing moved for too long.
     Idle,
+    /// It did not answer a ping.
+    Unanswered,
     /// The peer took nothing of what it was owed for too long.
     Stalled,
     /// It lasted as long as any connection may.
@@ -64,6 +66,7 @@ impl fmt::Display for End {
             End::Answered(status) => write!(f, "HTTP request answered with {status}"),
             End::HandshakeTimeout => f.write_str("handshake timeout"),
             End::Idle => f.write_str("idle timeout"),
+            End::Unanswered => f.write_str("ping timeout: the peer was asked and sent nothing"),
             End::Stalled => f.write_str("stall timeout: the peer took nothing of what it was owed"),
             End::Lifetime => f.write_str("maximum lifetime reached"),
             End::GoingAway => f.write_str("the server is shutting down"),

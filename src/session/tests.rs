@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{End, Session, Sessions, Stage, Subject};
 use crate::config::{Protocol, Timeouts};
-use crate::echo::{Echo, EchoError, Goodbye, MessageEcho, Moved, Step, StreamEcho, Traffic};
+use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -200,7 +200,7 @@ async fn what_is_stuck_in_a_drain_is_aborted() {
 async fn what_a_stalled_peer_sends_does_not_save_it() {
     let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));
     let (mut client, server) = duplex(PIPE);
-    let echo = MessageEcho::new(server, |io| io, Vec::new()).await;
+    let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
     let session = tokio::spawn(Session::open(&sessions, subject(), echo));
     // A binary frame that does not fit into the pipe on its way back.
     client.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0]).await.unwrap();
@@ -212,6 +212,64 @@ async fn what_a_stalled_peer_sends_does_not_save_it() {
     }
     assert!((60..=62).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     session.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_asked_at_intervals_and_closed_if_it_says_nothing() {
+    let sessions = sessions(|timeouts| {
+        timeouts.ping = Some(10 * SECOND);
+        timeouts.idle = Some(25 * SECOND);
+    });
+    let (mut client, server) = duplex(PIPE);
+    let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+    let session = tokio::spawn(Session::open(&sessions, subject(), echo));
+    let start = Instant::now();
+    for pings in 1..=5 {
+        let mut ping = [0; 13];
+        client.read_exact(&mut ping).await.unwrap();
+        assert_eq!((ping[0], ping[1], &ping[2..]), (0x89, 11, &b"echo-server"[..]));
+        assert_eq!(start.elapsed(), 10 * SECOND * pings);
+        // A pong, although a plain one: under a mask of zeros.
+        client.write_all(&[0x8A, 0x80, 0, 0, 0, 0]).await.unwrap();
+    }
+    // Not answered any more.
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest.len(), 13 + 4, "a ping, and a Close");
+    assert_eq!(rest[13..], [0x88, 2, 0x03, 0xE9]);
+    assert_eq!(start.elapsed(), 75 * SECOND, "5 seconds after that, for an answer to the Close");
+    drop(client);
+    session.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_the_end_of_a_frame_but_not_for_ever() {
+    for is_finished in [true, false] {
+        let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));
+        let (mut client, server) = duplex(PIPE);
+        let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+        let session = tokio::spawn(Session::open(&sessions, subject(), echo));
+        // Half of a binary frame.
+        client.write_all(&[0x82, 0x82, 0, 0, 0, 0, 7]).await.unwrap();
+        let mut echo = [0; 3];
+        client.read_exact(&mut echo).await.unwrap();
+        sessions.drain.advance(Stage::Draining);
+        tokio::time::sleep(10 * SECOND).await;
+        let start = Instant::now();
+        let mut rest = Vec::new();
+        if is_finished {
+            client.write_all(&[7]).await.unwrap();
+            let mut rest = [0; 5];
+            client.read_exact(&mut rest).await.unwrap();
+            assert_eq!(rest, [7, 0x88, 2, 0x03, 0xE9]);
+            client.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
+        }
+        client.read_to_end(&mut rest).await.unwrap();
+        drop(client);
+        session.await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), if is_finished { 0 } else { 50 });
+        assert_eq!(rest, []);
+    }
 }
 
 #[tokio::test(start_paused = true)]

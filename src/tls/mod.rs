@@ -22,6 +22,15 @@ pub(crate) struct TlsSettings {
     pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
+impl TlsSettings {
+    /// The settings, with these protocols for ALPN (RFC 7301), the preferred one first.
+    pub(crate) fn offering(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
 /// The cryptography, ready to use: it gathers its first randomness now, which takes tens of
 /// milliseconds, and not in somebody's handshake.
 pub(crate) fn provider() -> CryptoProvider {

@@ -108,9 +108,17 @@ impl Client {
 
 /// A WebSocket on `bytes`.
 pub async fn websocket<S: AsyncRead + AsyncWrite + Unpin>(bytes: S) -> WebSocketStream<S> {
+    websocket_at("ws://localhost/", bytes).await
+}
+
+/// A WebSocket on `bytes`, opened with `url`.
+pub async fn websocket_at<S: AsyncRead + AsyncWrite + Unpin>(
+    url: &str,
+    bytes: S,
+) -> WebSocketStream<S> {
     let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
     let (socket, response) =
-        client_async_with_config("ws://localhost/", bytes, Some(config)).await.expect("an upgrade");
+        client_async_with_config(url, bytes, Some(config)).await.expect("an upgrade");
     assert_eq!(response.status(), 101);
     socket
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod binary;
+pub mod browser;
 pub mod client;
 pub mod impair;
 pub mod tools;

@@ -44,6 +44,10 @@ pub fn have_python_websockets() -> bool {
     )
 }
 
+pub fn have_chromium() -> bool {
+    have(&["chromium", "--version"], "Chromium")
+}
+
 /// Runs a command with `input` and returns what it did. Its standard input ends with the input.
 pub fn run(command: &mut Command, input: &[u8]) -> Output {
     let mut child = command

@@ -1,0 +1,592 @@
+//! The rewriter against RFC 6455 case by case, against tungstenite at random, and both cut at every
+//! byte.
+
+use std::io::{self, Cursor, Read, Write};
+
+use flate2::{Compress, Compression, FlushCompress};
+use proptest::prelude::*;
+use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocket};
+
+use super::*;
+
+/// The buffer of most tests, without its headroom.
+const BATCH: usize = 64 * 1024;
+
+const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// A frame, masked if it has a key.
+fn frame(first: u8, payload: &[u8], key: Option<[u8; 4]>) -> Vec<u8> {
+    let mask_bit = if key.is_some() { 0x80 } else { 0 };
+    let mut bytes = vec![first];
+    match payload.len() {
+        length @ 0..126 => bytes.push(mask_bit | length as u8),
+        length @ 126..65_536 => {
+            bytes.push(mask_bit | 126);
+            bytes.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            bytes.push(mask_bit | 127);
+            bytes.extend((length as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(key.into_iter().flatten());
+    let key = key.unwrap_or_default();
+    bytes.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+/// A client's frame.
+fn sent(first: u8, payload: &[u8]) -> Vec<u8> {
+    frame(first, payload, Some([0x37, 0xFA, 0x21, 0x3D]))
+}
+
+/// A server's frame.
+fn echoed(first: u8, payload: &[u8]) -> Vec<u8> {
+    frame(first, payload, None)
+}
+
+fn close(code: u16, reason: &str) -> Vec<u8> {
+    [&code.to_be_bytes(), reason.as_bytes()].concat()
+}
+
+/// What came of some input.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    output: Vec<u8>,
+    /// How the echo ended, if it did: by the peer's Close, or with a code of ours.
+    end: Option<Result<PeerEnd, u16>>,
+}
+
+/// Feeds `input` in pieces, and says goodbye if that ends it.
+fn rewrite(frames: &mut Frames, pieces: impl Iterator<Item = impl AsRef<[u8]>>) -> Outcome {
+    let mut outcome = Outcome::default();
+    for piece in pieces {
+        let piece = piece.as_ref();
+        let mut buffer = vec![0xEE; Frames::HEADROOM + piece.len()];
+        buffer[Frames::HEADROOM..].copy_from_slice(piece);
+        let Passed { kept, output, end, .. } = frames.pass(&mut buffer);
+        outcome.output.extend(kept);
+        outcome.output.extend(&buffer[output]);
+        if let Some(end) = end {
+            outcome.end = Some(end.map_err(|error| match error {
+                EchoError::Protocol { code, .. } => code,
+                other => panic!("{other}"),
+            }));
+            outcome.output.extend(frames.farewell(Goodbye::Answer).into_iter().flatten());
+            break;
+        }
+    }
+    outcome
+}
+
+fn whole(input: &[u8], compression: bool) -> Outcome {
+    rewrite(&mut Frames::new(compression, BATCH), input.chunks(BATCH))
+}
+
+/// The same, one byte at a time.
+fn dripped(input: &[u8], compression: bool) -> Outcome {
+    rewrite(&mut Frames::new(compression, BATCH), input.chunks(1))
+}
+
+/// A case: the client's frames, what comes back, and how it ends.
+type Case = (&'static str, Vec<Vec<u8>>, Vec<Vec<u8>>, Option<Result<PeerEnd, u16>>);
+
+fn check(cases: Vec<Case>) {
+    for (name, input, output, end) in cases {
+        let expected = Outcome { output: output.concat(), end };
+        let input = input.concat();
+        assert_eq!(whole(&input, false), expected, "{name}");
+        assert_eq!(dripped(&input, false), expected, "{name}, byte by byte");
+        for cut in 0..input.len().min(300) {
+            let (first, second) = input.split_at(cut);
+            let outcome = rewrite(&mut Frames::new(false, BATCH), [first, second].iter());
+            assert_eq!(outcome, expected, "{name}, cut at {cut}");
+        }
+    }
+}
+
+/// A case in which everything comes back, frame by frame.
+fn all_back(name: &'static str, frames: &[(u8, Vec<u8>)]) -> Case {
+    let input = frames.iter().map(|(first, payload)| sent(*first, payload)).collect();
+    let output = frames.iter().filter(|(first, _)| *first != FIN | PONG).map(|(first, payload)| {
+        let first = if *first == FIN | PING { FIN | PONG } else { *first };
+        echoed(first, payload)
+    });
+    (name, input, output.collect(), None)
+}
+
+/// A case in which frames come back, until one is answered with a Close frame.
+fn failed(name: &'static str, good: &[(u8, Vec<u8>)], bad: Vec<u8>, code: u16) -> Case {
+    let (name, mut input, mut output, _) = all_back(name, good);
+    input.push(bad);
+    // Not looked at any more.
+    input.push(sent(FIN | TEXT, b"too late"));
+    output.push(echoed(FIN | CLOSE, &code.to_be_bytes()));
+    (name, input, output, Some(Err(code)))
+}
+
+#[test]
+fn frames_come_back_as_they_came() {
+    check(vec![
+        all_back("1.1.1 empty text", &[(FIN | TEXT, vec![])]),
+        all_back("1.2.1 empty binary", &[(FIN | BINARY, vec![])]),
+        all_back("1.1 text of 125", &[(FIN | TEXT, vec![b'*'; 125])]),
+        all_back("1.1 text of 126", &[(FIN | TEXT, vec![b'*'; 126])]),
+        all_back("1.2 binary of 127", &[(FIN | BINARY, vec![0xFE; 127])]),
+        all_back("1.1 text of 65,535", &[(FIN | TEXT, vec![b'*'; 65_535 - 4])]),
+        all_back("1.2 binary of 65,536", &[(FIN | BINARY, vec![0xFE; 65_536])]),
+        all_back("2.1 empty ping", &[(FIN | PING, vec![])]),
+        all_back("2.3 binary ping", &[(FIN | PING, vec![0, 0xFF, 0xFE])]),
+        all_back("2.4 ping of 125", &[(FIN | PING, vec![0xFE; 125])]),
+        all_back("2.7 unsolicited pong", &[(FIN | PONG, vec![])]),
+        all_back(
+            "2.9 pong, then ping",
+            &[(FIN | PONG, b"unsolicited".to_vec()), (FIN | PING, b"ping".to_vec())],
+        ),
+        all_back("2.10 ten pings", &vec![(FIN | PING, b"payload".to_vec()); 10]),
+        all_back(
+            "5.3 two fragments",
+            &[(TEXT, b"fragment1".to_vec()), (FIN, b"fragment2".to_vec())],
+        ),
+        all_back(
+            "5.6 a ping between fragments",
+            &[
+                (TEXT, b"fragment1".to_vec()),
+                (FIN | PING, b"ping".to_vec()),
+                (FIN, b"fragment2".to_vec()),
+            ],
+        ),
+        all_back(
+            "5.19 fragments and pings",
+            &[
+                (BINARY, b"1".to_vec()),
+                (CONTINUATION, b"2".to_vec()),
+                (FIN | PING, b"a".to_vec()),
+                (CONTINUATION, b"3".to_vec()),
+                (CONTINUATION, vec![]),
+                (FIN | PING, b"b".to_vec()),
+                (FIN | PONG, b"c".to_vec()),
+                (FIN, b"4".to_vec()),
+                (FIN | TEXT, b"next".to_vec()),
+            ],
+        ),
+        all_back("6.1 empty fragments", &[(TEXT, vec![]), (CONTINUATION, vec![]), (FIN, vec![])]),
+        all_back("6.2 UTF-8", &[(FIN | TEXT, "Hello-µ@ßöäüàá-UTF-8!!".into())]),
+        all_back(
+            "6.2.3 UTF-8 in fragments of a byte",
+            &"κόσμε"
+                .bytes()
+                .enumerate()
+                .map(|(i, byte)| {
+                    let last = "κόσμε".len() - 1;
+                    (
+                        if i == 0 {
+                            TEXT
+                        } else if i == last {
+                            FIN
+                        } else {
+                            CONTINUATION
+                        },
+                        vec![byte],
+                    )
+                })
+                .collect::<Vec<_>>(),
+        ),
+        all_back("6.7 U+0000", &[(FIN | TEXT, vec![0])]),
+        all_back("6.9 U+10FFFF", &[(FIN | TEXT, "\u{10FFFF}".into())]),
+        all_back("6.22 U+FFFE, a non-character", &[(FIN | TEXT, "\u{FFFE}".into())]),
+        all_back("binary is not looked at", &[(FIN | BINARY, vec![0xFF; 300])]),
+    ]);
+}
+
+#[test]
+fn what_breaks_the_protocol_is_told_so() {
+    let text = |payload: &[u8]| vec![(FIN | TEXT, payload.to_vec())];
+    let hello = || text(b"hello");
+    let mut cases = vec![
+        failed("2.5 ping of 126", &[], sent(FIN | PING, &[0xFE; 126]), 1002),
+        failed("5.1 fragmented ping", &[], sent(PING, b"fragment1"), 1002),
+        failed("5.2 fragmented pong", &[], sent(PONG, b"fragment1"), 1002),
+        failed("a fragmented close", &[], sent(CLOSE, &close(1000, "")), 1002),
+        failed("5.9 nothing to continue", &[], sent(FIN, b"x"), 1002),
+        failed("5.11 nothing to continue", &hello(), sent(CONTINUATION, b"x"), 1002),
+        failed(
+            "5.15 after a whole message",
+            &[(TEXT, b"1".to_vec()), (FIN, b"2".to_vec())],
+            sent(CONTINUATION, b"3"),
+            1002,
+        ),
+        failed("5.18 text inside text", &[(TEXT, b"1".to_vec())], sent(FIN | TEXT, b"2"), 1002),
+        failed("binary inside text", &[(TEXT, b"1".to_vec())], sent(BINARY, b"2"), 1002),
+        failed(
+            "6.3 invalid UTF-8",
+            &hello(),
+            sent(FIN | TEXT, b"\xce\xba\xed\xa0\x80edited"),
+            1007,
+        ),
+        failed("6.3.2 in a fragment", &[(TEXT, b"ok".to_vec())], sent(FIN, b"\xed\xa0\x80"), 1007),
+        failed("6.6 an incomplete end", &hello(), sent(FIN | TEXT, b"\xce"), 1007),
+        failed(
+            "6.6 incomplete at the last fragment",
+            &[(TEXT, b"\xce".to_vec())],
+            sent(FIN, b""),
+            1007,
+        ),
+        failed("6.14 a lone continuation byte", &[], sent(FIN | TEXT, b"\x80"), 1007),
+        failed("6.18 overlong", &[], sent(FIN | TEXT, b"\xc0\xaf"), 1007),
+        failed("6.21 a surrogate", &[], sent(FIN | TEXT, b"\xed\xa0\x80"), 1007),
+        failed("7.3.2 close with half a code", &hello(), sent(FIN | CLOSE, b"a"), 1002),
+        failed("7.3.6 close of 126", &[], sent(FIN | CLOSE, &close(1000, &"*".repeat(124))), 1002),
+        failed(
+            "7.5.1 close with invalid UTF-8",
+            &[],
+            sent(FIN | CLOSE, &[&1000_u16.to_be_bytes()[..], b"\xce\xba\xed\xa0\x80"].concat()),
+            1007,
+        ),
+        failed("not masked", &hello(), echoed(FIN | TEXT, b"hello"), 1002),
+        failed("16 bits of length for 125", &[], length_16(125), 1002),
+        failed("64 bits of length for 65,535", &[], length_64(65_535), 1002),
+        failed("a length of 64 bits", &[], length_64(1 << 63), 1002),
+    ];
+    for rsv in [0x10, 0x20, 0x30, 0x40, 0x50, 0x70] {
+        cases.push(failed("3 reserved bits", &hello(), sent(FIN | rsv | TEXT, b"x"), 1002));
+        cases.push(failed("3 reserved bits", &hello(), sent(FIN | rsv | PING, b"x"), 1002));
+    }
+    for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
+        cases.push(failed("4 a reserved opcode", &hello(), sent(FIN | opcode, b"x"), 1002));
+    }
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
+        let bad = sent(FIN | CLOSE, &close(code, ""));
+        cases.push(failed("7.9 a close code that may not be sent", &hello(), bad, 1002));
+    }
+    check(cases);
+}
+
+/// Headers whose length is not in its shortest form, or longer than allowed.
+fn length_16(length: u16) -> Vec<u8> {
+    [&[FIN | BINARY, 0x80 | 126][..], &length.to_be_bytes(), &[0; 4]].concat()
+}
+
+fn length_64(length: u64) -> Vec<u8> {
+    [&[FIN | BINARY, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat()
+}
+
+#[test]
+fn a_close_is_answered_in_kind_and_is_the_last() {
+    let mut cases: Vec<Case> = Vec::new();
+    let mut payloads = vec![(vec![], None)];
+    for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
+        payloads.push((close(code, "because grüße"), Some(code)));
+    }
+    payloads.push((close(1000, &"*".repeat(123)), Some(1000)));
+    for (payload, code) in payloads {
+        let behind = [sent(FIN | PING, b"x"), sent(FIN | TEXT, b"x"), sent(FIN | CLOSE, b"")];
+        let input = [&[sent(FIN | TEXT, b"hi"), sent(FIN | CLOSE, &payload)][..], &behind];
+        let output = vec![echoed(FIN | TEXT, b"hi"), echoed(FIN | CLOSE, &payload)];
+        cases.push(("7 close", input.concat(), output, Some(Ok(PeerEnd::Close(code)))));
+    }
+    check(cases);
+}
+
+#[test]
+fn a_violation_is_seen_at_the_byte_that_shows_it() {
+    let cases: [(&[u8], u16); 9] = [
+        (&[0x83], 1002),
+        (&[0x91], 1002),
+        (&[0x09], 1002),
+        (&[0x80], 1002),
+        (&[0x82, 0x01], 1002),
+        (&[0x89, 0xFE], 1002),
+        (&[0x82, 0xFF, 0x80], 1002),
+        // Of a text of a thousand bytes, and of one of three.
+        (&[0x81, 0xFE, 0x03, 0xE8, 0, 0, 0, 0, 0xFF], 1007),
+        (&[0x81, 0x83, 0, 0, 0, 0, 0xF4, 0x90], 1007),
+    ];
+    for (input, code) in cases {
+        let mut frames = Frames::new(false, BATCH);
+        let (last, before) = input.split_last().unwrap();
+        let pieces = before.iter().map(std::slice::from_ref);
+        assert_eq!(rewrite(&mut frames, pieces), Outcome::default(), "{input:x?}");
+        let outcome = rewrite(&mut frames, [[*last]].iter());
+        assert_eq!(outcome.end, Some(Err(code)), "{input:x?}");
+        assert_eq!(outcome.output, echoed(FIN | CLOSE, &code.to_be_bytes()), "{input:x?}");
+    }
+}
+
+#[test]
+fn a_frame_of_ten_gibibytes_keeps_nothing() {
+    let mut frames = Frames::new(false, BATCH);
+    for opcode in [BINARY, TEXT] {
+        let length: u64 = 10 << 30;
+        let header = [&[opcode, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat();
+        let begun = rewrite(&mut frames, [header].iter());
+        assert_eq!(begun.output, [&[opcode, 127][..], &length.to_be_bytes()].concat());
+        let piece = vec![b'x'; BATCH];
+        for _ in 0..100 {
+            let passed = rewrite(&mut frames, [&piece].into_iter());
+            assert_eq!(passed.output, piece);
+            assert_eq!((frames.kept.capacity(), frames.is_at_boundary()), (0, false));
+        }
+        frames.frame.as_mut().unwrap().left = 1;
+        assert_eq!(rewrite(&mut frames, [b"x"].iter()).output, b"x");
+        assert!(frames.is_at_boundary());
+        assert_eq!(rewrite(&mut frames, [sent(FIN, b"")].iter()).output, echoed(FIN, b""));
+    }
+}
+
+#[test]
+fn a_wrong_byte_in_a_text_that_was_begun_ends_it_without_a_word() {
+    let mut frames = Frames::new(false, 100);
+    let text = sent(FIN | TEXT, &[&[b'x'; 200][..], b"\xFF"].concat());
+    let (most, last) = text.split_at(text.len() - 1);
+    let begun = rewrite(&mut frames, [most].iter());
+    assert_eq!(begun.output.len(), 4 + 200);
+    let ended = rewrite(&mut frames, [last].iter());
+    assert_eq!(ended, Outcome { output: vec![], end: Some(Err(1007)) });
+}
+
+#[test]
+fn a_text_that_fits_is_sent_when_it_is_whole() {
+    let mut frames = Frames::new(false, BATCH);
+    let text = sent(FIN | TEXT, &[b'x'; 1000]);
+    for byte in &text[..text.len() - 1] {
+        assert_eq!(rewrite(&mut frames, [[*byte]].iter()), Outcome::default());
+        assert!(frames.is_at_boundary(), "our own frames need not wait");
+    }
+    let end = rewrite(&mut frames, [&text[text.len() - 1..]].iter());
+    assert_eq!(end.output, echoed(FIN | TEXT, &[b'x'; 1000]));
+    assert_eq!(frames.kept.capacity(), 0);
+}
+
+#[test]
+fn our_own_close_is_said_once_and_never_inside_a_frame() {
+    let going_away = echoed(FIN | CLOSE, &1001_u16.to_be_bytes());
+    let mut frames = Frames::new(false, BATCH);
+    let say = |frames: &mut Frames| frames.farewell(Goodbye::GoingAway).map(Vec::from);
+    assert_eq!(say(&mut frames), Some(going_away.clone()));
+    let binary = sent(FIN | BINARY, b"hello");
+    rewrite(&mut frames, [&binary[..8]].iter());
+    assert_eq!(say(&mut frames), None);
+    rewrite(&mut frames, [&binary[8..]].iter());
+    assert_eq!(say(&mut frames), Some(going_away));
+    rewrite(&mut frames, [sent(FIN | CLOSE, b"")].iter());
+    assert_eq!(say(&mut frames), None);
+}
+
+// ---- Compression.
+
+/// A message, compressed by itself as RFC 7692 section 7.2.1 has it.
+fn compressed(message: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(message.len() + 1024);
+    let mut compress = Compress::new(Compression::default(), false);
+    compress.compress_vec(message, &mut bytes, FlushCompress::Sync).unwrap();
+    assert_eq!(compress.total_in(), message.len() as u64);
+    bytes.truncate(bytes.len() - 4);
+    bytes
+}
+
+#[test]
+fn compressed_messages_come_back_as_they_came() {
+    let text = compressed("grüß dich ".repeat(100).as_bytes());
+    let (one, two) = text.split_at(text.len() / 2);
+    let frames: [(u8, &[u8]); 9] = [
+        (FIN | RSV1 | TEXT, &text),
+        (FIN | TEXT, b"not compressed"),
+        (RSV1 | TEXT, one),
+        (FIN | PING, b"ping"),
+        (CONTINUATION, b""),
+        (FIN, two),
+        // An empty message, and one of a final block (section 7.2.3).
+        (FIN | RSV1 | TEXT, &[0x00]),
+        (FIN | RSV1 | TEXT, &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00]),
+        // Nobody looks into what is not text.
+        (FIN | RSV1 | BINARY, b"\xFF\xFF not DEFLATE"),
+    ];
+    let input: Vec<u8> = frames.iter().flat_map(|(first, payload)| sent(*first, payload)).collect();
+    let (_, _, output, _) = all_back("", &frames.map(|(first, payload)| (first, payload.to_vec())));
+    let expected = Outcome { output: output.concat(), end: None };
+    assert_eq!(whole(&input, true), expected);
+    assert_eq!(dripped(&input, true), expected);
+}
+
+#[test]
+fn compressed_text_that_is_wrong_is_told_so() {
+    let not_utf8 = compressed(b"hello \xFF");
+    let mut bomb = vec![0; 1 << 20];
+    let mut compress = Compress::new(Compression::best(), false);
+    let zeros = vec![0; 64 << 20];
+    compress.compress(&zeros, &mut bomb, FlushCompress::Sync).unwrap();
+    bomb.truncate(compress.total_out() as usize);
+    let cases: [(u8, &[u8], u16); 5] = [
+        (FIN | RSV1 | TEXT, &not_utf8, 1007),
+        (FIN | RSV1 | TEXT, &compressed(b"\xCE"), 1007),
+        (FIN | RSV1 | TEXT, b"\xFF\xFF not DEFLATE", 1007),
+        (FIN | RSV1 | TEXT, &bomb, 1009),
+        (FIN | RSV1 | PING, b"", 1002),
+    ];
+    for (first, payload, code) in cases {
+        let outcome = whole(&sent(first, payload), true);
+        assert_eq!(outcome.end, Some(Err(code)));
+        if payload.len() < BATCH {
+            assert_eq!(outcome.output, echoed(FIN | CLOSE, &code.to_be_bytes()));
+        }
+    }
+    let continued = [sent(RSV1 | TEXT, &compressed(b"x")), sent(FIN | RSV1, b"")].concat();
+    assert_eq!(whole(&continued, true).end, Some(Err(1002)));
+}
+
+#[test]
+fn text_of_sixteen_mebibytes_may_be_as_dull_as_it_likes() {
+    let text = compressed(&vec![b'x'; 16 << 20]);
+    let outcome = whole(&sent(FIN | RSV1 | TEXT, &text), true);
+    assert_eq!(outcome, Outcome { output: echoed(FIN | RSV1 | TEXT, &text), end: None });
+}
+
+// ---- Against tungstenite.
+
+/// Reads the input, collects the output.
+struct Pipe {
+    input: Cursor<Vec<u8>>,
+    output: Vec<u8>,
+}
+
+impl Read for Pipe {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.input.read(into)
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn websocket(input: Vec<u8>, role: Role) -> WebSocket<Pipe> {
+    let pipe = Pipe { input: Cursor::new(input), output: Vec::new() };
+    WebSocket::from_raw_socket(pipe, role, None)
+}
+
+/// What a client makes of a server's frames: messages, pongs and the close code.
+fn seen(output: Vec<u8>) -> (Vec<Message>, Option<u16>) {
+    let mut client = websocket(output, Role::Client);
+    let mut messages = Vec::new();
+    loop {
+        match client.read() {
+            Ok(Message::Close(close)) => {
+                return (messages, Some(close.map_or(1005, |close| close.code.into())));
+            }
+            Ok(message) => messages.push(message),
+            Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+                return (messages, None);
+            }
+            Err(error) => panic!("the output is no WebSocket: {error}"),
+        }
+    }
+}
+
+/// What a client sees of tungstenite's own echo. It has a word for its errors, but does not say it.
+fn oracle(input: Vec<u8>) -> (Vec<Message>, Option<u16>) {
+    let mut server = websocket(input, Role::Server);
+    let error = loop {
+        match server.read() {
+            Ok(message @ (Message::Text(_) | Message::Binary(_))) => server.send(message).unwrap(),
+            Ok(_) => {
+                let _ = server.flush();
+            }
+            Err(error) => break error,
+        }
+    };
+    let (messages, code) = seen(server.get_ref().output.clone());
+    let told = match error {
+        Error::Utf8(_) => Some(1007),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | Error::ConnectionClosed
+        | Error::AlreadyClosed => code,
+        Error::Protocol(_) => Some(1002),
+        error => panic!("{error}"),
+    };
+    (messages, told)
+}
+
+/// A frame, most often a right one.
+fn some_frame() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop_oneof![
+        4 => "[a-zäé€😀]{0,40}".prop_map(String::into_bytes),
+        1 => proptest::collection::vec(any::<u8>(), 0..130),
+        1 => (120_usize..140).prop_map(|length| vec![b'x'; length]),
+        1 => (65_500_usize..65_600).prop_map(|length| vec![b'x'; length]),
+    ];
+    let first = prop_oneof![
+        20 => prop_oneof![
+            Just(FIN | TEXT), Just(FIN | BINARY), Just(TEXT), Just(BINARY), Just(CONTINUATION),
+            Just(FIN), Just(FIN | PING), Just(FIN | PONG),
+        ],
+        1 => any::<u8>(),
+    ];
+    let control = prop_oneof![Just(1000_u16), Just(3000), 990_u16..1020]
+        .prop_map(|code| sent(FIN | CLOSE, &close(code, "bye")));
+    prop_oneof![
+        20 => (first, payload, any::<[u8; 4]>(), 0..50).prop_map(|(first, payload, key, masked)| {
+            frame(first, &payload, (masked > 0).then_some(key))
+        }),
+        1 => control,
+    ]
+}
+
+/// Frames in an order that is right most of the time: the opcode is bent to what may come.
+fn some_frames() -> impl Strategy<Value = Vec<u8>> {
+    (proptest::collection::vec((some_frame(), 0..20), 0..12)).prop_map(|frames| {
+        let mut is_open = false;
+        let mut input = Vec::new();
+        for (mut frame, leave) in frames {
+            let opcode = frame[0] & 0x0F;
+            if leave > 0 && opcode <= 2 {
+                if is_open {
+                    frame[0] &= 0xF0;
+                } else if opcode == 0 {
+                    frame[0] |= TEXT;
+                }
+                is_open = frame[0] & FIN == 0;
+            }
+            input.extend(frame);
+        }
+        input
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn it_is_what_tungstenite_does(input in some_frames(), pieces in 1_usize..5000) {
+        let outcome = whole(&input, false);
+        prop_assert_eq!(seen(outcome.output.clone()), oracle(input.clone()));
+        let pieces = rewrite(&mut Frames::new(false, BATCH), input.chunks(pieces));
+        prop_assert_eq!(pieces, outcome);
+    }
+
+    #[test]
+    fn garbage_is_never_a_panic(
+        input in proptest::collection::vec(any::<u8>(), 0..300),
+        pieces in 1_usize..40,
+        compression in any::<bool>(),
+        judged_whole in 0_usize..200,
+    ) {
+        let mut frames = Frames::new(compression, judged_whole);
+        let outcome = rewrite(&mut frames, input.chunks(pieces));
+        prop_assert!(outcome.output.len() <= input.len() + 4);
+    }
+}

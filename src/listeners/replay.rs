@@ -1,0 +1,105 @@
+//! A stream of which a part was read already, and that tells how much has moved on it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use crate::echo::Moved;
+
+/// Gives what was read first, then the stream itself.
+#[derive(Debug)]
+pub(super) struct Replay<S> {
+    io: S,
+    read: Vec<u8>,
+    replayed: usize,
+    meter: Arc<Meter>,
+}
+
+/// What has moved on a stream that somebody else owns.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    inward: AtomicU64,
+    outward: AtomicU64,
+}
+
+impl Meter {
+    pub(super) fn moved(&self) -> Moved {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Moved { inward: read(&self.inward), outward: read(&self.outward) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Replay<S> {
+    /// Reads until it is decided whether `io` begins with `word`, and says so. Nothing is lost.
+    pub(super) async fn begins_with(mut io: S, word: &[u8]) -> io::Result<(Self, bool)> {
+        let mut read = Vec::with_capacity(1024);
+        while read.len() < word.len() && word.starts_with(&read) {
+            if io.read_buf(&mut read).await? == 0 {
+                break;
+            }
+        }
+        let is_word = read.starts_with(word);
+        Ok((Replay { io, read, replayed: 0, meter: Arc::default() }, is_word))
+    }
+}
+
+impl<S> Replay<S> {
+    /// The stream, and what was read of it and nobody has taken.
+    pub(super) fn into_parts(mut self) -> (S, Vec<u8>) {
+        self.read.drain(..self.replayed);
+        (self.io, self.read)
+    }
+
+    pub(super) fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let this = &mut *self;
+        let early = &this.read[this.replayed..];
+        if early.is_empty() {
+            ready!(Pin::new(&mut this.io).poll_read(cx, into))?;
+        } else {
+            let length = early.len().min(into.remaining());
+            into.put_slice(&early[..length]);
+            this.replayed += length;
+            if this.replayed == this.read.len() {
+                (this.read, this.replayed) = (Vec::new(), 0);
+            }
+        }
+        let read = (into.filled().len() - before) as u64;
+        self.meter.inward.fetch_add(read, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let sent = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.meter.outward.fetch_add(sent as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(sent))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

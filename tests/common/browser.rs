@@ -1,0 +1,185 @@
+//! Chromium without a window, told what to do over its DevTools protocol.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::client::websocket_at;
+
+/// A browser on a slow machine still answers within this.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One browser with one page. It ends with the test.
+pub struct Browser {
+    devtools: WebSocketStream<TcpStream>,
+    session: String,
+    last_id: u64,
+    /// What has been reported between the answers, each as the protocol has it.
+    events: Vec<Value>,
+    /// Last: its browser must not outlive those who talk to it.
+    _process: Process,
+}
+
+impl Browser {
+    /// Starts it with `arguments` besides its own, and opens an empty page.
+    pub async fn start(arguments: &[&str]) -> Browser {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let (process, address) =
+            tokio::task::spawn_blocking(move || Process::start(&arguments)).await.unwrap();
+        let authority = address.strip_prefix("ws://").unwrap().split('/').next().unwrap();
+        let tcp = TcpStream::connect(authority).await.expect("the browser listens");
+        let devtools = websocket_at(&address, tcp).await;
+        let (session, last_id, events) = (String::new(), 0, Vec::new());
+        let mut browser = Browser { devtools, session, last_id, events, _process: process };
+        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" })).await;
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        let session = browser.call("Target.attachToTarget", attach).await;
+        browser.session = session["sessionId"].as_str().unwrap().to_owned();
+        for domain in ["Page", "Runtime", "Log", "Network"] {
+            browser.call(&format!("{domain}.enable"), json!({})).await;
+        }
+        browser.call("Page.setLifecycleEventsEnabled", json!({ "enabled": true })).await;
+        browser
+    }
+
+    /// Loads `url`, and waits until it has loaded.
+    pub async fn navigate(&mut self, url: &str) {
+        let answer = self.call("Page.navigate", json!({ "url": url })).await;
+        assert!(answer.get("errorText").is_none(), "{url}: {answer}");
+        // The empty page may have a load event of its own on the way.
+        loop {
+            let event = self.event("Page.lifecycleEvent").await;
+            if event["loaderId"] == answer["loaderId"] && event["name"] == "load" {
+                return;
+            }
+        }
+    }
+
+    /// What `expression` is, or what it comes to if it is a promise. Its exceptions are ours.
+    pub async fn evaluate(&mut self, expression: &str) -> Value {
+        let parameters = json!({
+            "expression": expression,
+            "awaitPromise": true,
+            "returnByValue": true,
+            // Some things are only for whoever has just touched the page.
+            "userGesture": true,
+        });
+        let answer = self.call("Runtime.evaluate", parameters).await;
+        let exception = answer.get("exceptionDetails");
+        assert!(exception.is_none(), "{expression}: {}", exception.unwrap());
+        answer["result"]["value"].clone()
+    }
+
+    /// The first event named `method` that has come since the last look, or that comes.
+    pub async fn event(&mut self, method: &str) -> Value {
+        loop {
+            if let Some(at) = self.events.iter().position(|event| event["method"] == method) {
+                return self.events.remove(at)["params"].take();
+            }
+            let event = self.receive().await;
+            self.events.push(event);
+        }
+    }
+
+    /// Uncaught exceptions, and what the browser itself complains of: violations of the page's
+    /// Content Security Policy, for one.
+    pub fn complaints(&self) -> Vec<&Value> {
+        let complaint = |event: &&Value| {
+            event["method"] == "Runtime.exceptionThrown"
+                || event["method"] == "Log.entryAdded"
+                    && event["params"]["entry"]["level"] == "error"
+        };
+        self.events.iter().filter(complaint).collect()
+    }
+
+    async fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.last_id += 1;
+        let mut request = json!({ "id": self.last_id, "method": method, "params": parameters });
+        if !self.session.is_empty() {
+            request["sessionId"] = json!(self.session);
+        }
+        self.devtools.send(Message::text(request.to_string())).await.expect("the browser listens");
+        loop {
+            let mut message = self.receive().await;
+            if message["id"] == self.last_id {
+                assert!(message.get("error").is_none(), "{method}: {message}");
+                return message["result"].take();
+            }
+            self.events.push(message);
+        }
+    }
+
+    async fn receive(&mut self) -> Value {
+        let message = timeout(PATIENCE, self.devtools.next()).await.expect("the browser answers");
+        let message = message.expect("the browser runs").expect("the browser runs");
+        serde_json::from_slice(&message.into_data()).expect("JSON")
+    }
+}
+
+/// The browser's process, killed when the test no longer needs it, and then its directory.
+struct Process {
+    child: Child,
+    _profile: TempDir,
+}
+
+impl Process {
+    /// Starts it, and waits until it says at which address its DevTools are.
+    fn start(arguments: &[String]) -> (Process, String) {
+        let profile = tempfile::tempdir().unwrap();
+        let mut child = Command::new("chromium")
+            .args([
+                "--headless",
+                // What runs as root, as tests in containers do, has no other choice.
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-dev-shm-usage",
+                "--disable-breakpad",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--ignore-certificate-errors",
+                "--remote-debugging-port=0",
+            ])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .args(arguments)
+            .arg("about:blank")
+            // What a browser that is killed leaves behind goes with the profile.
+            .env("TMPDIR", profile.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the browser starts");
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let process = Process { child, _profile: profile };
+        let mut said = String::new();
+        let address = loop {
+            let start = said.len();
+            let length = stderr.read_line(&mut said).unwrap();
+            assert_ne!(length, 0, "the browser ended: {said}");
+            if let Some(address) = said[start..].strip_prefix("DevTools listening on ") {
+                break address.trim().to_owned();
+            }
+        };
+        // A pipe that is full would stop the browser.
+        std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
+        (process, address)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
