@@ -1,0 +1,166 @@
+//! HTTP/2 on the WebSocket doors: the page, WebSockets on streams (RFC 8441), and how they end.
+
+mod common;
+
+use bytes::Bytes;
+use common::{TestServer, cert, tools};
+use echo_server::{Config, Protocol};
+use h2::ext::Protocol as ConnectProtocol;
+use h2::{RecvStream, SendStream, client};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio::net::TcpStream;
+
+type Client = client::SendRequest<Bytes>;
+
+/// HTTP/2 with prior knowledge, over plain TCP.
+async fn connect(server: &TestServer) -> Client {
+    let tcp = TcpStream::connect(server.address).await.unwrap();
+    let (mut client, connection) = client::handshake(tcp).await.unwrap();
+    tokio::spawn(async move { drop(connection.await) });
+    // The server's settings have come when the first request may be sent.
+    let page = Request::builder().uri("http://localhost/").body(()).unwrap();
+    let (response, _) = client.send_request(page, true).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+    assert!(client.is_extended_connect_protocol_enabled());
+    client
+}
+
+fn extended_connect(protocol: &'static str) -> Request<()> {
+    Request::builder()
+        .method(Method::CONNECT)
+        .version(Version::HTTP_2)
+        .uri("http://localhost/any/path")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-protocol", "chat.v2, chat.v1")
+        .header("sec-websocket-extensions", "permessage-deflate; client_max_window_bits")
+        .extension(ConnectProtocol::from_static(protocol))
+        .body(())
+        .unwrap()
+}
+
+async fn websocket(client: &mut Client) -> (Response<RecvStream>, SendStream<Bytes>) {
+    let (response, sending) = client.send_request(extended_connect("websocket"), false).unwrap();
+    (response.await.unwrap(), sending)
+}
+
+/// Reads until the stream has said `expected`.
+async fn reads(receiving: &mut RecvStream, expected: &[u8]) {
+    let mut read = Vec::new();
+    while read.len() < expected.len() {
+        let bytes = receiving.data().await.expect("not yet the end").unwrap();
+        receiving.flow_control().release_capacity(bytes.len()).unwrap();
+        read.extend(bytes);
+    }
+    assert_eq!(read, expected);
+}
+
+/// "Hello" of RFC 6455 section 5.7, and its echo.
+const HELLO: [u8; 11] = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+const ECHO: [u8; 7] = *b"\x81\x05Hello";
+
+#[tokio::test]
+async fn streams_are_websockets_side_by_side() {
+    let server = TestServer::start(Protocol::Ws).await;
+    let mut client = connect(&server).await;
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        let (response, sending) = websocket(&mut client).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["sec-websocket-protocol"], "chat.v2");
+        let extensions = &response.headers()["sec-websocket-extensions"];
+        assert_eq!(extensions, "permessage-deflate; client_no_context_takeover");
+        assert!(!response.headers().contains_key("sec-websocket-accept"));
+        streams.push((response.into_body(), sending));
+    }
+    for (_, sending) in &mut streams {
+        sending.send_data(Bytes::from_static(&HELLO), false).unwrap();
+    }
+    for (receiving, _) in &mut streams {
+        reads(receiving, &ECHO).await;
+    }
+    // A Close is answered, then the stream ends.
+    let (receiving, sending) = &mut streams[7];
+    sending.send_data(Bytes::from_static(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xE8]), false).unwrap();
+    reads(receiving, &[0x88, 2, 3, 0xE8]).await;
+    assert!(receiving.data().await.is_none_or(|end| end.unwrap().is_empty()));
+    // The others do not notice.
+    let (receiving, sending) = &mut streams[8];
+    sending.send_data(Bytes::from_static(&HELLO), false).unwrap();
+    reads(receiving, &ECHO).await;
+}
+
+#[tokio::test]
+async fn requests_for_anything_else_are_answered() {
+    let server = TestServer::start(Protocol::Ws).await;
+    let mut client = connect(&server).await;
+    let no_version = {
+        let mut request = extended_connect("websocket");
+        request.headers_mut().remove("sec-websocket-version");
+        request
+    };
+    let plain = |method: Method, path: &str| {
+        let uri = format!("http://localhost{path}");
+        Request::builder().method(method).uri(uri).body(()).unwrap()
+    };
+    let cases = [
+        (extended_connect("connect-udp"), StatusCode::NOT_IMPLEMENTED),
+        (no_version, StatusCode::UPGRADE_REQUIRED),
+        (plain(Method::HEAD, "/"), StatusCode::OK),
+        (plain(Method::GET, "/elsewhere"), StatusCode::NOT_FOUND),
+        (plain(Method::POST, "/"), StatusCode::METHOD_NOT_ALLOWED),
+    ];
+    for (request, status) in cases {
+        let (response, _) = client.send_request(request, true).unwrap();
+        assert_eq!(response.await.unwrap().status(), status);
+    }
+}
+
+#[tokio::test]
+async fn each_stream_is_a_connection_and_takes_its_place() {
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .limits(|limits| limits.max_connections = Some(3));
+    let server = TestServer::with(config).await;
+    let mut client = connect(&server).await;
+    let _two = (websocket(&mut client).await, websocket(&mut client).await);
+    let (refused, _) = websocket(&mut client).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn at_shutdown_a_stream_is_told_1001_and_the_connection_ends() {
+    let server = TestServer::start(Protocol::Ws).await;
+    let mut client = connect(&server).await;
+    let (response, mut sending) = websocket(&mut client).await;
+    let mut receiving = response.into_body();
+    sending.send_data(Bytes::from_static(&HELLO), false).unwrap();
+    reads(&mut receiving, &ECHO).await;
+    let stopping = tokio::spawn(server.stop());
+    reads(&mut receiving, &[0x88, 2, 3, 0xE9]).await;
+    sending.send_data(Bytes::from_static(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xE9]), true).unwrap();
+    assert!(receiving.data().await.is_none_or(|end| end.unwrap().is_empty()));
+    let summary = stopping.await.unwrap();
+    assert_eq!((summary.drained, summary.aborted), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_gets_the_page_over_both_versions() {
+    if !tools::have(&["curl", "--version"], "HTTP2") {
+        return;
+    }
+    let server = TestServer::start(Protocol::Wss).await;
+    let url = format!("https://localhost:{}/", server.address.port());
+    for (flag, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--show-error", flag, "--write-out", "\n%{http_version}"])
+            .arg("--cacert")
+            .arg(cert("ca.pem"))
+            .arg(&url);
+        let output = tools::run_async(curl, Vec::new()).await;
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("<title>"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.ends_with(&format!("\n{version}")), "{said}");
+    }
+}
