@@ -112,8 +112,13 @@ async fn requests_for_anything_else_are_answered() {
         (plain(Method::POST, "/"), StatusCode::METHOD_NOT_ALLOWED),
     ];
     for (request, status) in cases {
+        let is_head = request.method() == Method::HEAD;
         let (response, _) = client.send_request(request, true).unwrap();
-        assert_eq!(response.await.unwrap().status(), status);
+        let mut response = response.await.unwrap();
+        assert_eq!(response.status(), status);
+        let body = response.body_mut().data().await;
+        assert_eq!(body.is_none(), is_head);
+        assert!(response.headers().contains_key("content-length"));
     }
 }
 
@@ -152,15 +157,19 @@ async fn curl_gets_the_page_over_both_versions() {
     }
     let server = TestServer::start(Protocol::Wss).await;
     let url = format!("https://localhost:{}/", server.address.port());
-    for (flag, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
+    let ways = [("--http2", "2", true), ("--http1.1", "1.1", true), ("--http2", "2", false)];
+    for (flag, version, is_get) in ways {
         let mut curl = std::process::Command::new("curl");
         curl.args(["--silent", "--show-error", flag, "--write-out", "\n%{http_version}"])
             .arg("--cacert")
             .arg(cert("ca.pem"))
+            .args((!is_get).then_some("--head"))
             .arg(&url);
         let output = tools::run_async(curl, Vec::new()).await;
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("<title>"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}{stderr}");
+        assert_eq!(said.contains("<title>"), is_get, "{said}{stderr}");
         assert!(said.ends_with(&format!("\n{version}")), "{said}");
     }
 }

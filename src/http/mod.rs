@@ -53,7 +53,7 @@ impl Answers {
 
     /// The answer to a request's `head`.
     pub(crate) fn answer(&self, head: Parts) -> Answer {
-        let version = head.version;
+        let (version, is_head) = (head.version, head.method == Method::HEAD);
         let answered = match version {
             Version::HTTP_2 => self.over_http2(&head),
             _ => self.over_http1(head),
@@ -61,6 +61,11 @@ impl Answers {
         let (mut response, agreed) = answered.unwrap_or_else(|refusal| (refusal.into(), None));
         if agreed.is_none() && version != Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if is_head {
+            // hyper would send the body over HTTP/2.
+            let length = std::mem::take(response.body_mut()).len();
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
         (response, agreed)
     }

@@ -3,7 +3,9 @@
 //! has them too.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{Ready, ready};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -64,13 +66,33 @@ where
         Http2 { connection: Box::pin(connection), meter, is_leaving: false, is_over: false }
     }
 
-    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EchoError>> {
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<PeerEnd, EchoError>> {
         if self.is_over {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(PeerEnd::EndOfStream));
         }
         let served = ready!(self.connection.as_mut().poll(cx));
         self.is_over = true;
-        Poll::Ready(served.map_err(|error| EchoError::Read(std::io::Error::other(error))))
+        Poll::Ready(match served {
+            Ok(()) => Ok(PeerEnd::EndOfStream),
+            Err(error) => judge(&error),
+        })
+    }
+}
+
+/// What is behind an error of hyper's, which by itself only says that there was one.
+fn judge(error: &hyper::Error) -> Result<PeerEnd, EchoError> {
+    let mut cause: &dyn Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+    match kind {
+        // rustls' word for a FIN without close_notify.
+        Some(io::ErrorKind::UnexpectedEof) => Ok(PeerEnd::Truncated),
+        kind => {
+            let error = io::Error::new(kind.unwrap_or(io::ErrorKind::Other), cause.to_string());
+            Err(EchoError::Read(error))
+        }
     }
 }
 
@@ -82,7 +104,7 @@ where
     const LINGER: Duration = Duration::from_secs(5);
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
-        self.poll_connection(cx).map_ok(|()| Step::Ended(PeerEnd::EndOfStream))
+        self.poll_connection(cx).map_ok(Step::Ended)
     }
 
     /// GOAWAY (RFC 9113 section 6.8), then whatever the streams have to finish.
@@ -91,7 +113,7 @@ where
             self.is_leaving = true;
             self.connection.as_mut().graceful_shutdown();
         }
-        self.poll_connection(cx)
+        self.poll_connection(cx).map_ok(drop)
     }
 
     /// The streams' sessions count what they echo.
