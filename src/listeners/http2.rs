@@ -37,11 +37,14 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// A connection that speaks HTTP/2.
 pub(crate) struct Http2<S> {
-    connection: Pin<Box<Connection<TokioIo<Replay<S>>, Streams, TokioExecutor>>>,
+    connection: Pin<Box<Serving<S>>>,
     meter: Arc<Meter>,
     is_leaving: bool,
     is_over: bool,
 }
+
+/// hyper's side of it.
+type Serving<S> = Connection<TokioIo<Replay<S>>, Streams, TokioExecutor>;
 
 impl<S> std::fmt::Debug for Http2<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
