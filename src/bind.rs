@@ -13,6 +13,9 @@ use crate::error::StartError;
 /// version to version.
 const BACKLOG: i32 = 4096;
 
+/// The receive buffer of a UDP socket, in bytes, unless another one is asked for.
+const RECV_BUFFER: usize = 4 << 20;
+
 /// The most that the kernel keeps unsent of a TCP connection. Half of it must have gone before
 /// the connection is writable again.
 #[cfg(target_os = "linux")]
@@ -21,7 +24,19 @@ const UNSENT: u32 = 128 * 1024;
 /// A bound socket, not blocking, not in a runtime yet.
 pub(crate) enum Socket {
     Stream(TcpListener),
-    Datagram(UdpSocket),
+    /// Several on one address: the kernel spreads the clients over them.
+    Datagrams(Vec<UdpSocket>),
+}
+
+/// What sockets are bound with.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// When the kernel is to give a connection up.
+    pub(crate) stall: Option<Duration>,
+    /// How many sockets a UDP address gets, where the system can have more than one.
+    pub(crate) workers: usize,
+    /// The receive buffer of each, in bytes, if the default does not do.
+    pub(crate) recv_buffer: Option<usize>,
 }
 
 /// Binds everything, in the order of `listeners`.
@@ -30,7 +45,7 @@ pub(crate) enum Socket {
 /// remains: `localhost` is `::1` too, IPv6 or not.
 pub(crate) fn all(
     listeners: &[Listen],
-    stall: Option<Duration>,
+    options: &Options,
 ) -> Result<Vec<(Protocol, SocketAddr, Socket)>, StartError> {
     let mut bound = Vec::new();
     for listen in listeners {
@@ -39,7 +54,7 @@ pub(crate) fn all(
         for &address in &listen.addresses {
             let protocol = listen.protocol;
             let is_v6_only = has_ipv4_twin(protocol, address, listeners);
-            match bind(protocol, address, is_v6_only, stall) {
+            match bind(protocol, address, is_v6_only, options) {
                 Ok((local, socket)) => bound.push((protocol, local, socket)),
                 Err(source) => {
                     let is_absent = is_absent(&source);
@@ -63,34 +78,93 @@ fn bind(
     protocol: Protocol,
     address: SocketAddr,
     is_v6_only: bool,
-    stall: Option<Duration>,
+    options: &Options,
 ) -> io::Result<(SocketAddr, Socket)> {
-    let is_udp = protocol == Protocol::Udp;
-    let kind = if is_udp { Type::DGRAM } else { Type::STREAM };
-    let socket = socket2::Socket::new(Domain::for_address(address), kind, None)?;
-    if address.is_ipv6() {
-        // Systems differ in their default.
-        socket.set_only_v6(is_v6_only)?;
+    if protocol == Protocol::Udp {
+        let sockets = bind_datagrams(address, is_v6_only, options)?;
+        return Ok((sockets[0].local_addr()?, Socket::Datagrams(sockets)));
     }
-    if is_udp {
-        socket.bind(&address.into())?;
-        socket.set_nonblocking(true)?;
-        let socket = UdpSocket::from(socket);
-        return Ok((socket.local_addr()?, Socket::Datagram(socket)));
-    }
+    let socket = new_socket(address, Type::STREAM, is_v6_only)?;
     // A restart must not wait for the old server's connections to leave TIME_WAIT. On Windows the
     // option means something else.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     #[cfg(target_os = "linux")]
-    watch_for_stalls(&socket, stall)?;
-    #[cfg(not(target_os = "linux"))]
-    let _ = stall;
+    watch_for_stalls(&socket, options.stall)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let socket = TcpListener::from(socket);
     Ok((socket.local_addr()?, Socket::Stream(socket)))
+}
+
+fn new_socket(address: SocketAddr, kind: Type, is_v6_only: bool) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(Domain::for_address(address), kind, None)?;
+    if address.is_ipv6() {
+        // Systems differ in their default.
+        socket.set_only_v6(is_v6_only)?;
+    }
+    Ok(socket)
+}
+
+/// As many sockets as there are workers, where the kernel spreads clients over them, else one.
+fn bind_datagrams(
+    address: SocketAddr,
+    is_v6_only: bool,
+    options: &Options,
+) -> io::Result<Vec<UdpSocket>> {
+    let count = if cfg!(target_os = "linux") { options.workers.max(1) } else { 1 };
+    let mut address = address;
+    let mut sockets = Vec::new();
+    for number in 0..count {
+        let socket = new_socket(address, Type::DGRAM, is_v6_only)?;
+        // The first is bound alone, so that an address that somebody else has is refused; only
+        // then may others of ours join it.
+        #[cfg(target_os = "linux")]
+        if number > 0 {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&address.into())?;
+        #[cfg(target_os = "linux")]
+        if number == 0 && count > 1 {
+            socket.set_reuse_port(true)?;
+        }
+        if number == 0 {
+            address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        }
+        set_recv_buffer(&socket, address, options.recv_buffer, number == 0);
+        socket.set_nonblocking(true)?;
+        sockets.push(UdpSocket::from(socket));
+    }
+    Ok(sockets)
+}
+
+/// A burst of datagrams waits in the receive buffer, or is lost. The system may give less than
+/// asked for, which is told of if somebody asked.
+fn set_recv_buffer(
+    socket: &socket2::Socket,
+    address: SocketAddr,
+    asked: Option<usize>,
+    tell: bool,
+) {
+    let wanted = asked.unwrap_or(RECV_BUFFER);
+    // Beyond the system's limit only with privileges.
+    #[cfg(target_os = "linux")]
+    let forced = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, wanted).is_ok();
+    #[cfg(not(target_os = "linux"))]
+    let forced = false;
+    if !forced {
+        let _ = socket.set_recv_buffer_size(wanted);
+    }
+    let given = socket.recv_buffer_size().unwrap_or(0);
+    // Linux says the double of what there is for data.
+    let given = if cfg!(target_os = "linux") { given / 2 } else { given };
+    if tell && asked.is_some() && given < wanted {
+        tracing::warn!(
+            %address, given,
+            "--udp-recv-buffer {wanted}: the system gives less (net.core.rmem_max)"
+        );
+    }
 }
 
 /// Sets what the kernel has to do for the stall rule. Accepted connections inherit it.

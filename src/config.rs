@@ -114,6 +114,8 @@ pub struct Config {
     pub buffer_size: usize,
     /// Who may open a WebSocket, and speak what on it.
     pub websocket: WebSocketPolicy,
+    /// Which datagrams are answered, and how many.
+    pub udp: UdpPolicy,
     /// How many connections there may be.
     pub limits: Limits,
     /// How long anything may take.
@@ -131,6 +133,40 @@ pub struct WebSocketPolicy {
     /// page of any other gets 403. Clients that send no Origin are no browsers, and may. Empty:
     /// all.
     pub origins: Vec<String>,
+}
+
+/// Which datagrams are answered, and how many.
+///
+/// Never answered are port 0, what comes from or was sent to a broadcast or multicast address, and
+/// what comes from one of the server's own addresses: an answer would be somebody else's trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UdpPolicy {
+    /// The kernel's receive buffer, in bytes, for each of an address's sockets. `None`: 4 MiB, or
+    /// as much as the system gives.
+    pub recv_buffer: Option<usize>,
+    /// Whether source ports below 1024, and 2049, are answered: those of services, with which a
+    /// forged datagram could start a loop. `false`.
+    pub allow_low_ports: bool,
+    /// Replies a second to one IPv4 address or IPv6 /64, and twice as many in one go. `None`: any
+    /// number. 1,000.
+    pub rate_limit: Option<u32>,
+    /// Whether `rate_limit` holds for loopback addresses too. `false`.
+    pub rate_limit_loopback: bool,
+    /// Replies a second to all together, and twice as many in one go. `None`: any number. `None`.
+    pub total_rate_limit: Option<u32>,
+}
+
+impl Default for UdpPolicy {
+    fn default() -> Self {
+        UdpPolicy {
+            recv_buffer: None,
+            allow_low_ports: false,
+            rate_limit: Some(1000),
+            rate_limit_loopback: false,
+            total_rate_limit: None,
+        }
+    }
 }
 
 /// How many connections a server has at a time, over all its front-ends. At a limit a new
@@ -190,6 +226,7 @@ impl Config {
             identity: Identity::default(),
             buffer_size: DEFAULT_BUFFER_SIZE,
             websocket: WebSocketPolicy::default(),
+            udp: UdpPolicy::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -221,6 +258,13 @@ impl Config {
     #[must_use]
     pub fn websocket(mut self, change: impl FnOnce(&mut WebSocketPolicy)) -> Self {
         change(&mut self.websocket);
+        self
+    }
+
+    /// Changes [`Config::udp`].
+    #[must_use]
+    pub fn udp(mut self, change: impl FnOnce(&mut UdpPolicy)) -> Self {
+        change(&mut self.udp);
         self
     }
 

@@ -36,7 +36,8 @@ mod session;
 mod tls;
 
 pub use config::{
-    Config, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol, Timeouts, WebSocketPolicy,
+    Config, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol, Timeouts, UdpPolicy,
+    WebSocketPolicy,
 };
 pub use error::StartError;
 pub use server::{LocalAddr, Server, Summary};

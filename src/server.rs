@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use futures::Future;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::runtime::Handle;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::{info, warn};
 
 use crate::bind::{self, Socket};
 use crate::config::{Config, Identity, Limits, Protocol};
+use crate::echo::Rules;
 use crate::error::StartError;
 use crate::http::Answers;
 use crate::listeners::tcp::Tcp;
 use crate::listeners::tls::Tls;
-use crate::listeners::udp;
+use crate::listeners::udp::{self, Udp};
 use crate::listeners::ws::{Settings, WebSocket};
 use crate::session::{Door, Drain, Sessions, Stage, accept_loop};
 use crate::tls::{self, TlsSettings};
@@ -53,13 +55,14 @@ pub struct Server {
     tls: Option<TlsSettings>,
     sockets: Vec<Bound>,
     local_addrs: Vec<LocalAddr>,
+    datagram_rules: Arc<Rules>,
 }
 
 /// A front-end's socket, in the runtime.
 #[derive(Debug)]
 enum Bound {
     Stream(TcpListener),
-    Datagram(UdpSocket),
+    Datagrams(Udp),
 }
 
 /// Where a front-end listens.
@@ -106,19 +109,32 @@ impl Server {
         }
         let mut sockets = Vec::new();
         let mut local_addrs = Vec::new();
-        for (protocol, address, socket) in bind::all(&config.listeners, config.timeouts.stall)? {
+        let options = bind::Options {
+            stall: config.timeouts.stall,
+            workers: Handle::current().metrics().num_workers(),
+            recv_buffer: config.udp.recv_buffer,
+        };
+        let bound = bind::all(&config.listeners, &options)?;
+        let is_udp = |(protocol, address, _): &(_, SocketAddr, _)| {
+            (*protocol == Protocol::Udp).then_some(*address)
+        };
+        let datagram_rules = udp::rules(&config.udp, bound.iter().filter_map(is_udp).collect());
+        for (protocol, address, socket) in bound {
             let refused = |source| StartError::Bind { protocol, address, source };
             sockets.push(match socket {
                 Socket::Stream(socket) => {
                     Bound::Stream(TcpListener::from_std(socket).map_err(refused)?)
                 }
-                Socket::Datagram(socket) => {
-                    Bound::Datagram(UdpSocket::from_std(socket).map_err(refused)?)
+                Socket::Datagrams(sockets) => {
+                    let sockets = sockets.into_iter().map(UdpSocket::from_std);
+                    let sockets = sockets.collect::<Result<_, _>>().map_err(refused)?;
+                    let udp = Udp::new(sockets, address, &datagram_rules).map_err(refused)?;
+                    Bound::Datagrams(udp)
                 }
             });
             local_addrs.push(LocalAddr { protocol, address });
         }
-        Ok(Server { config, tls, sockets, local_addrs })
+        Ok(Server { config, tls, sockets, local_addrs, datagram_rules })
     }
 
     /// Where it listens, in the order of [`Config::listeners`].
@@ -160,6 +176,7 @@ impl Server {
             drain.emptied().await;
         }
         sessions.log.summarize();
+        udp::summarize(&self.datagram_rules);
         let (drained, aborted) = sessions.drained_and_aborted();
         let (refused, panicked) = (sessions.refused(), sessions.panicked());
         info!(drained, aborted, refused, panicked, "Server stopped");
@@ -188,8 +205,8 @@ fn start(
 ) {
     let listener = match socket {
         Bound::Stream(listener) => listener,
-        Bound::Datagram(socket) => {
-            tokio::spawn(udp::session(socket, local.address, sessions));
+        Bound::Datagrams(udp) => {
+            tokio::spawn(udp.run(Arc::clone(sessions)));
             return;
         }
     };

@@ -3,12 +3,16 @@
 mod common;
 
 use bytes::Bytes;
+use std::time::Duration;
+
 use common::{TestServer, cert, tools};
 use echo_server::{Config, Protocol};
 use h2::ext::Protocol as ConnectProtocol;
 use h2::{RecvStream, SendStream, client};
 use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 type Client = client::SendRequest<Bytes>;
 
@@ -172,4 +176,39 @@ async fn curl_gets_the_page_over_both_versions() {
         assert_eq!(said.contains("<title>"), is_get, "{said}{stderr}");
         assert!(said.ends_with(&format!("\n{version}")), "{said}");
     }
+}
+
+/// A client that has sent its preface and an empty SETTINGS, and then says no more.
+async fn silent(server: &TestServer) -> TcpStream {
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    client.read_u8().await.expect("the server's settings");
+    client
+}
+
+#[tokio::test]
+async fn a_client_without_a_request_is_closed_at_the_handshake_timeout() {
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .timeouts(|timeouts| timeouts.handshake = Some(Duration::from_millis(300)));
+    let server = TestServer::with(config).await;
+    let mut client = silent(&server).await;
+    let mut rest = Vec::new();
+    timeout(Duration::from_secs(10), client.read_to_end(&mut rest)).await.unwrap().ok();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_goaway_is_not_waited_for() {
+    let server = TestServer::start(Protocol::Ws).await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    // A GET of the page, in HPACK's static table: GET, http, /.
+    let get = b"\0\0\x04\x01\x05\0\0\0\x01\x82\x86\x84\x41";
+    let get = [&get[..], b"\x01x"].concat();
+    let get = [&b"\0\0\x06"[..], &get[3..]].concat();
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    client.write_all(&get).await.unwrap();
+    let mut page = vec![0; 20_000];
+    client.read_exact(&mut page).await.unwrap();
+    let summary = timeout(Duration::from_secs(9), server.stop()).await.expect("within its linger");
+    assert_eq!((summary.drained, summary.aborted), (1, 0));
 }

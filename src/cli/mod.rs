@@ -125,6 +125,31 @@ struct Cli {
     #[arg(help_heading = "WebSocket", default_value = "0", value_parser = humantime::parse_duration)]
     ws_ping_interval: Duration,
 
+    /// Replies a second to one IPv4 address or IPv6 /64, twice as many in one go; 0 is no limit
+    /// [1000, and none for loopback]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "ECHO_UDP_RATE_LIMIT",
+        hide_env = true,
+        help_heading = "UDP"
+    )]
+    udp_rate_limit: Option<u32>,
+
+    /// Replies a second to all together, twice as many in one go; 0 is no limit
+    #[arg(long, value_name = "N", env = "ECHO_UDP_TOTAL_RATE_LIMIT", hide_env = true)]
+    #[arg(help_heading = "UDP", default_value = "0")]
+    udp_total_rate_limit: u32,
+
+    /// Answer source ports below 1024, and 2049, too
+    #[arg(long, env = "ECHO_UDP_ALLOW_LOW_PORTS", hide_env = true, help_heading = "UDP")]
+    udp_allow_low_ports: bool,
+
+    /// The kernel's receive buffer [4MiB, or what the system gives]
+    #[arg(long, value_name = "SIZE", env = "ECHO_UDP_RECV_BUFFER", hide_env = true)]
+    #[arg(help_heading = "UDP", value_parser = parse_buffer_size)]
+    udp_recv_buffer: Option<usize>,
+
     /// Connections at a time, over all listeners [90% of the descriptor limit]
     #[arg(long, value_name = "N", env = "ECHO_MAX_CONNECTIONS", hide_env = true)]
     #[arg(help_heading = "Limits")]
@@ -212,6 +237,16 @@ impl From<Cli> for Options {
             .websocket(|websocket| {
                 websocket.subprotocols = cli.ws_subprotocol;
                 websocket.origins = cli.ws_origin;
+            })
+            .udp(|udp| {
+                if let Some(rate) = cli.udp_rate_limit {
+                    udp.rate_limit = Some(rate).filter(|rate| *rate > 0);
+                    // Who asks for a limit by hand wants to see it.
+                    udp.rate_limit_loopback = true;
+                }
+                udp.total_rate_limit = Some(cli.udp_total_rate_limit).filter(|rate| *rate > 0);
+                udp.allow_low_ports = cli.udp_allow_low_ports;
+                udp.recv_buffer = cli.udp_recv_buffer;
             })
             .timeouts(|timeouts| {
                 timeouts.ping = unless_zero(cli.ws_ping_interval);

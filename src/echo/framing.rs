@@ -17,8 +17,9 @@ pub trait Framing: Unpin {
     /// Whether [`ping`](Framing::ping) makes one.
     const PINGS: bool;
 
-    /// Turns `buffer`, behind its headroom all input, into output.
-    fn pass(&mut self, buffer: &mut [u8]) -> Passed;
+    /// Turns `buffer`, behind its headroom all input, into output. Once it has found an end, there
+    /// is nothing more to turn, and no output.
+    fn pass(&mut self, buffer: &mut [u8]) -> Rewritten;
 
     /// Whether something else may be sent now: nothing has been sent in part.
     fn is_at_boundary(&self) -> bool;
@@ -38,9 +39,9 @@ pub trait Framing: Unpin {
 
 /// What a batch of input came to.
 #[derive(Debug, Default)]
-pub struct Passed {
-    /// Output that was kept until it was complete. It goes before `output`.
-    pub kept: Vec<u8>,
+pub struct Rewritten {
+    /// Output that had been kept until it was complete. It goes before `output`.
+    pub released: Vec<u8>,
     /// Where in the buffer the output is.
     pub output: Range<usize>,
     /// The echo is over once the output is delivered.
@@ -60,9 +61,9 @@ impl Framing for Bytes {
     const LINGER: Duration = Duration::from_secs(2);
     const PINGS: bool = false;
 
-    fn pass(&mut self, buffer: &mut [u8]) -> Passed {
+    fn pass(&mut self, buffer: &mut [u8]) -> Rewritten {
         self.batches += 1;
-        Passed { output: 0..buffer.len(), ..Passed::default() }
+        Rewritten { output: 0..buffer.len(), ..Rewritten::default() }
     }
 
     fn is_at_boundary(&self) -> bool {

@@ -18,9 +18,10 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-pub use datagrams::{DatagramEcho, MAX_DATAGRAM};
+pub(crate) use datagrams::LARGEST as MAX_DATAGRAM;
+pub use datagrams::{Answerable, DatagramEcho, Report, Rules, Unanswered};
 pub use frames::Frames;
-pub use framing::{Bytes, Framing, Passed};
+pub use framing::{Bytes, Framing, Rewritten};
 pub use stream::{Raw, StreamEcho};
 
 /// A transport that sends back what it receives.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::{Bytes, Framing, Passed};
+use super::framing::{Bytes, Framing, Rewritten};
 use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch};
 
 /// Echoes a byte stream through the thread's scratch buffer.
@@ -23,6 +23,8 @@ pub struct StreamEcho<S, F = Bytes> {
     framing: F,
     raw: Raw<S>,
     batch: usize,
+    /// The last batch took a lot of computing.
+    toiled: bool,
     owed: Tail,
     /// Written, but perhaps not yet on the wire: a TLS stream keeps records until it is flushed.
     unflushed: bool,
@@ -31,6 +33,10 @@ pub struct StreamEcho<S, F = Bytes> {
     farewell: Farewell,
     moved: Moved,
 }
+
+/// What is read at a time of a peer whose input makes work: enough to get on with it, and little
+/// enough for the others not to notice.
+const TOILSOME: usize = 1024;
 
 /// The connection below a protocol.
 pub type Raw<S> = fn(&mut S) -> &mut (dyn AsyncRead + Unpin + Send);
@@ -96,6 +102,7 @@ impl<S, F: Framing> StreamEcho<S, F> {
             framing,
             raw,
             batch,
+            toiled: false,
             owed: Tail::default(),
             unflushed: false,
             heartbeat: Heartbeat::Heard,
@@ -115,9 +122,9 @@ impl<S, F: Framing> StreamEcho<S, F> {
             }
             let mut buffer = vec![0; F::HEADROOM + piece.len()];
             buffer[F::HEADROOM..].copy_from_slice(piece);
-            let Passed { mut kept, output, end, .. } = self.framing.pass(&mut buffer);
-            kept.extend_from_slice(&buffer[output]);
-            self.owed.append(kept);
+            let Rewritten { mut released, output, end, .. } = self.framing.pass(&mut buffer);
+            released.extend_from_slice(&buffer[output]);
+            self.owed.append(released);
             self.end = end;
         }
         self
@@ -133,20 +140,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
         if let Some(end) = self.end.take() {
             return Poll::Ready(end.map(Step::Ended));
         }
-        scratch::with(F::HEADROOM + self.batch, |buffer| {
+        scratch::with(F::HEADROOM + self.next_batch(), |buffer| {
             let filled = ready!(self.poll_fill(cx, &mut buffer[F::HEADROOM..]));
             if filled == 0 {
                 return Poll::Ready(Ok(Step::Moved));
             }
             let buffer = &mut buffer[..F::HEADROOM + filled];
-            let Passed { mut kept, output, end, toiled } = self.framing.pass(buffer);
+            let Rewritten { mut released, output, end, toiled } = self.framing.pass(buffer);
+            self.toiled = toiled;
             // What the framing has found comes before what the stream has.
             self.end = end.or_else(|| self.end.take());
-            if kept.is_empty() {
+            if released.is_empty() {
                 self.write_through(cx, &buffer[output]).map_err(EchoError::Write)?;
             } else {
-                kept.extend_from_slice(&buffer[output]);
-                self.owed.append(kept);
+                released.extend_from_slice(&buffer[output]);
+                self.owed.append(released);
                 // If it can't be delivered now, the next step sees to it.
                 if let Poll::Ready(settled) = self.poll_settle(cx) {
                     settled.map_err(EchoError::Write)?;
@@ -169,7 +177,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
                     self.farewell = self.say_goodbye(Goodbye::GoingAway);
                 }
                 Farewell::Finishing => match ready!(self.poll_step(cx)) {
-                    Ok(Step::Moved | Step::Toiled) => {}
+                    Ok(Step::Moved) => {}
+                    Ok(Step::Toiled) => return wait_a_turn(cx),
                     Ok(Step::Ended(_)) => self.farewell = self.say_goodbye(Goodbye::Answer),
                     Err(error) if error.leaves_a_goodbye() => {
                         self.farewell = self.say_goodbye(Goodbye::Answer);
@@ -183,7 +192,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
                 }
                 // The driver has waited long enough.
                 Farewell::Awaiting if why == Goodbye::Answer => self.farewell = Farewell::Ending,
-                Farewell::Awaiting => ready!(self.poll_await(cx)),
+                Farewell::Awaiting => match ready!(self.poll_await(cx)) {
+                    Step::Toiled => return wait_a_turn(cx),
+                    Step::Moved | Step::Ended(_) => {}
+                },
                 Farewell::Ending => {
                     ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(EchoError::Write)?;
                     self.farewell = Farewell::Lingering;
@@ -198,6 +210,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
         match self.heartbeat {
             Heartbeat::Heard => self.heartbeat = Heartbeat::Due,
             Heartbeat::Due => {}
+            // While the peer does not take what it is owed, nothing is read of it either.
+            Heartbeat::Asked if self.owes() => {}
             Heartbeat::Asked => return false,
         }
         true
@@ -229,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
             self.moved.outward += sent as u64;
             self.unflushed = true;
         }
-        if F::PINGS && self.heartbeat == Heartbeat::Due && self.framing.is_at_boundary() {
+        if self.may_ask() {
             self.heartbeat = Heartbeat::Asked;
             self.owed.append(self.framing.ping().into_iter().flatten().collect());
             return self.poll_settle(cx);
@@ -239,6 +253,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether a ping is due, and can stand here: not inside a frame, and not behind a farewell.
+    fn may_ask(&self) -> bool {
+        F::PINGS
+            && self.heartbeat == Heartbeat::Due
+            && self.farewell == Farewell::Unsent
+            && self.end.is_none()
+            && self.framing.is_at_boundary()
     }
 
     /// Reads until the stream has no more for now, the buffer is full, or the input has ended.
@@ -306,21 +329,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
     /// Puts the protocol's farewell behind what is owed.
     fn say_goodbye(&mut self, why: Goodbye) -> Farewell {
         let farewell = self.framing.farewell(why);
-        let await_answer = farewell.is_some() && why == Goodbye::GoingAway;
+        // Who has ended, or broken the protocol, has no answer to give.
+        let await_answer = farewell.is_some() && why == Goodbye::GoingAway && self.end.is_none();
         self.owed.append(farewell.into_iter().flatten().collect());
         Farewell::Flushing { await_answer }
     }
 
     /// Reads one batch and drops it, unless the peer's farewell is in it.
-    fn poll_await(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        scratch::with(F::HEADROOM + self.batch, |buffer| {
+    fn poll_await(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        scratch::with(F::HEADROOM + self.next_batch(), |buffer| {
             let filled = ready!(self.poll_fill(cx, &mut buffer[F::HEADROOM..]));
-            let passed = self.framing.pass(&mut buffer[..F::HEADROOM + filled]);
-            if passed.end.is_some() || self.end.is_some() {
+            let Rewritten { end, toiled, .. } =
+                self.framing.pass(&mut buffer[..F::HEADROOM + filled]);
+            self.toiled = toiled;
+            if end.is_some() || self.end.is_some() {
                 self.farewell = Farewell::Ending;
             }
-            Poll::Ready(())
+            Poll::Ready(if toiled { Step::Toiled } else { Step::Moved })
         })
+    }
+
+    /// How much is read at a time: little, if the last of it was a lot of work.
+    fn next_batch(&self) -> usize {
+        if self.toiled { self.batch.min(TOILSOME) } else { self.batch }
     }
 
     /// Reads one batch below the protocol, which may have failed, and drops it. The peer's end, or
@@ -335,6 +366,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
             Poll::Ready(())
         })
     }
+}
+
+/// Lets others have a turn.
+fn wait_a_turn<T>(cx: &mut Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// `poll_write` that takes "0 bytes written" for the failure it is.

@@ -4,7 +4,8 @@
 //! That is right if whatever the client's compressor may do, its decompressor expects: the
 //! parameters of both directions have to agree.
 //!
-//! - The server always asks for `client_no_context_takeover`, which it may (section 7.1.1.2). Each
+//! - The server always asks for `client_no_context_takeover`, which it may, whatever was offered
+//!   (section 7.1.1.2; a client that could not would have to fail the connection). Each
 //!   message is compressed by itself then, so that it is right for a client that keeps its window
 //!   between messages and for one that asked for `server_no_context_takeover`; and the server keeps
 //!   no window of 32 KiB per connection to look into the next text.
@@ -28,12 +29,16 @@ fn accept_one(offer: &str) -> Option<String> {
         answer += "; server_no_context_takeover";
     }
     if let Some(bits) = offer.server_max_window_bits {
-        let ClientWindow::UpTo(client) = offer.client_max_window_bits else { return None };
-        let client = client.min(bits);
-        if client < 9 {
-            return None;
+        answer += &format!("; server_max_window_bits={bits}");
+        // No client's window is larger than 15.
+        if bits < 15 {
+            let ClientWindow::UpTo(client) = offer.client_max_window_bits else { return None };
+            let client = client.min(bits);
+            if client < 9 {
+                return None;
+            }
+            answer += &format!("; client_max_window_bits={client}");
         }
-        answer += &format!("; server_max_window_bits={bits}; client_max_window_bits={client}");
     }
     Some(answer)
 }
@@ -130,6 +135,10 @@ mod tests {
                 Some("; server_max_window_bits=12; client_max_window_bits=9".to_owned()),
             ),
             ("permessage-deflate; client_max_window_bits; server_max_window_bits=8", None),
+            (
+                "permessage-deflate; server_max_window_bits=15",
+                Some("; server_max_window_bits=15".to_owned()),
+            ),
             // Not what RFC 7692 knows.
             ("permessage-deflate; server_max_window_bits", None),
             ("permessage-deflate; server_max_window_bits=16", None),

@@ -6,6 +6,7 @@ mod fields;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
@@ -30,7 +31,7 @@ pub(crate) struct Agreed {
 }
 
 /// An answer, and what was agreed upon if it opens a WebSocket.
-pub(crate) type Answer = (Response<String>, Option<Agreed>);
+pub(crate) type Answer = (Response<Bytes>, Option<Agreed>);
 
 /// Answers requests by one policy.
 #[derive(Debug, Clone)]
@@ -59,8 +60,14 @@ impl Answers {
             _ => self.over_http1(head),
         };
         let (mut response, agreed) = answered.unwrap_or_else(|refusal| (refusal.into(), None));
+        if version == Version::HTTP_2 {
+            // It has no such field (RFC 9113 section 8.2.2).
+            response.headers_mut().remove(UPGRADE);
+        }
         if agreed.is_none() && version != Version::HTTP_2 {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            let is_upgradable = response.headers().contains_key(UPGRADE);
+            let options = if is_upgradable { "upgrade, close" } else { "close" };
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static(options));
         }
         if is_head {
             // hyper would send the body over HTTP/2.
@@ -85,6 +92,9 @@ impl Answers {
         if has_body || head.headers.contains_key(TRANSFER_ENCODING) {
             return Err(bad("a request for a WebSocket has no body"));
         }
+        if !has_version_13(&head.headers) {
+            return Err(wrong_version());
+        }
         if head.headers.get_all(SEC_WEBSOCKET_KEY).iter().count() > 1 {
             return Err(bad("a request has one Sec-WebSocket-Key field"));
         }
@@ -95,7 +105,7 @@ impl Answers {
         }
         let request = Request::from_parts(head, ());
         let response = create_response(&request).map_err(|error| broken(&error))?;
-        self.agree(request.headers(), response.map(|()| String::new()))
+        self.agree(request.headers(), response.map(|()| Bytes::new()))
     }
 
     /// RFC 8441 section 5: an extended CONNECT, and 200 where HTTP/1.1 has 101.
@@ -111,14 +121,14 @@ impl Answers {
             }
             Some(_) => {}
         }
-        if head.headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        if !has_version_13(&head.headers) {
             return Err(wrong_version());
         }
-        self.agree(&head.headers, Response::new(String::new()))
+        self.agree(&head.headers, Response::new(Bytes::new()))
     }
 
     /// Fills in what is negotiated, if the client may have a WebSocket at all.
-    fn agree(&self, headers: &HeaderMap, response: Response<String>) -> Result<Answer, Refusal> {
+    fn agree(&self, headers: &HeaderMap, response: Response<Bytes>) -> Result<Answer, Refusal> {
         let origins = &self.policy.origins;
         if !origins.is_empty()
             && let Some(origin) = headers.get(ORIGIN)
@@ -167,17 +177,26 @@ fn plain(head: &Parts, is_http2: bool) -> Result<Answer, Refusal> {
         return Ok((page::response(), None));
     }
     let why = "there is a page at /, and a WebSocket at every path".to_owned();
-    if is_http2 {
+    if is_http2 || head.uri.path() == "/favicon.ico" {
         return Err(Refusal { status: StatusCode::NOT_FOUND, why, field: None });
     }
-    let field = Some((UPGRADE, "websocket"));
-    Err(Refusal { status: StatusCode::UPGRADE_REQUIRED, why, field })
+    Err(Refusal { status: StatusCode::UPGRADE_REQUIRED, why, field: None })
+}
+
+/// The answer to a stream that there is no place for.
+pub(crate) fn full() -> Response<Bytes> {
+    let why = "there are as many connections as there may be".to_owned();
+    Refusal { status: StatusCode::SERVICE_UNAVAILABLE, why, field: None }.into()
+}
+
+/// One version is asked for, and it is 13.
+fn has_version_13(headers: &HeaderMap) -> bool {
+    elements(headers, SEC_WEBSOCKET_VERSION).eq(["13"])
 }
 
 /// What an upgrade lacks.
 fn broken(error: &Error) -> Refusal {
     match error {
-        Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => wrong_version(),
         Error::Protocol(ProtocolError::WrongHttpVersion) => Refusal {
             status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             why: "a WebSocket needs HTTP/1.1 or HTTP/2".to_owned(),
@@ -204,12 +223,16 @@ fn bad(why: &str) -> Refusal {
     Refusal { status: StatusCode::BAD_REQUEST, why: why.to_owned(), field: None }
 }
 
-impl From<Refusal> for Response<String> {
+impl From<Refusal> for Response<Bytes> {
     fn from(refusal: Refusal) -> Self {
         let Refusal { status, why, field } = refusal;
-        let mut response = Response::new(format!("This is a WebSocket echo server: {why}.\n"));
+        let mut response =
+            Response::new(format!("This is a WebSocket echo server: {why}.\n").into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
+        if status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if let Some((name, value)) = field {
             headers.insert(name, HeaderValue::from_static(value));

@@ -4,16 +4,19 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{Future, FutureExt};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::http::{StatusCode, Version};
+use hyper::http::Version;
 use hyper::server::conn::http2::{self, Connection};
 use hyper::service::Service;
 use hyper::{Request, Response};
@@ -23,24 +26,30 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::replay::{Meter, Replay};
 use super::ws::{MAX_HEAD, Settings, log_opened, open};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
+use crate::http::full;
 use crate::session::{End, HandshakeError, Session, Subject};
 
-/// Requests and WebSockets that one connection may have at a time.
-const MAX_STREAMS: u32 = 128;
+/// Requests and WebSockets that one connection may have at a time: as many as RFC 9113 section
+/// 6.5.2 wants at least.
+const MAX_STREAMS: u32 = 100;
 
-/// What a client may send on one stream, and on all of them together, before it is read.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What a client may send on one stream before it is read. The streams' windows have room in the
+/// connection's, so that those that are not read leave the others theirs.
+const STREAM_WINDOW: u32 = 32 * 1024;
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 
-/// What one stream may have waiting for the client.
+/// What hyper buffers for one stream. Two batches more can wait in front of it, and one in the
+/// echo.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// A connection that speaks HTTP/2.
 pub(crate) struct Http2<S> {
     connection: Pin<Box<Serving<S>>>,
     meter: Arc<Meter>,
+    /// Held by each WebSocket that is open, by the service, and here.
+    open: Arc<()>,
     is_leaving: bool,
-    is_over: bool,
+    end: Option<Option<Result<PeerEnd, EchoError>>>,
 }
 
 /// hyper's side of it.
@@ -56,8 +65,20 @@ impl<S> Http2<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    pub(super) fn new(stream: Replay<S>, streams: Streams) -> Self {
-        let meter = stream.meter();
+    /// Speaks HTTP/2 on `stream` until the first request has been answered, or it is over.
+    pub(super) async fn first_request(
+        stream: Replay<S>,
+        settings: Settings,
+        subject: Subject,
+    ) -> Self {
+        let open = Arc::new(());
+        let streams = Streams {
+            settings,
+            connection: subject,
+            open: Arc::clone(&open),
+            answered: Arc::default(),
+        };
+        let (meter, answered) = (stream.meter(), Arc::clone(&streams.answered));
         let connection = http2::Builder::new(TokioExecutor::new())
             .enable_connect_protocol()
             .max_concurrent_streams(MAX_STREAMS)
@@ -66,19 +87,35 @@ where
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(MAX_HEAD as u32)
             .serve_connection(TokioIo::new(stream), streams);
-        Http2 { connection: Box::pin(connection), meter, is_leaving: false, is_over: false }
+        let connection = Box::pin(connection);
+        let mut http2 = Http2 { connection, meter, open, is_leaving: false, end: None };
+        poll_fn(|cx| {
+            let end = http2.poll_connection(cx);
+            if end.is_ready() || answered.load(Ordering::Relaxed) {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+        http2
     }
 
-    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<PeerEnd, EchoError>> {
-        if self.is_over {
-            return Poll::Ready(Ok(PeerEnd::EndOfStream));
+    /// Ready when the connection is over; `self.end` says how, until somebody asks.
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.end.is_none() {
+            let served = ready!(self.connection.as_mut().poll(cx));
+            self.end = Some(match served {
+                Ok(()) => Some(Ok(PeerEnd::EndOfStream)),
+                Err(error) => Some(judge(&error)),
+            });
         }
-        let served = ready!(self.connection.as_mut().poll(cx));
-        self.is_over = true;
-        Poll::Ready(match served {
-            Ok(()) => Ok(PeerEnd::EndOfStream),
-            Err(error) => judge(&error),
-        })
+        Poll::Ready(())
+    }
+
+    /// How the connection ended; that it failed is said once.
+    fn take_end(&mut self) -> Result<PeerEnd, EchoError> {
+        let end = self.end.as_mut().and_then(Option::take);
+        end.unwrap_or(Ok(PeerEnd::EndOfStream))
     }
 }
 
@@ -107,16 +144,18 @@ where
     const LINGER: Duration = Duration::from_secs(5);
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
-        self.poll_connection(cx).map_ok(Step::Ended)
+        ready!(self.poll_connection(cx));
+        Poll::Ready(self.take_end().map(Step::Ended))
     }
 
     /// GOAWAY (RFC 9113 section 6.8), then whatever the streams have to finish.
     fn poll_close(&mut self, cx: &mut Context<'_>, _why: Goodbye) -> Poll<Result<(), EchoError>> {
-        if !self.is_leaving && !self.is_over {
+        if !self.is_leaving && self.end.is_none() {
             self.is_leaving = true;
             self.connection.as_mut().graceful_shutdown();
         }
-        self.poll_connection(cx).map_ok(drop)
+        ready!(self.poll_connection(cx));
+        Poll::Ready(self.take_end().map(drop))
     }
 
     /// The streams' sessions count what they echo.
@@ -124,8 +163,10 @@ where
         Traffic::default()
     }
 
+    /// What the streams still owe; a client that only does not close owes us.
     fn owes(&self) -> bool {
-        self.is_leaving && !self.is_over
+        let others = Arc::strong_count(&self.open) > 2;
+        self.is_leaving && self.end.is_none() && others
     }
 
     fn moved(&self) -> Moved {
@@ -134,31 +175,34 @@ where
 }
 
 /// Answers the requests of one connection.
-pub(super) struct Streams {
-    pub(super) settings: Settings,
+struct Streams {
+    settings: Settings,
     /// What carries them.
-    pub(super) connection: Subject,
+    connection: Subject,
+    open: Arc<()>,
+    /// A request has been.
+    answered: Arc<AtomicBool>,
 }
 
 impl Service<Request<Incoming>> for Streams {
-    type Response = Response<String>;
+    type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Response<String>, Infallible>>;
+    type Future = Ready<Result<Response<Full<Bytes>>, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.answered.store(true, Ordering::Relaxed);
         let upgrade = hyper::upgrade::on(&mut request);
         let (head, _body) = request.into_parts();
         let uri = head.uri.clone();
         let (response, agreed) = self.settings.answers.answer(head);
+        let response = response.map(Full::new);
         let Some(agreed) = agreed else { return ready(Ok(response)) };
         let Subject::Connection { protocol, peer, .. } = self.connection else {
             unreachable!("a datagram socket speaks no HTTP")
         };
         let sessions = &self.settings.sessions;
         let Some((subject, permit)) = sessions.admit(protocol, peer) else {
-            let mut response = Response::new(String::new());
-            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-            return ready(Ok(response));
+            return ready(Ok(full().map(Full::new)));
         };
         log_opened(subject, Version::HTTP_2, uri.path(), &agreed, &self.settings);
         let settings = self.settings.clone();
@@ -167,7 +211,12 @@ impl Service<Request<Incoming>> for Streams {
             let stream = upgrade.await.map_err(|error| End::Handshake(failed(error)))?;
             Ok(open(TokioIo::new(stream), |stream| stream, &agreed, &settings))
         };
-        tokio::spawn(Session::opening(sessions, subject, permit, opening.boxed()));
+        let session = Session::opening(sessions, subject, permit, opening.boxed());
+        let open = Arc::clone(&self.open);
+        tokio::spawn(async move {
+            session.await;
+            drop(open);
+        });
         ready(Ok(response))
     }
 }

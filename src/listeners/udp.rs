@@ -1,20 +1,172 @@
-//! UDP: one session for a whole socket, whose peers come and go with each datagram.
+//! UDP: a session for each of an address's sockets, whose peers come and go with each datagram.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
 
-use crate::config::Protocol;
-use crate::echo::DatagramEcho;
-use crate::session::{Session, Sessions, Subject};
+use crate::config::{Protocol, UdpPolicy};
+use crate::echo::{Answerable, DatagramEcho, Rules, Traffic, Unanswered};
+use crate::session::{Session, Sessions, Subject, Throttle};
 
-/// The session that echoes `socket`, which is bound to `local`.
-pub(crate) fn session(
-    socket: UdpSocket,
+/// How often the kernel is asked what it has dropped.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// The rules of a server that answers from the addresses `own`.
+pub(crate) fn rules(policy: &UdpPolicy, own: Vec<SocketAddr>) -> Arc<Rules> {
+    let has_wildcard = own.iter().any(|own| own.ip().is_unspecified());
+    let machine = if has_wildcard { machine_addresses() } else { Vec::new() };
+    let answerable = Answerable {
+        low_ports: policy.allow_low_ports,
+        rate: policy.rate_limit,
+        limits_loopback: policy.rate_limit_loopback,
+        total_rate: policy.total_rate_limit,
+        own,
+        machine,
+    };
+    let throttles: [Throttle; Unanswered::ALL.len()] = Default::default();
+    let report = move |peer: SocketAddr, reason: Unanswered| {
+        if let Some(times) = throttles[reason as usize].count() {
+            info!(%peer, %reason, times, "Datagrams not answered");
+        }
+    };
+    Arc::new(Rules::new(answerable, Box::new(report)))
+}
+
+/// A front-end's sockets, ready to echo.
+#[derive(Debug)]
+pub(crate) struct Udp {
     local: SocketAddr,
-    sessions: &Arc<Sessions>,
-) -> Session<DatagramEcho> {
-    let subject = Subject::Socket { protocol: Protocol::Udp, local };
-    Session::open(sessions, subject, DatagramEcho::new(socket))
+    inodes: Vec<u64>,
+    echoes: Vec<DatagramEcho>,
+    totals: Arc<Mutex<Traffic>>,
+}
+
+impl Udp {
+    /// The front-end of `sockets`, which are all bound to `local`.
+    ///
+    /// # Errors
+    /// The system lacks what a socket needs.
+    pub(crate) fn new(
+        sockets: Vec<UdpSocket>,
+        local: SocketAddr,
+        rules: &Arc<Rules>,
+    ) -> io::Result<Self> {
+        let totals = Arc::default();
+        let inodes = sockets.iter().filter_map(inode).collect();
+        let echo = |socket| DatagramEcho::new(socket, Arc::clone(rules), Arc::clone(&totals));
+        let echoes = sockets.into_iter().map(echo).collect::<io::Result<_>>()?;
+        Ok(Udp { local, inodes, echoes, totals })
+    }
+
+    /// Echoes until the server ends, then says what it was in all.
+    pub(crate) async fn run(self, sessions: Arc<Sessions>) {
+        let Udp { local, inodes, echoes, totals } = self;
+        // The server waits for the last word, too.
+        let _member = sessions.drain.join();
+        let subject = Subject::Socket;
+        let mut running = JoinSet::new();
+        for echo in echoes {
+            running.spawn(Session::open(&sessions, subject, echo));
+        }
+        let mut drops = KernelDrops { inodes, seen: 0 };
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // The sockets have to be there still when they are asked about.
+            drops.look(local);
+            tokio::select! {
+                () = sessions.drain.reached(crate::session::Stage::Draining) => break,
+                _ = looks.tick() => {}
+            }
+        }
+        drops.look(local);
+        while running.join_next().await.is_some() {}
+        let Traffic { received, sent, messages } =
+            *totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let dropped = drops.seen;
+        info!(protocol = %Protocol::Udp, received, sent, messages, dropped, "Socket closed: {local}");
+    }
+}
+
+/// Says how many datagrams got no answer, and why.
+pub(crate) fn summarize(rules: &Rules) {
+    for reason in Unanswered::ALL {
+        let datagrams = rules.unanswered(reason);
+        if datagrams > 0 {
+            info!(datagrams, %reason, "Datagrams not answered in all");
+        }
+    }
+}
+
+/// What the kernel has dropped of some sockets' datagrams, since nobody received them in time.
+#[derive(Debug)]
+struct KernelDrops {
+    inodes: Vec<u64>,
+    seen: u64,
+}
+
+impl KernelDrops {
+    /// Says how many more there are since it was last asked.
+    fn look(&mut self, local: SocketAddr) {
+        let now = dropped(&self.inodes);
+        let more = now.saturating_sub(self.seen);
+        if more > 0 {
+            self.seen = now;
+            warn!(%local, datagrams = more, "Dropped by the kernel: the receive buffer was full (--udp-recv-buffer)");
+        }
+    }
+}
+
+/// The sum of the drop counters of these sockets.
+fn dropped(inodes: &[u64]) -> u64 {
+    let tables = ["/proc/self/net/udp", "/proc/self/net/udp6"];
+    let tables = tables.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    let drops = |line: &str| -> Option<u64> {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        // Counted as proc(5) shows it: the inode is the tenth, the drops are the last.
+        let inode = fields.get(9)?.parse().ok()?;
+        if inodes.contains(&inode) { fields.last()?.parse().ok() } else { None }
+    };
+    tables.map(|table| table.lines().filter_map(drops).sum::<u64>()).sum()
+}
+
+/// By what the kernel's tables know a socket.
+#[cfg(target_os = "linux")]
+fn inode(socket: &UdpSocket) -> Option<u64> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
+
+    let link = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    std::fs::metadata(link).ok().map(|metadata| metadata.ino())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn inode(_socket: &UdpSocket) -> Option<u64> {
+    None
+}
+
+/// The addresses of this machine's interfaces. Those that it gets later are missing: the rate limit
+/// is what ends a loop then.
+#[cfg(target_os = "linux")]
+fn machine_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+            (_, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn machine_addresses() -> Vec<IpAddr> {
+    Vec::new()
 }

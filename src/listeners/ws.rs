@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
+use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::http::{StatusCode, Version};
@@ -18,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tracing::info;
 
-use super::http2::{Http2, Streams};
+use super::http2::Http2;
 use super::replay::Replay;
 use super::{Transport, hang_up};
 use crate::config::Protocol;
@@ -73,8 +74,8 @@ impl<T: Transport> Door for WebSocket<T> {
             let failed = |error| End::Failed(EchoError::Read(error));
             let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
             if is_http2 {
-                let streams = Streams { settings, connection: subject };
-                return Ok(OverHttp::Connection(Box::new(Http2::new(stream, streams))));
+                let connection = Http2::first_request(stream, settings, subject).await;
+                return Ok(OverHttp::Connection(Box::new(connection)));
             }
             upgrade(stream, T::RAW, subject, &settings).await.map(OverHttp::Socket)
         }
@@ -102,7 +103,7 @@ where
             log_opened(subject, Version::HTTP_11, uri.path(), agreed, settings);
         }
         let _ = answered.set((response.status(), agreed));
-        ready(Ok::<_, Infallible>(response))
+        ready(Ok::<_, Infallible>(response.map(Full::new)))
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
@@ -149,15 +150,17 @@ pub(super) fn log_opened(
     if !settings.sessions.log.shows() {
         return;
     }
+    // Of what a client may make as long as a head, the log shows the beginning.
+    let shown = |text: &str| text.chars().take(200).collect::<String>();
     let text = |value: &Option<hyper::header::HeaderValue>| {
         let value = value.as_ref().and_then(|value| value.to_str().ok());
-        value.unwrap_or("none").to_owned()
+        shown(value.unwrap_or("none"))
     };
     info!(
         %protocol,
         conn,
         http = ?version,
-        path,
+        path = shown(path),
         subprotocol = text(&agreed.subprotocol),
         extensions = text(&agreed.deflate),
         "WebSocket established with: {peer}"

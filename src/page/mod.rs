@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
 use data_encoding::BASE64;
 use hyper::Response;
 use hyper::header::{self, HeaderValue};
@@ -21,8 +22,8 @@ static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 });
 
 /// The page, ready to be sent.
-pub(crate) fn response() -> Response<String> {
-    let mut response = Response::new(PAGE.to_owned());
+pub(crate) fn response() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(PAGE.as_bytes()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone());

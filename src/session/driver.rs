@@ -300,7 +300,7 @@ impl<E: Echo> Session<E> {
 
     /// The next deadline, and which it is.
     fn next_deadline(&self) -> Option<(Instant, Passed)> {
-        if matches!(self.subject, Subject::Socket { .. }) {
+        if matches!(self.subject, Subject::Socket) {
             return None;
         }
         let timeouts = &self.sessions.timeouts;
@@ -370,9 +370,7 @@ fn log_end(subject: Subject, traffic: Traffic, duration: Duration, end: &End) {
             %protocol, conn, received, sent, messages, duration_ms, reason,
             "Connection closed: {peer}"
         ),
-        Subject::Socket { protocol, local } => info!(
-            %protocol, received, sent, messages, duration_ms, reason,
-            "Socket closed: {local}"
-        ),
+        // An address has several sockets, and its front-end one line for all of them.
+        Subject::Socket => {}
     }
 }

@@ -25,12 +25,11 @@ pub(crate) use accept::accept_loop;
 pub(crate) use drain::{Drain, Stage};
 pub(crate) use driver::Session;
 pub(crate) use ending::{End, HandshakeError};
-pub(crate) use log_limit::LogLimit;
+pub(crate) use log_limit::{LogLimit, Throttle};
 
 use crate::config::{Protocol, Timeouts};
 use crate::echo::Echo;
 use admission::Admission;
-use log_limit::Throttle;
 
 /// What makes an echo of an accepted TCP connection: a front-end.
 pub(crate) trait Door: Send + Sync + 'static {
@@ -59,7 +58,7 @@ pub(crate) enum Subject {
         peer: SocketAddr,
     },
     /// A socket whose peers come and go with each datagram. It has no deadlines.
-    Socket { protocol: Protocol, local: SocketAddr },
+    Socket,
 }
 
 /// What all sessions of a server share.

@@ -8,9 +8,12 @@ use std::thread::JoinHandle;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+/// Where it is.
+pub const PATH: &str = env!("CARGO_BIN_EXE_echo-server");
+
 /// The command, with none of the developer's own settings.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_echo-server"));
+    let mut command = Command::new(PATH);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ECHO_") || name == "RUST_LOG" {
             command.env_remove(name);

@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
-use super::framing::{Framing, Passed};
+use super::framing::{Framing, Rewritten};
 use super::{EchoError, Goodbye, Moved, PeerEnd, Traffic};
 use header::{Expected, Header};
 use inflate::Inflater;
@@ -67,6 +67,8 @@ struct Frame {
     mask: [u8; 4],
     /// Payload to come.
     left: u64,
+    /// Payload that came and is not counted as sent.
+    unsent: u64,
 }
 
 /// What is done with a frame.
@@ -112,7 +114,10 @@ impl Framing for Frames {
 
     const PINGS: bool = true;
 
-    fn pass(&mut self, buffer: &mut [u8]) -> Passed {
+    fn pass(&mut self, buffer: &mut [u8]) -> Rewritten {
+        if self.is_closed || self.verdict.is_some() {
+            return Rewritten::default();
+        }
         let cut = usize::from(std::mem::take(&mut self.cut_length));
         let begin = header::MAX - cut;
         buffer[begin..header::MAX].copy_from_slice(&self.cut[..cut]);
@@ -120,16 +125,13 @@ impl Framing for Frames {
             input: begin..buffer.len(),
             output: begin..begin,
             frame_at: begin,
-            kept: Vec::new(),
+            released: Vec::new(),
             toil: 0,
             buffer,
         };
         let end = match self.run(&mut pass) {
             Ok(close) => {
                 self.is_closed = close.is_some();
-                if self.kept.is_empty() {
-                    self.sent = self.received;
-                }
                 close.map(Ok)
             }
             Err(Violation { code, detail }) => {
@@ -137,8 +139,8 @@ impl Framing for Frames {
                 Some(Err(EchoError::Protocol { code: code.into(), detail: detail.to_owned() }))
             }
         };
-        let Pass { output, kept, toil, .. } = pass;
-        Passed { kept, output, end, toiled: toil > TOIL }
+        let Pass { output, released, toil, .. } = pass;
+        Rewritten { released, output, end, toiled: toil > TOIL }
     }
 
     fn is_at_boundary(&self) -> bool {
@@ -180,7 +182,8 @@ struct Pass<'a> {
     output: Range<usize>,
     /// Where the output of the current frame begins.
     frame_at: usize,
-    kept: Vec<u8>,
+    /// What was kept of a frame that is whole now.
+    released: Vec<u8>,
     /// Bytes that were inflated.
     toil: u64,
 }
@@ -235,6 +238,7 @@ impl Frames {
             is_begun: false,
             mask: header.mask,
             left: header.payload,
+            unsent: 0,
         });
         if kind == Kind::Pong {
             return;
@@ -262,11 +266,13 @@ impl Frames {
         frame.left -= length as u64;
         let payload = &mut pass.buffer[here.clone()];
         unmask(payload, &mut frame.mask);
+        // A control frame always fits.
         let mut is_judged = frame.kind == Kind::Close;
         if frame.kind == Kind::Data
             && let Some(message) = &mut self.message
         {
             self.received += length as u64;
+            frame.unsent += length as u64;
             is_judged = message.is_text();
             if let Err(violation) = message.feed(payload, &mut pass.toil) {
                 self.take_back(pass);
@@ -294,11 +300,12 @@ impl Frames {
         }
         let made = pass.frame_at..pass.output.end;
         let fits = made.len() as u64 + frame.left <= self.judged_whole as u64;
-        if is_judged && fits && !frame.is_begun {
+        if is_judged && (fits || frame.kind == Kind::Close) && !frame.is_begun {
             self.kept = pass.buffer[made.clone()].to_vec();
             pass.output.end = made.start;
         } else {
             frame.is_begun = true;
+            self.sent += std::mem::take(&mut frame.unsent);
         }
         Ok(false)
     }
@@ -326,9 +333,10 @@ impl Frames {
             self.take_back(pass);
             return judged.map(|()| None);
         }
+        self.sent += frame.unsent;
         self.frame = None;
         if !self.kept.is_empty() {
-            pass.kept = std::mem::take(&mut self.kept);
+            pass.released = std::mem::take(&mut self.kept);
         }
         Ok(close)
     }
@@ -391,7 +399,8 @@ fn judge_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
         return Err(Violation { detail: "a close reason is not UTF-8", ..NOT_UTF8 });
     }
     let code = u16::from_be_bytes(*code);
-    if CloseCode::from(code).is_allowed() {
+    // Bad Gateway (1014) was registered after tungstenite made its list.
+    if CloseCode::from(code).is_allowed() || code == 1014 {
         Ok(Some(code))
     } else {
         Err(violation("a close code that may not be sent"))

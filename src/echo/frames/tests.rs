@@ -72,8 +72,8 @@ fn rewrite(frames: &mut Frames, pieces: impl Iterator<Item = impl AsRef<[u8]>>) 
         let piece = piece.as_ref();
         let mut buffer = vec![0xEE; Frames::HEADROOM + piece.len()];
         buffer[Frames::HEADROOM..].copy_from_slice(piece);
-        let Passed { kept, output, end, .. } = frames.pass(&mut buffer);
-        outcome.output.extend(kept);
+        let Rewritten { released, output, end, .. } = frames.pass(&mut buffer);
+        outcome.output.extend(released);
         outcome.output.extend(&buffer[output]);
         if let Some(end) = end {
             outcome.end = Some(end.map_err(|error| match error {
@@ -283,7 +283,8 @@ fn length_64(length: u64) -> Vec<u8> {
 fn a_close_is_answered_in_kind_and_is_the_last() {
     let mut cases: Vec<Case> = Vec::new();
     let mut payloads = vec![(vec![], None)];
-    for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
+    for code in [1000, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
+    {
         payloads.push((close(code, "because grüße"), Some(code)));
     }
     payloads.push((close(1000, &"*".repeat(123)), Some(1000)));
@@ -379,6 +380,43 @@ fn our_own_close_is_said_once_and_never_inside_a_frame() {
     assert_eq!(say(&mut frames), Some(going_away));
     rewrite(&mut frames, [sent(FIN | CLOSE, b"")].iter());
     assert_eq!(say(&mut frames), None);
+}
+
+#[test]
+fn after_its_end_it_says_nothing_more() {
+    for bad in [sent(FIN | TEXT, b"\xE2\x82"), sent(FIN | CLOSE, &close(1005, ""))] {
+        let mut frames = Frames::new(false, BATCH);
+        assert_eq!(rewrite(&mut frames, [bad].iter()).end.unwrap().ok(), None);
+        for more in [vec![], sent(FIN | TEXT, b"x"), sent(FIN | PING, b"x")] {
+            assert_eq!(rewrite(&mut frames, [more].iter()), Outcome::default());
+        }
+    }
+}
+
+#[test]
+fn a_close_is_judged_as_a_whole_whatever_the_buffer() {
+    let payload = close(1000, &"*".repeat(100));
+    for size in [0, 1, 4, 50] {
+        let mut frames = Frames::new(false, size);
+        let outcome = rewrite(&mut frames, sent(FIN | CLOSE, &payload).chunks(size.max(1)));
+        let end = Some(Ok(PeerEnd::Close(Some(1000))));
+        assert_eq!(outcome, Outcome { output: echoed(FIN | CLOSE, &payload), end });
+    }
+}
+
+#[test]
+fn what_was_sent_is_counted_when_it_is() {
+    let mut frames = Frames::new(false, BATCH);
+    let mut feed = |bytes: &[u8]| {
+        rewrite(&mut frames, [bytes].iter());
+        let traffic = frames.traffic(Moved::default());
+        (traffic.received, traffic.sent, traffic.messages)
+    };
+    let (text, binary) = (sent(FIN | TEXT, &[b'x'; 100]), sent(FIN | BINARY, &[0; 100]));
+    assert_eq!(feed(&text[..50]), (44, 0, 0), "kept");
+    assert_eq!(feed(&text[50..]), (100, 100, 1));
+    assert_eq!(feed(&binary[..50]), (144, 144, 1), "sent on");
+    assert_eq!(feed(&[&binary[50..], &[0xFF][..]].concat()), (200, 200, 2), "then a violation");
 }
 
 // ---- Compression.
@@ -536,7 +574,7 @@ fn some_frame() -> impl Strategy<Value = Vec<u8>> {
         ],
         1 => any::<u8>(),
     ];
-    let control = prop_oneof![Just(1000_u16), Just(3000), 990_u16..1020]
+    let control = prop_oneof![Just(1000_u16), Just(3000), 990_u16..1014]
         .prop_map(|code| sent(FIN | CLOSE, &close(code, "bye")));
     prop_oneof![
         20 => (first, payload, any::<[u8; 4]>(), 0..50).prop_map(|(first, payload, key, masked)| {

@@ -1,0 +1,179 @@
+//! Datagrams that were received together, and what is needed to answer them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// Datagrams, or trains of them, that one system call receives at most.
+pub(super) const LIMIT: usize = if cfg!(target_os = "linux") { 32 } else { 1 };
+
+/// The largest datagram that UDP's 16-bit length field can announce.
+pub(crate) const LARGEST: usize = 65_535;
+
+/// Room for the largest datagram or train; and a cache line or two more, so that the slots do not
+/// share their places in the cache. Pages that nothing was received into cost nothing.
+const SLOT: usize = (LARGEST + 1) + 128;
+
+/// What a train may hold at most: the kernel takes a datagram's worth of payload, in 64 segments.
+const TRAIN: usize = 65_487;
+
+/// A buffer for each datagram, and what is known of it.
+#[derive(Debug)]
+pub(super) struct Batch {
+    slots: Vec<u8>,
+    /// Those that are to be answered, in the order of their arrival.
+    pub(super) received: Vec<Received>,
+    /// How many of them need no more attention.
+    pub(super) answered: usize,
+}
+
+/// One datagram, or several that the kernel has joined into a train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Received {
+    /// Which slot its bytes are in.
+    pub(super) slot: usize,
+    pub(super) length: usize,
+    pub(super) peer: SocketAddr,
+    pub(super) manner: Manner,
+    /// It was sent to a broadcast or multicast address.
+    pub(super) is_to_many: bool,
+}
+
+/// How a reply is to be sent, so that it looks like it comes from where the request went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Manner {
+    /// The address that was asked.
+    pub(super) source: IpAddr,
+    /// On which interface: link-local addresses need it.
+    pub(super) interface: u32,
+    /// DSCP and ECN.
+    pub(super) tos: u8,
+    /// The size of a train's segments; 0 for a single datagram.
+    pub(super) segment: u16,
+}
+
+impl Received {
+    /// A place to fill in.
+    pub(super) const NOTHING: Received = Received {
+        slot: 0,
+        length: 0,
+        peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        manner: Manner {
+            source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            interface: 0,
+            tos: 0,
+            segment: 0,
+        },
+        is_to_many: false,
+    };
+
+    /// How many datagrams it stands for.
+    pub(super) fn datagrams(&self) -> usize {
+        match usize::from(self.manner.segment) {
+            0 => 1,
+            segment => self.length.div_ceil(segment),
+        }
+    }
+
+    /// Leaves the first `datagrams` of it.
+    pub(super) fn cut(&mut self, datagrams: usize) {
+        if self.manner.segment > 0 {
+            self.length = self.length.min(datagrams * usize::from(self.manner.segment));
+        }
+    }
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Batch { slots: vec![0; LIMIT * SLOT], received: Vec::with_capacity(LIMIT), answered: 0 }
+    }
+
+    /// Forgets what there was. Gives the slots to receive into, and the list of what came.
+    pub(super) fn begin(&mut self) -> (impl Iterator<Item = &mut [u8]>, &mut Vec<Received>) {
+        self.received.clear();
+        self.answered = 0;
+        (self.slots.chunks_exact_mut(SLOT), &mut self.received)
+    }
+
+    pub(super) fn payload(&self, received: &Received) -> &[u8] {
+        &self.slots[received.slot * SLOT..][..received.length]
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.answered == self.received.len()
+    }
+
+    /// Where the run ends that can be sent as one train, of those from `at` on: of one peer and one
+    /// size, of which the last may have less. An empty datagram has no size to make a train of.
+    pub(super) fn train(&self, at: usize) -> usize {
+        let first = &self.received[at];
+        let mut end = at + 1;
+        if first.manner.segment > 0 || first.length == 0 {
+            return end;
+        }
+        let mut total = first.length;
+        for next in &self.received[end..] {
+            total += next.length;
+            let fits = (1..=first.length).contains(&next.length) && total <= TRAIN;
+            if !fits || next.peer != first.peer || next.manner != first.manner {
+                break;
+            }
+            end += 1;
+            if next.length < first.length {
+                break;
+            }
+        }
+        end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(datagrams: &[(u16, usize)]) -> Batch {
+        let mut batch = Batch { slots: Vec::new(), received: Vec::new(), answered: 0 };
+        for (port, length) in datagrams {
+            let peer = SocketAddr::from(([192, 0, 2, 1], *port));
+            batch.received.push(Received { length: *length, peer, ..Received::NOTHING });
+        }
+        batch
+    }
+
+    #[test]
+    fn a_train_is_of_one_peer_and_one_size() {
+        let cases: [(&[(u16, usize)], usize); 8] = [
+            (&[(1, 100)], 1),
+            (&[(1, 100), (1, 100), (1, 100)], 3),
+            (&[(1, 100), (2, 100)], 1),
+            (&[(1, 100), (1, 101)], 1),
+            (&[(1, 100), (1, 50), (1, 50)], 2),
+            (&[(1, 0), (1, 0)], 1),
+            (&[(1, 100), (1, 0)], 1),
+            (&[(1, 30_000), (1, 30_000), (1, 30_000)], 2),
+        ];
+        for (datagrams, end) in cases {
+            assert_eq!(batch(datagrams).train(0), end, "{datagrams:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_in_another_manner_is_no_part_of_a_train() {
+        let mut batch = batch(&[(1, 100), (1, 100)]);
+        batch.received[1].manner.tos = 0xb8;
+        assert_eq!(batch.train(0), 1);
+        batch.received[1].manner = Manner { segment: 10, ..batch.received[0].manner };
+        assert_eq!(batch.train(0), 1);
+        assert_eq!(batch.train(1), 2);
+    }
+
+    #[test]
+    fn a_train_is_counted_and_cut_by_its_segments() {
+        let manner = Manner { segment: 100, ..Received::NOTHING.manner };
+        let mut train = Received { length: 350, manner, ..Received::NOTHING };
+        assert_eq!(train.datagrams(), 4);
+        train.cut(4);
+        assert_eq!(train.length, 350);
+        train.cut(2);
+        assert_eq!((train.length, train.datagrams()), (200, 2));
+        assert_eq!(Received::NOTHING.datagrams(), 1);
+    }
+}

@@ -1,0 +1,293 @@
+//! Datagrams in batches on Linux: recvmmsg and sendmmsg, trains in (UDP_GRO) and out (UDP_SEGMENT),
+//! and replies from the address that was asked (IP_PKTINFO).
+//!
+//! Two peculiarities of nix shape this file. Its `recvmmsg` does not reset the space for control
+//! messages of headers that are used again (nix issue 2813), so they are made anew for each call:
+//! that costs less than can be measured. Its `sendmmsg` has one set of control messages for all
+//! messages (nix issue 1954), so a call sends those that are sent in the same manner.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::AsRawFd;
+
+use nix::cmsg_space;
+use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6,
+    SockaddrLike, recvmmsg, sendmmsg, setsockopt, sockopt,
+};
+use tokio::net::UdpSocket;
+
+use super::batch::{Batch, LIMIT, Manner, Received};
+
+/// How a socket's system calls are made.
+#[derive(Debug)]
+pub(super) struct Calls {
+    is_v6: bool,
+    /// The address that it is bound to, which needs no asking for and no saying. `None`: it is
+    /// bound to all.
+    fixed: Option<IpAddr>,
+}
+
+impl Calls {
+    /// Tells the kernel what has to be known of each datagram.
+    pub(super) fn prepare(socket: &UdpSocket) -> io::Result<Self> {
+        let local = socket.local_addr()?.ip();
+        let (is_v6, asks) = (local.is_ipv6(), local.is_unspecified());
+        if is_v6 {
+            setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &asks)?;
+            setsockopt(socket, sockopt::Ipv6RecvTClass, &true)?;
+        }
+        // An IPv6 socket that takes IPv4 too needs these as well. Where it does not, they may fail.
+        let v4 = setsockopt(socket, sockopt::Ipv4PacketInfo, &asks)
+            .and_then(|()| setsockopt(socket, sockopt::IpRecvTos, &true));
+        if !is_v6 {
+            v4?;
+        }
+        // Without it trains arrive as their datagrams, which is only slower.
+        let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+        Ok(Calls { is_v6, fixed: (!asks).then_some(local) })
+    }
+
+    /// Receives what is there. How many it was.
+    pub(super) fn receive(&self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<usize> {
+        if self.is_v6 {
+            let space = cmsg_space!(in6_pktinfo, in_pktinfo, i32, u8, i32);
+            receive::<SockaddrIn6>(socket, space, self.fixed, batch, |peer| {
+                SocketAddrV6::new(peer.ip(), peer.port(), peer.flowinfo(), peer.scope_id()).into()
+            })
+        } else {
+            let space = cmsg_space!(in_pktinfo, u8, i32);
+            receive::<SockaddrIn>(socket, space, self.fixed, batch, |peer| {
+                SocketAddrV4::new(peer.ip(), peer.port()).into()
+            })
+        }
+    }
+
+    /// Sends the next messages that one system call can send. `ends[i]` is where the i-th of them
+    /// ends in the batch; how many were sent.
+    pub(super) fn send(
+        &self,
+        socket: &UdpSocket,
+        batch: &Batch,
+        ends: &mut [usize; LIMIT],
+    ) -> io::Result<usize> {
+        let waiting = &batch.received[batch.answered..];
+        let mut slices = [IoSlice::new(&[]); LIMIT];
+        for (slice, received) in slices.iter_mut().zip(waiting) {
+            *slice = IoSlice::new(batch.payload(received));
+        }
+        let mut messages: [&[IoSlice<'_>]; LIMIT] = [&[]; LIMIT];
+        let mut peers = [Received::NOTHING.peer; LIMIT];
+        let mut manner = waiting[0].manner;
+        let (mut count, mut at) = (0, batch.answered);
+        while at < batch.received.len() {
+            let received = &batch.received[at];
+            let end = batch.train(at);
+            let is_train = end - at > 1;
+            let segment = if is_train { received.length as u16 } else { received.manner.segment };
+            let this = Manner { segment, ..received.manner };
+            if count == 0 {
+                manner = this;
+            } else if this != manner && !is_short_train(this, received.length, manner) {
+                break;
+            }
+            messages[count] = &slices[at - batch.answered..end - batch.answered];
+            peers[count] = received.peer;
+            ends[count] = end;
+            count += 1;
+            at = end;
+        }
+        self.send_all(socket, &messages[..count], &peers[..count], manner)
+    }
+
+    /// Sends one datagram by itself.
+    pub(super) fn send_one(
+        &self,
+        socket: &UdpSocket,
+        payload: &[u8],
+        peer: SocketAddr,
+        manner: Manner,
+    ) -> io::Result<()> {
+        let slice = [IoSlice::new(payload)];
+        self.send_all(socket, &[&slice], &[peer], Manner { segment: 0, ..manner }).map(drop)
+    }
+
+    fn send_all(
+        &self,
+        socket: &UdpSocket,
+        messages: &[&[IoSlice<'_>]],
+        peers: &[SocketAddr],
+        manner: Manner,
+    ) -> io::Result<usize> {
+        let Manner { source, interface, tos, segment } = manner;
+        let shape = match manner {
+            Manner { segment: 1.., .. } => 2,
+            Manner { tos: 0, .. } if self.fixed.is_some() => 0,
+            _ => 1,
+        };
+        let used = [0, 2, 3][shape];
+        let mut headers = HEADERS.take().unwrap_or_default();
+        let sent = if self.is_v6 {
+            let source = to_v6(source);
+            let interface = if source.is_unicast_link_local() { interface } else { 0 };
+            let info = in6_pktinfo {
+                ipi6_addr: in6_addr { s6_addr: source.octets() },
+                ipi6_ifindex: interface,
+            };
+            let class = i32::from(tos);
+            let control = [
+                ControlMessage::Ipv6PacketInfo(&info),
+                if source.to_ipv4_mapped().is_some() {
+                    ControlMessage::Ipv4Tos(&tos)
+                } else {
+                    ControlMessage::Ipv6TClass(&class)
+                },
+                ControlMessage::UdpGsoSegments(&segment),
+            ];
+            let peers = peers.iter().map(|peer| match peer {
+                SocketAddr::V6(peer) => SockaddrIn6::from(*peer),
+                SocketAddr::V4(peer) => {
+                    SocketAddrV6::new(peer.ip().to_ipv6_mapped(), peer.port(), 0, 0).into()
+                }
+            });
+            send(socket, &mut headers.v6[shape], messages, peers, &control[..used])
+        } else {
+            let IpAddr::V4(source) = source else { return Err(io::ErrorKind::Unsupported.into()) };
+            let info = in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
+                ipi_addr: in_addr { s_addr: 0 },
+            };
+            let control = [
+                ControlMessage::Ipv4PacketInfo(&info),
+                ControlMessage::Ipv4Tos(&tos),
+                ControlMessage::UdpGsoSegments(&segment),
+            ];
+            let peers = peers.iter().filter_map(|peer| match peer {
+                SocketAddr::V4(peer) => Some(SockaddrIn::from(*peer)),
+                SocketAddr::V6(_) => None,
+            });
+            send(socket, &mut headers.v4[shape], messages, peers, &control[..used])
+        };
+        HEADERS.set(Some(headers));
+        sent
+    }
+}
+
+/// Whether a message of `length` that is no train can be sent as one of `manner`, of one segment.
+fn is_short_train(this: Manner, length: usize, manner: Manner) -> bool {
+    let has_room = (1..=usize::from(manner.segment)).contains(&length);
+    this.segment == 0 && has_room && Manner { segment: manner.segment, ..this } == manner
+}
+
+/// Whether an error may be about sending a train, where its datagrams one by one would do: the way
+/// back has a smaller MTU than the segments, or a device that takes no trains.
+pub(super) fn is_about_trains(error: &io::Error) -> bool {
+    use nix::libc::{EINVAL, EIO, EMSGSIZE, EOPNOTSUPP};
+    matches!(error.raw_os_error(), Some(EINVAL | EIO | EMSGSIZE | EOPNOTSUPP))
+}
+
+/// The headers to send with, for each thread. nix sends all of the space for control messages that
+/// the headers have, so each set of them has headers of its own: none; address and TOS; address,
+/// TOS and segment.
+#[derive(Debug)]
+struct Headers {
+    v4: [MultiHeaders<SockaddrIn>; 3],
+    v6: [MultiHeaders<SockaddrIn6>; 3],
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        let v4 = [None, Some(cmsg_space!(in_pktinfo, u8)), Some(cmsg_space!(in_pktinfo, u8, u16))];
+        let v6 =
+            [None, Some(cmsg_space!(in6_pktinfo, i32)), Some(cmsg_space!(in6_pktinfo, i32, u16))];
+        Headers {
+            v4: v4.map(|space| MultiHeaders::preallocate(LIMIT, space)),
+            v6: v6.map(|space| MultiHeaders::preallocate(LIMIT, space)),
+        }
+    }
+}
+
+thread_local! {
+    static HEADERS: Cell<Option<Box<Headers>>> = const { Cell::new(None) };
+}
+
+fn to_v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
+fn send<S: SockaddrLike + Copy>(
+    socket: &UdpSocket,
+    headers: &mut MultiHeaders<S>,
+    messages: &[&[IoSlice<'_>]],
+    peers: impl Iterator<Item = S>,
+    control: &[ControlMessage<'_>],
+) -> io::Result<usize> {
+    let mut addresses = [None; LIMIT];
+    for (address, peer) in addresses.iter_mut().zip(peers) {
+        *address = Some(peer);
+    }
+    let addresses = &addresses[..messages.len()];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    // How many were sent is told only by how many results there are.
+    Ok(sendmmsg(socket.as_raw_fd(), headers, messages, addresses, control, flags)?.count())
+}
+
+fn receive<S: SockaddrLike + Copy>(
+    socket: &UdpSocket,
+    space: Vec<u8>,
+    fixed: Option<IpAddr>,
+    batch: &mut Batch,
+    address: fn(S) -> SocketAddr,
+) -> io::Result<usize> {
+    let mut headers = MultiHeaders::<S>::preallocate(LIMIT, Some(space));
+    let (mut slots, received) = batch.begin();
+    let mut slices: [[IoSliceMut<'_>; 1]; LIMIT] =
+        std::array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
+    let messages =
+        recvmmsg(socket.as_raw_fd(), &mut headers, &mut slices, MsgFlags::MSG_DONTWAIT, None)?;
+    for (slot, message) in messages.enumerate() {
+        let mut datagram = Received { slot, length: message.bytes, ..Received::NOTHING };
+        datagram.manner.source = fixed.unwrap_or(datagram.manner.source);
+        if let Some(peer) = message.address {
+            datagram.peer = address(peer);
+        }
+        for control in message.cmsgs()? {
+            note(&mut datagram, control);
+        }
+        received.push(datagram);
+    }
+    Ok(received.len())
+}
+
+/// What the kernel tells of a datagram.
+fn note(datagram: &mut Received, control: ControlMessageOwned) {
+    let manner = &mut datagram.manner;
+    let v4 = |address: in_addr| IpAddr::V4(Ipv4Addr::from(address.s_addr.to_ne_bytes()));
+    match control {
+        ControlMessageOwned::Ipv4PacketInfo(info) => {
+            manner.source = v4(info.ipi_addr);
+            manner.interface = info.ipi_ifindex as u32;
+            // What was sent to many has an address of ours to be answered from, and another one
+            // that it was sent to.
+            datagram.is_to_many |= info.ipi_addr.s_addr != info.ipi_spec_dst.s_addr;
+        }
+        ControlMessageOwned::Ipv6PacketInfo(info) => {
+            let asked = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+            manner.source = IpAddr::V6(asked);
+            manner.interface = info.ipi6_ifindex;
+            datagram.is_to_many |= asked.is_multicast();
+        }
+        ControlMessageOwned::Ipv4Tos(tos) => manner.tos = tos,
+        ControlMessageOwned::Ipv6TClass(class) => manner.tos = class as u8,
+        ControlMessageOwned::UdpGroSegments(size) if (size as usize) < datagram.length => {
+            manner.segment = size as u16;
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,254 @@
+//! Datagrams: each goes back, whole, to where it came from, and from where it was sent to.
+
+mod batch;
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "plain.rs")]
+mod calls;
+mod rate;
+mod rules;
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::Future;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::time::{Sleep, sleep};
+
+use super::{Echo, EchoError, Goodbye, Moved, Step, Traffic};
+use batch::{Batch, LIMIT};
+use calls::Calls;
+
+pub(crate) use batch::LARGEST;
+pub use rules::{Answerable, Report, Rules, Unanswered};
+
+/// How long replies wait for room in the socket's send buffer. Meanwhile nothing is received, and
+/// the kernel's receive buffer decides what is lost; so after that they are dropped.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long to wait when the system cannot receive.
+const RECOVERY: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// A batch is used for the length of one poll, so that the thread has it and not the socket.
+    static BATCH: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
+}
+
+/// Echoes the datagrams of one socket.
+///
+/// It never ends by itself: what a peer or the network does to one datagram is no reason to stop
+/// answering the others. A datagram that has no answer is counted by its [`Rules`].
+#[derive(Debug)]
+pub struct DatagramEcho {
+    socket: UdpSocket,
+    calls: Calls,
+    rules: Arc<Rules>,
+    /// Where its traffic is added up when it ends.
+    totals: Arc<Mutex<Traffic>>,
+    /// What the socket had no room for.
+    owed: Option<Box<Batch>>,
+    /// The end of a wait: for room, or for the system to recover.
+    until: Option<Pin<Box<Sleep>>>,
+    traffic: Traffic,
+}
+
+impl DatagramEcho {
+    /// Echoes what `socket` receives and `rules` let through. When it ends, what has gone through
+    /// is added to `totals`.
+    ///
+    /// # Errors
+    /// The socket cannot be told to say where its datagrams were sent to.
+    pub fn new(
+        socket: UdpSocket,
+        rules: Arc<Rules>,
+        totals: Arc<Mutex<Traffic>>,
+    ) -> io::Result<Self> {
+        let calls = Calls::prepare(&socket)?;
+        let traffic = Traffic::default();
+        Ok(DatagramEcho { socket, calls, rules, totals, owed: None, until: None, traffic })
+    }
+
+    /// Receives a batch, and leaves in it what is to be answered.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<()> {
+        if let Some(until) = &mut self.until {
+            ready!(until.as_mut().poll(cx));
+            self.until = None;
+        }
+        loop {
+            let readiness = ready!(self.socket.poll_recv_ready(cx));
+            let mut count = 0;
+            let result = readiness.and_then(|()| {
+                self.socket.try_io(Interest::READABLE, || {
+                    count = self.calls.receive(&self.socket, batch)?;
+                    // A batch of one has emptied the queue. Who says so now saves the call that
+                    // would find nothing.
+                    if count < LIMIT.min(2) {
+                        Err(io::ErrorKind::WouldBlock.into())
+                    } else {
+                        Ok(())
+                    }
+                })
+            });
+            match result {
+                _ if count > 0 => return Poll::Ready(()),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    tracing::debug!(%error, "Receiving datagrams failed");
+                    let _ = batch.begin();
+                    self.until = Some(Box::pin(sleep(RECOVERY)));
+                    return Poll::Ready(());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Counts what was received, and takes out what is not to be answered.
+    fn filter(&mut self, batch: &mut Batch) {
+        let now = self.rules.now();
+        batch.received.retain_mut(|received| {
+            let datagrams = received.datagrams();
+            self.traffic.received += received.length as u64;
+            self.traffic.messages += datagrams as u64;
+            let (answered, reason) = self.rules.judge(received, now);
+            if let Some(reason) = reason {
+                self.rules.give_up(received.peer, datagrams - answered, reason);
+                received.cut(answered);
+            }
+            answered > 0
+        });
+    }
+
+    /// Answers the batch, as far as there is room. Whether that was all.
+    fn answer(&mut self, batch: &mut Batch) -> bool {
+        while !batch.is_done() {
+            let first = batch.answered;
+            let mut ends = [first; LIMIT];
+            let sent = self
+                .socket
+                .try_io(Interest::WRITABLE, || self.calls.send(&self.socket, batch, &mut ends));
+            match sent {
+                Ok(sent) => {
+                    batch.answered = ends[sent.max(1) - 1];
+                    for received in &batch.received[first..batch.answered] {
+                        self.traffic.sent += received.length as u64;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    let end = ends[0].max(first + 1);
+                    let is_train = end - first > 1 || batch.received[first].manner.segment > 0;
+                    if is_train && calls::is_about_trains(&error) {
+                        self.answer_one_by_one(batch, end);
+                    } else {
+                        for received in &batch.received[first..end] {
+                            self.rules.give_up(
+                                received.peer,
+                                received.datagrams(),
+                                Unanswered::SendFailed,
+                            );
+                        }
+                    }
+                    batch.answered = end;
+                }
+            }
+        }
+        true
+    }
+
+    /// What could not be sent as a train may do as datagrams.
+    fn answer_one_by_one(&mut self, batch: &Batch, end: usize) {
+        for received in &batch.received[batch.answered..end] {
+            let payload = batch.payload(received);
+            let size = match usize::from(received.manner.segment) {
+                0 => payload.len().max(1),
+                segment => segment,
+            };
+            for datagram in payload.chunks(size) {
+                let sent =
+                    self.calls.send_one(&self.socket, datagram, received.peer, received.manner);
+                match sent {
+                    Ok(()) => self.traffic.sent += datagram.len() as u64,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.rules.give_up(received.peer, 1, Unanswered::NoRoom);
+                    }
+                    Err(_) => self.rules.give_up(received.peer, 1, Unanswered::SendFailed),
+                }
+            }
+        }
+    }
+
+    /// Answers what there was no room for, or gives it up after a while.
+    fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(mut batch) = self.owed.take() {
+            if self.answer(&mut batch) {
+                self.until = None;
+                BATCH.set(Some(batch));
+                break;
+            }
+            let until = self.until.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+            if until.as_mut().poll(cx).is_ready() {
+                self.until = None;
+                for received in &batch.received[batch.answered..] {
+                    self.rules.give_up(received.peer, received.datagrams(), Unanswered::NoRoom);
+                }
+                BATCH.set(Some(batch));
+                break;
+            }
+            self.owed = Some(batch);
+            // An error shows when the batch is sent.
+            let _ = ready!(self.socket.poll_send_ready(cx));
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Echo for DatagramEcho {
+    /// There is nobody to wait for.
+    const LINGER: Duration = Duration::ZERO;
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
+        ready!(self.poll_settle(cx));
+        let mut batch = BATCH.take().unwrap_or_else(|| Box::new(Batch::new()));
+        let received = self.poll_receive(cx, &mut batch);
+        if received.is_pending() {
+            BATCH.set(Some(batch));
+            return Poll::Pending;
+        }
+        self.filter(&mut batch);
+        if self.answer(&mut batch) {
+            BATCH.set(Some(batch));
+        } else {
+            self.owed = Some(batch);
+        }
+        Poll::Ready(Ok(Step::Moved))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>, _why: Goodbye) -> Poll<Result<(), EchoError>> {
+        self.poll_settle(cx).map(Ok)
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    fn owes(&self) -> bool {
+        self.owed.is_some()
+    }
+
+    fn moved(&self) -> Moved {
+        Moved { inward: self.traffic.received, outward: self.traffic.sent }
+    }
+}
+
+impl Drop for DatagramEcho {
+    fn drop(&mut self) {
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.received += self.traffic.received;
+        totals.sent += self.traffic.sent;
+        totals.messages += self.traffic.messages;
+    }
+}

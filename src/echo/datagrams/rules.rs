@@ -1,0 +1,271 @@
+//! What is not answered, so that nobody can use an echo as a weapon.
+//!
+//! A datagram's source is easily forged: whatever is answered to it goes to somebody who may not
+//! have asked. And two services that answer whatever they get will, once one forged datagram has
+//! made the one talk to the other, never stop. The first datagram that one of them leaves
+//! unanswered ends such a loop.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::batch::Received;
+use super::rate::{Buckets, Rate, Shared};
+
+/// NFS; many old services answer below 1024, and this one above.
+const NFS: u16 = 2049;
+
+/// Why a datagram got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Unanswered {
+    /// Port 0 is nobody's.
+    PortZero,
+    /// From a port below 1024, or 2049: from a service, not from a client.
+    LowPort,
+    /// From a broadcast, multicast or unspecified address.
+    SourceAddress,
+    /// Sent to a broadcast or multicast address.
+    SentToMany,
+    /// From one of this server's own addresses.
+    Ourselves,
+    /// More from its network than is answered.
+    RateLimit,
+    /// More from everybody than is answered.
+    TotalRateLimit,
+    /// The system had no room for the reply for too long.
+    NoRoom,
+    /// The system refused to send it.
+    SendFailed,
+}
+
+impl Unanswered {
+    /// All of them, in the order of their counters.
+    pub const ALL: [Unanswered; 9] = [
+        Unanswered::PortZero,
+        Unanswered::LowPort,
+        Unanswered::SourceAddress,
+        Unanswered::SentToMany,
+        Unanswered::Ourselves,
+        Unanswered::RateLimit,
+        Unanswered::TotalRateLimit,
+        Unanswered::NoRoom,
+        Unanswered::SendFailed,
+    ];
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unanswered::PortZero => "from port 0",
+            Unanswered::LowPort => "from a port below 1024, or 2049",
+            Unanswered::SourceAddress => "from a broadcast, multicast or unspecified address",
+            Unanswered::SentToMany => "sent to a broadcast or multicast address",
+            Unanswered::Ourselves => "from one of the server's own addresses",
+            Unanswered::RateLimit => "over the rate limit of its source",
+            Unanswered::TotalRateLimit => "over the total rate limit",
+            Unanswered::NoRoom => "no room in the send buffer",
+            Unanswered::SendFailed => "sending failed",
+        })
+    }
+}
+
+/// Who is answered, and how much.
+#[derive(Debug, Clone, Default)]
+pub struct Answerable {
+    /// Whether ports below 1024, and 2049, are.
+    pub low_ports: bool,
+    /// Replies a second to one IPv4 address or IPv6 /64, and twice as many in one go.
+    pub rate: Option<u32>,
+    /// Whether `rate` holds for loopback addresses too.
+    pub limits_loopback: bool,
+    /// Replies a second to all together, and twice as many in one go.
+    pub total_rate: Option<u32>,
+    /// Addresses that the server itself answers from. Of an unspecified one, `machine` says which
+    /// addresses that are.
+    pub own: Vec<SocketAddr>,
+    /// The addresses of this machine.
+    pub machine: Vec<IpAddr>,
+}
+
+/// Hears of each datagram that gets no answer: whose it was, and why.
+pub type Report = Box<dyn Fn(SocketAddr, Unanswered) + Send + Sync>;
+
+/// The rules, and how often each was applied. One for all the sockets of a server.
+pub struct Rules {
+    answerable: Answerable,
+    sources: Option<Buckets>,
+    total: Option<Shared>,
+    began: Instant,
+    unanswered: [AtomicU64; Unanswered::ALL.len()],
+    report: Report,
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("answerable", &self.answerable).finish_non_exhaustive()
+    }
+}
+
+impl Rules {
+    /// Rules that answer whoever is `answerable`, and tell of the others.
+    pub fn new(answerable: Answerable, report: Report) -> Self {
+        let sources = answerable.rate.map(|rate| Buckets::new(Rate::new(rate)));
+        let total = answerable.total_rate.map(|rate| Shared::new(Rate::new(rate)));
+        let (began, unanswered) = (Instant::now(), Default::default());
+        Rules { answerable, sources, total, began, unanswered, report }
+    }
+
+    /// Datagrams that were not answered for this reason.
+    pub fn unanswered(&self, reason: Unanswered) -> u64 {
+        self.unanswered[reason as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn give_up(&self, peer: SocketAddr, datagrams: usize, reason: Unanswered) {
+        self.unanswered[reason as usize].fetch_add(datagrams as u64, Ordering::Relaxed);
+        (self.report)(peer, reason);
+    }
+
+    /// Now, as [`Rules::judge`] takes it.
+    pub(super) fn now(&self) -> u64 {
+        self.began.elapsed().as_nanos() as u64
+    }
+
+    /// How many of the datagrams that were received are to be answered, and why not the others.
+    pub(super) fn judge(&self, received: &Received, now: u64) -> (usize, Option<Unanswered>) {
+        let count = received.datagrams();
+        if let Some(reason) = self.is_nobody(received) {
+            return (0, Some(reason));
+        }
+        let peer = received.peer.ip().to_canonical();
+        let mut answered = count;
+        let mut reason = None;
+        if let Some(sources) = &self.sources
+            && (self.answerable.limits_loopback || !peer.is_loopback())
+        {
+            answered = sources.take(peer, count, now);
+            if answered < count {
+                reason = Some(Unanswered::RateLimit);
+            }
+        }
+        if let Some(total) = &self.total
+            && answered > 0
+        {
+            let wanted = answered;
+            answered = total.take(wanted, now);
+            if answered < wanted {
+                reason = Some(Unanswered::TotalRateLimit);
+            }
+        }
+        (answered, reason)
+    }
+
+    /// Why a datagram has no client that an answer could go to.
+    fn is_nobody(&self, received: &Received) -> Option<Unanswered> {
+        let (ip, port) = (received.peer.ip().to_canonical(), received.peer.port());
+        let is_somebody = match ip {
+            IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified(),
+            IpAddr::V6(ip) => !ip.is_multicast() && !ip.is_unspecified(),
+        };
+        if port == 0 {
+            Some(Unanswered::PortZero)
+        } else if (port < 1024 || port == NFS) && !self.answerable.low_ports {
+            Some(Unanswered::LowPort)
+        } else if !is_somebody {
+            Some(Unanswered::SourceAddress)
+        } else if received.is_to_many {
+            Some(Unanswered::SentToMany)
+        } else if self.is_own(ip, port) {
+            Some(Unanswered::Ourselves)
+        } else {
+            None
+        }
+    }
+
+    fn is_own(&self, ip: IpAddr, port: u16) -> bool {
+        let Answerable { own, machine, .. } = &self.answerable;
+        own.iter().any(|own| {
+            own.port() == port
+                && (own.ip().to_canonical() == ip
+                    || own.ip().is_unspecified() && (ip.is_loopback() || machine.contains(&ip)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules_of(answerable: Answerable) -> Rules {
+        Rules::new(answerable, Box::new(|_, _| {}))
+    }
+
+    fn judge(rules: &Rules, peer: &str) -> (usize, Option<Unanswered>) {
+        let peer = peer.parse().unwrap();
+        rules.judge(&Received { peer, length: 10, ..Received::NOTHING }, 0)
+    }
+
+    #[test]
+    fn nobody_gets_no_answer() {
+        let rules = rules_of(Answerable {
+            own: vec!["192.0.2.9:8080".parse().unwrap(), "0.0.0.0:9000".parse().unwrap()],
+            machine: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            ..Answerable::default()
+        });
+        let cases = [
+            ("192.0.2.7:0", Some(Unanswered::PortZero)),
+            ("192.0.2.7:7", Some(Unanswered::LowPort)),
+            ("192.0.2.7:1023", Some(Unanswered::LowPort)),
+            ("192.0.2.7:1024", None),
+            ("192.0.2.7:2049", Some(Unanswered::LowPort)),
+            ("127.0.0.1:5000", None),
+            ("127.8.9.10:5000", None),
+            ("0.0.0.0:5000", Some(Unanswered::SourceAddress)),
+            ("255.255.255.255:5000", Some(Unanswered::SourceAddress)),
+            ("224.0.0.1:5000", Some(Unanswered::SourceAddress)),
+            ("[::]:5000", Some(Unanswered::SourceAddress)),
+            ("[ff02::1]:5000", Some(Unanswered::SourceAddress)),
+            ("[::ffff:224.0.0.1]:5000", Some(Unanswered::SourceAddress)),
+            ("[2001:db8::7]:5000", None),
+            ("192.0.2.9:8080", Some(Unanswered::Ourselves)),
+            ("[::ffff:192.0.2.9]:8080", Some(Unanswered::Ourselves)),
+            ("192.0.2.1:8080", None),
+            ("192.0.2.1:9000", Some(Unanswered::Ourselves)),
+            ("127.0.0.5:9000", Some(Unanswered::Ourselves)),
+            ("[2001:db8::1]:9000", Some(Unanswered::Ourselves)),
+        ];
+        for (peer, expected) in cases {
+            let answered = usize::from(expected.is_none());
+            assert_eq!(judge(&rules, peer), (answered, expected), "{peer}");
+        }
+        let lenient = rules_of(Answerable { low_ports: true, ..Answerable::default() });
+        assert_eq!(judge(&lenient, "192.0.2.7:7"), (1, None));
+        assert_eq!(judge(&lenient, "192.0.2.7:0").1, Some(Unanswered::PortZero));
+    }
+
+    #[test]
+    fn rates_hold_for_whom_they_should() {
+        let rules = |limits_loopback| {
+            let rate = Some(1);
+            rules_of(Answerable { rate, limits_loopback, ..Answerable::default() })
+        };
+        let last = |rules: &Rules, peer| (0..3).fold(0, |_, _| judge(rules, peer).0);
+        assert_eq!(last(&rules(false), "192.0.2.7:5000"), 0);
+        assert_eq!(last(&rules(false), "127.0.0.1:5000"), 1);
+        assert_eq!(last(&rules(true), "127.0.0.1:5000"), 0);
+        let total = rules_of(Answerable { total_rate: Some(1), ..Answerable::default() });
+        let judged: Vec<_> =
+            (1..=3).map(|host| judge(&total, &format!("192.0.2.{host}:5000")).1).collect();
+        assert_eq!(judged, [None, None, Some(Unanswered::TotalRateLimit)]);
+    }
+
+    #[test]
+    fn of_a_train_as_much_is_answered_as_the_rate_allows() {
+        let rules = rules_of(Answerable { rate: Some(2), ..Answerable::default() });
+        let mut train = Received { length: 1000, ..Received::NOTHING };
+        train.peer = "192.0.2.7:5000".parse().unwrap();
+        train.manner.segment = 100;
+        assert_eq!(rules.judge(&train, 0), (4, Some(Unanswered::RateLimit)));
+    }
+}

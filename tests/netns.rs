@@ -1,0 +1,276 @@
+//! What loopback hides: a host with several addresses, a link with an MTU, forged datagrams. Each
+//! test makes two network namespaces of its own, a server's and a client's, with a link between
+//! them; where that is not permitted it says so and is skipped.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs::File;
+use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::binary::{self, Running};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn};
+use nix::sys::socket::{recvmsg, sendmsg, setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Long enough for whatever is going to come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+/// Two namespaces, gone with the test.
+struct Net {
+    server: String,
+    client: String,
+}
+
+impl Net {
+    /// `None`: it is not permitted here.
+    fn new() -> Option<Net> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let net = Net { server: format!("echo-s-{id}"), client: format!("echo-c-{id}") };
+        let (s, c) = (&net.server, &net.client);
+        if !ip(&format!("netns add {s}")) || !ip(&format!("netns add {c}")) {
+            eprintln!("skipped: network namespaces are not permitted here");
+            return None;
+        }
+        for command in [
+            format!("link add es netns {s} mtu 1500 type veth peer name ec netns {c}"),
+            format!("-n {s} addr add {SERVER}/24 brd + dev es"),
+            format!("-n {s} addr add {SECOND}/24 brd + dev es"),
+            format!("-n {s} addr add fd77::1/64 dev es nodad"),
+            format!("-n {s} addr add fd77::2/64 dev es nodad"),
+            format!("-n {c} addr add {CLIENT}/24 brd + dev ec"),
+            format!("-n {c} addr add fd77::9/64 dev ec nodad"),
+            format!("-n {s} link set lo up"),
+            format!("-n {c} link set lo up"),
+            format!("-n {s} link set es up"),
+            format!("-n {c} link set ec up"),
+        ] {
+            assert!(ip(&command), "ip {command}");
+        }
+        Some(net)
+    }
+
+    /// The echo server, in one of the two.
+    fn start(&self, namespace: &str, args: &[&str]) -> Running {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, binary::PATH, "-v"]).args(args);
+        Running::spawn(&mut command)
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        ip(&format!("netns del {}", self.server));
+        ip(&format!("netns del {}", self.client));
+    }
+}
+
+fn ip(arguments: &str) -> bool {
+    let mut command = Command::new("ip");
+    command.args(arguments.split(' ')).stdin(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Runs `work` in a namespace: on a thread of its own, since a namespace is a thread's.
+fn within<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
+    thread::spawn(move || {
+        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    })
+}
+
+/// Datagrams that came into the namespace that `within` is in.
+fn datagrams() -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let values = table.lines().filter(|line| line.starts_with("Udp:")).nth(1).unwrap();
+    values.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// One datagram that claims to come from `from`.
+fn forge(from: SocketAddrV4, to: SocketAddrV4) {
+    const PAYLOAD: &[u8] = b"who are you?";
+    let length = (8 + PAYLOAD.len()) as u16;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend(from.ip().octets());
+    packet.extend(to.ip().octets());
+    packet.extend(from.port().to_be_bytes());
+    packet.extend(to.port().to_be_bytes());
+    packet.extend(length.to_be_bytes());
+    // The kernel fills in the header's checksum; over IPv4, UDP needs none.
+    packet.extend([0, 0]);
+    packet.extend(PAYLOAD);
+    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).unwrap();
+    raw.send_to(&packet, &SocketAddr::from((*to.ip(), 0)).into()).unwrap();
+}
+
+/// Forges the datagram, and waits until nothing comes any more. How many came.
+fn stir(namespace: &str, from: SocketAddrV4, to: SocketAddrV4) -> u64 {
+    let stirred = within(namespace, move || {
+        let before = datagrams();
+        forge(from, to);
+        let start = Instant::now();
+        let mut last = (before, Instant::now());
+        // Silence can only be waited for: a loop makes thousands in this time.
+        while last.1.elapsed() < Duration::from_millis(300) {
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            thread::sleep(Duration::from_millis(20));
+            let now = datagrams();
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+        }
+        last.0 - before
+    });
+    stirred.join().unwrap()
+}
+
+#[test]
+fn the_answer_comes_from_the_address_that_was_asked() {
+    let Some(net) = Net::new() else { return };
+    for wildcard in ["0.0.0.0:7777", "[::]:7777"] {
+        let _server = net.start(&net.server, &["--udp", wildcard]);
+        let is_v6 = wildcard.starts_with('[');
+        let asked = within(&net.client, move || {
+            for address in ["10.77.0.1", "10.77.0.2", "fd77::1", "fd77::2"] {
+                let address: IpAddr = address.parse().unwrap();
+                if address.is_ipv6() && !is_v6 {
+                    continue;
+                }
+                let any = if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+                let client = UdpSocket::bind(any).unwrap();
+                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                // A connected socket takes nothing from any other address.
+                client.connect((address, 7777)).unwrap();
+                let mut buffer = vec![0; 65_536];
+                for size in [0_usize, 1, 1472, 1473, 9000, 65_507] {
+                    let payload: Vec<u8> = (0..size).map(|i| (i * 31) as u8).collect();
+                    client.send(&payload).unwrap();
+                    let length = client.recv(&mut buffer).expect("an answer");
+                    assert!(buffer[..length] == payload, "{address}: {size} came back as {length}");
+                }
+            }
+        });
+        asked.join().unwrap();
+    }
+}
+
+#[test]
+fn the_answer_is_marked_as_the_question_was() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.start(&net.server, &["--udp", "0.0.0.0:7777"]);
+    let asked = within(&net.client, || {
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        setsockopt(&client, sockopt::IpRecvTos, &true).unwrap();
+        let server = SockaddrIn::from(SocketAddrV4::new(SERVER, 7777));
+        // Expedited forwarding with ECT(1), class selector 1 with ECT(0), CE.
+        for tos in [0xb9_u8, 0x22, 0x03, 0x00] {
+            let control = [ControlMessage::Ipv4Tos(&tos)];
+            let payload = [IoSlice::new(b"x")];
+            let flags = MsgFlags::empty();
+            sendmsg(client.as_raw_fd(), &payload, &control, flags, Some(&server)).unwrap();
+            let mut buffer = [0; 10];
+            let mut buffer = [std::io::IoSliceMut::new(&mut buffer)];
+            let mut space = nix::cmsg_space!(u8);
+            let echo =
+                recvmsg::<SockaddrIn>(client.as_raw_fd(), &mut buffer, Some(&mut space), flags);
+            let echo = echo.unwrap();
+            let marks: Vec<_> = echo.cmsgs().unwrap().collect();
+            assert_eq!(marks, [ControlMessageOwned::Ipv4Tos(tos)]);
+        }
+    });
+    asked.join().unwrap();
+}
+
+#[test]
+fn what_was_sent_to_all_is_answered_by_nobody() {
+    let Some(net) = Net::new() else { return };
+    let server = net.start(&net.server, &["--udp", "[::]:7777"]);
+    let asked = within(&net.client, || {
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        client.set_broadcast(true).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.send_to(b"all", "10.77.0.255:7777").unwrap();
+        // Both come to the same socket in this order, and so would their answers.
+        client.send_to(b"one", (SERVER, 7777)).unwrap();
+        let mut buffer = [0; 10];
+        let (length, from) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..length], from), (&b"one"[..], (SERVER, 7777).into()));
+    });
+    asked.join().unwrap();
+    let (_, log) = server.terminate();
+    assert!(log.contains("sent to a broadcast or multicast address"), "{log}");
+}
+
+#[test]
+fn two_servers_at_each_other_fall_silent() {
+    let Some(net) = Net::new() else { return };
+    let _one = net.start(&net.server, &["--udp", "10.77.0.1:7777"]);
+    let _other = net.start(&net.client, &["--udp", "10.77.0.9:7777"]);
+    let (one, other) = (SocketAddrV4::new(SERVER, 7777), SocketAddrV4::new(CLIENT, 7777));
+    let datagrams = stir(&net.server, other, one);
+    assert!((1..20_000).contains(&datagrams), "{datagrams}");
+}
+
+#[test]
+fn a_server_at_itself_falls_silent() {
+    let Some(net) = Net::new() else { return };
+    for (bound, asked) in [
+        ("10.77.0.1:7777", SERVER),
+        ("0.0.0.0:7777", SECOND),
+        ("[::]:7777", SECOND),
+        ("127.0.0.1:7777", Ipv4Addr::LOCALHOST),
+        ("0.0.0.0:7777", Ipv4Addr::LOCALHOST),
+    ] {
+        // Another door of it is itself, too.
+        let server = net.start(&net.server, &["--udp", bound, "--udp", "0.0.0.0:7778"]);
+        for port in [7777, 7778] {
+            let (from, to) = (SocketAddrV4::new(asked, port), SocketAddrV4::new(asked, 7777));
+            let datagrams = stir(&net.server, from, to);
+            assert_eq!(datagrams, 1, "{bound}, from port {port}");
+        }
+        let (_, log) = server.terminate();
+        assert!(log.contains("own addresses"), "{log}");
+    }
+}
+
+#[test]
+fn a_server_at_a_plain_echo_falls_silent() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.start(&net.server, &["--udp", "0.0.0.0:7777"]);
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let plain = within(&net.client, move || {
+        let socket = UdpSocket::bind("0.0.0.0:40000").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        ready.send(()).unwrap();
+        let mut buffer = [0; 100];
+        let mut echoed = 0;
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            socket.send_to(&buffer[..length], peer).unwrap();
+            echoed += 1;
+        }
+        echoed
+    });
+    is_ready.recv().unwrap();
+    let (plain_one, server) = (SocketAddrV4::new(CLIENT, 40000), SocketAddrV4::new(SERVER, 7777));
+    let datagrams = stir(&net.server, plain_one, server);
+    assert!((1000..20_000).contains(&datagrams), "it bounced, and stopped: {datagrams}");
+    assert!(plain.join().unwrap() > 1000);
+}
