@@ -4,6 +4,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::binary::Running;
 use common::{TestServer, tools};
@@ -79,4 +80,67 @@ fn nc_hears_its_echo() {
     nc.kill().unwrap();
     nc.wait().unwrap();
     assert_eq!(&echo, b"hi\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_of_fifty_clients_come_back_to_whom_they_belong() {
+    const CLIENTS: usize = 50;
+    const EACH: usize = 2000;
+    let server = Running::start(&["--udp", "0"]);
+    let address = server.address("udp");
+    let client = |number: usize| async move {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(address).await.unwrap();
+        // Of each client another sequence of sizes, most of them small.
+        let mut random = number as u64 + 1;
+        let mut buffer = vec![0; 65_536];
+        let mut lost = 0;
+        for i in 0..EACH {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(number as u64 | 1);
+            let most = if i % 100 == 0 { 65_508 } else { 2000 };
+            let size = (random >> 33) as usize % most;
+            let payload: Vec<u8> = (0..size).map(|j| (i + j * 31 + number) as u8).collect();
+            socket.send(&payload).await.unwrap();
+            let echo = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut buffer));
+            match echo.await {
+                Ok(length) => assert!(buffer[..length.unwrap()] == payload, "client {number}"),
+                Err(_) => lost += 1,
+            }
+        }
+        lost
+    };
+    let clients: Vec<_> = (0..CLIENTS).map(|number| tokio::spawn(client(number))).collect();
+    let mut lost = 0;
+    for client in clients {
+        lost += client.await.unwrap();
+    }
+    let (_, log) = tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
+    let line = log.lines().find(|line| line.contains("Socket closed")).expect("a closing line");
+    let field = |name: &str| -> usize {
+        let (_, rest) = line.split_once(&format!(" {name}=")).expect("the field");
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(lost, field("dropped"), "{log}");
+    assert_eq!(field("messages") + lost, CLIENTS * EACH, "{log}");
+    assert_eq!(field("sent"), field("received"), "{log}");
+}
+
+#[test]
+fn a_rate_limit_that_was_asked_for_holds_and_is_told_of() {
+    let server = Running::start(&["--udp", "0", "--udp-rate-limit", "10"]);
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(server.address("udp")).unwrap();
+    for _ in 0..1000 {
+        client.send(b"x").unwrap();
+    }
+    for _ in 0..20 {
+        client.recv(&mut [0; 1]).unwrap();
+    }
+    let (_, log) = server.terminate();
+    let line = log.lines().find(|line| line.contains("Socket closed")).expect("a closing line");
+    let unanswered = log.lines().find(|line| line.contains("Datagrams not answered in all"));
+    assert!(unanswered.is_some_and(|line| line.contains("over the rate limit of its source")));
+    let sent: u64 =
+        line.split_once(" sent=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    assert!((20..=30).contains(&sent), "a burst of 20, and what fills up meanwhile: {line}");
 }
