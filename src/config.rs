@@ -82,13 +82,102 @@ pub enum Identity {
     /// A certificate for localhost, 127.0.0.1, ::1 and the host name, made in memory at start.
     #[default]
     SelfSigned,
-    /// PEM files.
-    Files {
-        /// The certificate chain, the server's own first.
-        cert: PathBuf,
-        /// Its private key: PKCS#8, PKCS#1 or SEC1, not encrypted.
-        key: PathBuf,
-    },
+    /// PEM files. The name that a client asks for (SNI) chooses: the first certificate that has it,
+    /// else the first with a wildcard for it, else the first.
+    Files(Vec<CertificateFiles>),
+}
+
+impl Identity {
+    /// One certificate with its key.
+    pub fn files(cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        let (cert, key) = (cert.into(), key.into());
+        Identity::Files(vec![CertificateFiles { cert, key, ocsp: None }])
+    }
+
+    /// The files that it is read from.
+    pub(crate) fn files_read(&self) -> impl Iterator<Item = &PathBuf> {
+        let files = match self {
+            Identity::SelfSigned => &[][..],
+            Identity::Files(files) => files,
+        };
+        files
+            .iter()
+            .flat_map(|files| [Some(&files.cert), Some(&files.key), files.ocsp.as_ref()])
+            .flatten()
+    }
+}
+
+/// A certificate, and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate chain, PEM, the server's own first.
+    pub cert: PathBuf,
+    /// Its private key, PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    pub key: PathBuf,
+    /// An OCSP response for it, DER, to be stapled.
+    pub ocsp: Option<PathBuf>,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+/// Whether clients have to have a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// They are asked for one; who has none is let in.
+    Optional,
+    /// Who has none is refused.
+    Required,
+}
+
+/// What the TLS front-ends agree to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsPolicy {
+    /// The lowest version. TLS 1.2.
+    pub min: TlsVersion,
+    /// The highest. TLS 1.3.
+    pub max: TlsVersion,
+    /// Cipher suites by their IANA names, the preferred one first. Empty: rustls' own.
+    pub ciphers: Vec<String>,
+    /// Key-exchange groups by their IANA names, the preferred one first. Empty: X25519MLKEM768,
+    /// x25519, secp256r1, secp384r1.
+    pub groups: Vec<String>,
+    /// ALPN protocols (RFC 7301), the preferred one first. Empty: over TLS whatever the client
+    /// offers first, for WebSocket h2 and http/1.1.
+    pub alpn: Vec<String>,
+    /// PEM certificates of the CAs whose clients are let in. `None`: no client is asked for a
+    /// certificate.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients need a certificate. `None`: they do, if there is a `client_ca`.
+    pub client_auth: Option<ClientAuth>,
+    /// PEM certificate revocation lists of those CAs.
+    pub crls: Vec<PathBuf>,
+    /// Whether the secrets of each connection are written to the file that the environment variable
+    /// SSLKEYLOGFILE names. `false`.
+    pub key_log: bool,
+}
+
+impl Default for TlsPolicy {
+    fn default() -> Self {
+        TlsPolicy {
+            min: TlsVersion::Tls12,
+            max: TlsVersion::Tls13,
+            ciphers: Vec::new(),
+            groups: Vec::new(),
+            alpn: Vec::new(),
+            client_ca: None,
+            client_auth: None,
+            crls: Vec::new(),
+            key_log: false,
+        }
+    }
 }
 
 /// Everything that a server is told.
@@ -108,6 +197,8 @@ pub struct Config {
     pub listeners: Vec<Listen>,
     /// The certificate of the TLS front-ends.
     pub identity: Identity,
+    /// What the TLS front-ends agree to.
+    pub tls: TlsPolicy,
     /// Size in bytes of the buffer that each thread echoes byte streams through: the most that a
     /// TCP connection whose peer does not read makes the server hold. TLS holds up to 64 KiB more
     /// of records. At least 1.
@@ -224,6 +315,7 @@ impl Config {
         Config {
             listeners: Vec::new(),
             identity: Identity::default(),
+            tls: TlsPolicy::default(),
             buffer_size: DEFAULT_BUFFER_SIZE,
             websocket: WebSocketPolicy::default(),
             udp: UdpPolicy::default(),
@@ -244,6 +336,13 @@ impl Config {
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = identity;
+        self
+    }
+
+    /// Changes [`Config::tls`].
+    #[must_use]
+    pub fn tls(mut self, change: impl FnOnce(&mut TlsPolicy)) -> Self {
+        change(&mut self.tls);
         self
     }
 

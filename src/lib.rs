@@ -36,8 +36,9 @@ mod session;
 mod tls;
 
 pub use config::{
-    Config, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol, Timeouts, UdpPolicy,
-    WebSocketPolicy,
+    CertificateFiles, ClientAuth, Config, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol,
+    Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
 };
 pub use error::StartError;
 pub use server::{LocalAddr, Server, Summary};
+pub use tls::TlsReloader;

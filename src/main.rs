@@ -13,13 +13,13 @@ mod signals;
 use std::pin::pin;
 use std::process::ExitCode;
 
-use echo_server::Server;
+use echo_server::{Server, TlsReloader};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use cli::{Command, Options, Stop};
 use ready_file::ReadyFile;
-use signals::Signals;
+use signals::{Hangups, Signals};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -86,6 +86,18 @@ async fn run(options: Options) -> Result<ExitCode, (u8, String)> {
                 return Ok(ExitCode::SUCCESS);
             }
         }
+    }
+    let reloader = server.tls_reloader().filter(TlsReloader::has_files);
+    if let Some(reloader) = reloader {
+        let mut hangups = Hangups::catch()
+            .map_err(|error| (REFUSED, format!("SIGHUP cannot be caught: {error}")))?;
+        tokio::spawn(async move {
+            loop {
+                hangups.next().await;
+                // How it went is in the log.
+                let _ = reloader.reload();
+            }
+        });
     }
     let (stop, stopped) = oneshot::channel::<()>();
     let mut running = pin!(server.run(async { drop(stopped.await) }));

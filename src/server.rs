@@ -19,7 +19,7 @@ use crate::listeners::tls::Tls;
 use crate::listeners::udp::{self, Udp};
 use crate::listeners::ws::{Settings, WebSocket};
 use crate::session::{Door, Drain, Sessions, Stage, accept_loop};
-use crate::tls::{self, TlsSettings};
+use crate::tls::{TlsReloader, TlsSettings};
 
 /// An echo server that has bound its addresses, and does not serve yet.
 ///
@@ -52,7 +52,7 @@ use crate::tls::{self, TlsSettings};
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    tls: Option<TlsSettings>,
+    tls: Option<Arc<TlsSettings>>,
     sockets: Vec<Bound>,
     local_addrs: Vec<LocalAddr>,
     datagram_rules: Arc<Rules>,
@@ -103,7 +103,11 @@ impl Server {
             return Err(StartError::Config("--buffer-size 0: must be at least 1".to_owned()));
         }
         let needs_tls = config.listeners.iter().any(|listen| listen.protocol.is_over_tls());
-        let tls = if needs_tls { Some(tls::settings(&config.identity)?) } else { None };
+        let tls = if needs_tls {
+            Some(Arc::new(TlsSettings::new(&config.identity, &config.tls)?))
+        } else {
+            None
+        };
         if !needs_tls && config.identity != Identity::SelfSigned {
             warn!("--cert and --key are not used: no listener speaks TLS");
         }
@@ -144,8 +148,14 @@ impl Server {
 
     /// The certificate chain of the TLS front-ends, the server's own certificate first; empty if
     /// there is no such front-end. A test can trust a self-signed certificate by it.
-    pub fn certificate_chain(&self) -> &[CertificateDer<'static>] {
-        self.tls.as_ref().map_or(&[], |tls| &tls.chain)
+    pub fn certificate_chain(&self) -> Vec<CertificateDer<'static>> {
+        self.tls.as_ref().map_or_else(Vec::new, |tls| tls.current().chain)
+    }
+
+    /// What has the TLS front-ends read their files again, if there is such a front-end. The server
+    /// does so by itself, too, when they change.
+    pub fn tls_reloader(&self) -> Option<TlsReloader> {
+        self.tls.clone().map(TlsReloader::new)
     }
 
     /// Serves until `shutdown` completes, then lets every connection go: each gets what it is
@@ -168,7 +178,10 @@ impl Server {
         for (socket, local) in self.sockets.into_iter().zip(self.local_addrs) {
             start(socket, local, &self.config, self.tls.as_ref(), &sessions);
         }
+        let watching =
+            self.tls.map(|tls| AbortOnDropHandle(tokio::spawn(TlsReloader::new(tls).watch())));
         shutdown.await;
+        drop(watching);
         info!(connections = sessions.connections(), "Shutting down");
         drain.advance(Stage::Draining);
         if tokio::time::timeout(timeouts.drain, drain.emptied()).await.is_err() {
@@ -200,7 +213,7 @@ fn start(
     socket: Bound,
     local: LocalAddr,
     config: &Config,
-    tls: Option<&TlsSettings>,
+    tls: Option<&Arc<TlsSettings>>,
     sessions: &Arc<Sessions>,
 ) {
     let listener = match socket {
@@ -211,9 +224,9 @@ fn start(
         }
     };
     let plain = Tcp { buffer_size: config.buffer_size };
-    let secured = |alpn: &[&[u8]]| {
+    let secured = |is_for_http| {
         let tls = tls.expect("settings were made for every front-end over TLS");
-        Tls::new(tls.offering(alpn), config.buffer_size, Arc::clone(&sessions.log))
+        Tls::new(Arc::clone(tls), is_for_http, config.buffer_size, Arc::clone(&sessions.log))
     };
     let settings = || Settings {
         answers: Answers::new(&config.websocket),
@@ -222,10 +235,10 @@ fn start(
     };
     match local.protocol {
         Protocol::Tcp => accept(listener, plain, sessions),
-        Protocol::Tls => accept(listener, secured(&[]), sessions),
+        Protocol::Tls => accept(listener, secured(false), sessions),
         Protocol::Ws => accept(listener, WebSocket::new(Protocol::Ws, plain, settings()), sessions),
         Protocol::Wss => {
-            let door = WebSocket::new(Protocol::Wss, secured(&[b"h2", b"http/1.1"]), settings());
+            let door = WebSocket::new(Protocol::Wss, secured(true), settings());
             accept(listener, door, sessions);
         }
         Protocol::Udp => unreachable!("UDP has no listener to accept from"),
@@ -234,6 +247,15 @@ fn start(
 
 fn accept<D: Door>(listener: TcpListener, door: D, sessions: &Arc<Sessions>) {
     tokio::spawn(accept_loop(listener, door, Arc::clone(sessions)));
+}
+
+/// A task that ends with its owner.
+struct AbortOnDropHandle(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDropHandle {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Whoever drops a running server leaves no connection behind.

@@ -1,4 +1,4 @@
-//! The signals that ask for an end.
+//! The signals that ask for an end, and the one that asks for new certificates.
 
 use std::io;
 
@@ -25,6 +25,37 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
         }
+    }
+}
+
+/// Waits for SIGHUP, each time it is polled anew. Without it a closed terminal would end the
+/// process, so it is asked for only where there is something to reload.
+#[cfg(unix)]
+pub struct Hangups(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Hangups {
+    pub fn catch() -> io::Result<Self> {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Hangups)
+    }
+
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+/// There is no such signal.
+#[cfg(not(unix))]
+pub struct Hangups;
+
+#[cfg(not(unix))]
+impl Hangups {
+    pub fn catch() -> io::Result<Self> {
+        Ok(Hangups)
+    }
+
+    pub async fn next(&mut self) {
+        std::future::pending().await
     }
 }
 

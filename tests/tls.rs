@@ -75,7 +75,7 @@ async fn a_silent_handshake_stalls_nobody() {
 async fn a_key_of_another_certificate_is_refused() {
     let config = Config::new()
         .listen(Protocol::Tls, ([127, 0, 0, 1], 0))
-        .identity(Identity::Files { cert: cert("server.pem"), key: cert("client.key") });
+        .identity(Identity::files(cert("server.pem"), cert("client.key")));
     let error = Server::bind(config).await.unwrap_err();
     assert!(error.to_string().contains("not the key of the certificate"), "{error}");
     assert!(error.is_config());

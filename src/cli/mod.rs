@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use echo_server::{Config, Identity, Listen, Protocol};
+use echo_server::{CertificateFiles, ClientAuth, Config, Identity, Listen, Protocol, TlsVersion};
 
 pub use probe::{Mode, Probe};
 
@@ -100,15 +100,71 @@ struct Cli {
     #[arg(long, env = "ECHO_ALL", hide_env = true, help_heading = "Listeners")]
     all: bool,
 
-    /// PEM certificate chain for TLS [self-signed, made at start]
+    /// PEM certificate chain; of several, the name that a client asks for (SNI) chooses
+    /// [self-signed, made at start]
     #[arg(long, value_name = "FILE", env = "ECHO_CERT", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "key")]
-    cert: Option<PathBuf>,
+    cert: Vec<PathBuf>,
 
-    /// PEM private key of the certificate: PKCS#8, PKCS#1 or SEC1
+    /// PEM private key of the certificate: PKCS#8, PKCS#1 or SEC1; of several, in their order
     #[arg(long, value_name = "FILE", env = "ECHO_KEY", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "cert")]
-    key: Option<PathBuf>,
+    key: Vec<PathBuf>,
+
+    /// DER OCSP response to staple; of several, in the order of the certificates
+    #[arg(long, value_name = "FILE", env = "ECHO_OCSP", hide_env = true, help_heading = "TLS")]
+    #[arg(requires = "cert")]
+    ocsp: Vec<PathBuf>,
+
+    /// PEM CA certificates: clients are asked for a certificate of one of them
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ECHO_CLIENT_CA",
+        hide_env = true,
+        help_heading = "TLS"
+    )]
+    client_ca: Option<PathBuf>,
+
+    /// Whether a client needs a certificate [required, with --client-ca]
+    #[arg(long, value_name = "HOW", env = "ECHO_CLIENT_AUTH", hide_env = true)]
+    #[arg(value_enum, help_heading = "TLS", requires = "client_ca")]
+    client_auth: Option<ClientAuthArg>,
+
+    /// PEM certificate revocation lists of those CAs
+    #[arg(long, value_name = "FILE", env = "ECHO_CRL", hide_env = true, help_heading = "TLS")]
+    #[arg(requires = "client_ca")]
+    crl: Vec<PathBuf>,
+
+    /// Lowest version of TLS
+    #[arg(long, value_name = "VERSION", env = "ECHO_TLS_MIN", hide_env = true)]
+    #[arg(value_enum, default_value = "1.2", help_heading = "TLS")]
+    tls_min: TlsVersionArg,
+
+    /// Highest version of TLS
+    #[arg(long, value_name = "VERSION", env = "ECHO_TLS_MAX", hide_env = true)]
+    #[arg(value_enum, default_value = "1.3", help_heading = "TLS")]
+    tls_max: TlsVersionArg,
+
+    /// Cipher suites, the preferred one first [rustls' own]
+    #[arg(long, value_name = "NAME", env = "ECHO_TLS_CIPHERS", hide_env = true)]
+    #[arg(value_delimiter = ',', help_heading = "TLS")]
+    tls_ciphers: Vec<String>,
+
+    /// Key-exchange groups, the preferred one first [X25519MLKEM768,X25519,secp256r1,secp384r1]
+    #[arg(long, value_name = "NAME", env = "ECHO_TLS_GROUPS", hide_env = true)]
+    #[arg(value_delimiter = ',', help_heading = "TLS")]
+    tls_groups: Vec<String>,
+
+    /// ALPN protocols, the preferred one first [--tls: whatever the client offers first;
+    /// --wss: h2,http/1.1]
+    #[arg(long, value_name = "NAME", env = "ECHO_ALPN", hide_env = true)]
+    #[arg(value_delimiter = ',', help_heading = "TLS", value_parser = parse_alpn)]
+    alpn: Vec<String>,
+
+    /// Write the secrets of every connection to the file that SSLKEYLOGFILE names
+    #[arg(long, env = "ECHO_KEY_LOG", hide_env = true, help_heading = "TLS")]
+    key_log: bool,
 
     /// Subprotocols that may be selected [the first that the client offers]
     #[arg(long, value_name = "NAME", env = "ECHO_WS_SUBPROTOCOL", hide_env = true)]
@@ -222,17 +278,86 @@ pub fn parse() -> Result<Command, Stop> {
     })?;
     Ok(match cli.command.take() {
         Some(Subcommands::Probe(args)) => Command::Probe(Box::new((*args).into())),
-        None => Command::Serve(Box::new(cli.into())),
+        None => Command::Serve(Box::new(cli.try_into().map_err(Stop::Usage)?)),
     })
 }
 
-impl From<Cli> for Options {
-    fn from(cli: Cli) -> Options {
+/// A version of TLS, as people write it.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TlsVersionArg {
+    #[value(name = "1.2")]
+    Tls12,
+    #[value(name = "1.3")]
+    Tls13,
+}
+
+impl From<TlsVersionArg> for TlsVersion {
+    fn from(version: TlsVersionArg) -> TlsVersion {
+        match version {
+            TlsVersionArg::Tls12 => TlsVersion::Tls12,
+            TlsVersionArg::Tls13 => TlsVersion::Tls13,
+        }
+    }
+}
+
+/// Whether a client needs a certificate.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ClientAuthArg {
+    Optional,
+    Required,
+}
+
+impl From<ClientAuthArg> for ClientAuth {
+    fn from(auth: ClientAuthArg) -> ClientAuth {
+        match auth {
+            ClientAuthArg::Optional => ClientAuth::Optional,
+            ClientAuthArg::Required => ClientAuth::Required,
+        }
+    }
+}
+
+/// The certificates with what belongs to each, by their order on the command line.
+fn identity(
+    certs: Vec<PathBuf>,
+    keys: Vec<PathBuf>,
+    ocsp: Vec<PathBuf>,
+) -> Result<Identity, String> {
+    if certs.len() != keys.len() {
+        let (certs, keys) = (certs.len(), keys.len());
+        return Err(format!("--key: {keys} given, and {certs} --cert; each needs the other"));
+    }
+    if ocsp.len() > certs.len() {
+        return Err("--ocsp: there are more of them than of --cert".to_owned());
+    }
+    if certs.is_empty() {
+        return Ok(Identity::SelfSigned);
+    }
+    let ocsp = ocsp.into_iter().map(Some).chain(std::iter::repeat(None));
+    let files = certs.into_iter().zip(keys).zip(ocsp);
+    let files = files.map(|((cert, key), ocsp)| CertificateFiles { cert, key, ocsp });
+    Ok(Identity::Files(files.collect()))
+}
+
+impl TryFrom<Cli> for Options {
+    type Error = String;
+
+    fn try_from(cli: Cli) -> Result<Options, String> {
         let mut config = Config::new()
             .buffer_size(cli.buffer_size)
             .limits(|limits| {
                 limits.max_connections = cli.max_connections;
                 limits.max_connections_per_ip = cli.max_connections_per_ip;
+            })
+            .tls(|tls| {
+                tls.min = cli.tls_min.into();
+                tls.max = cli.tls_max.into();
+                tls.ciphers = cli.tls_ciphers;
+                tls.groups = cli.tls_groups;
+                tls.alpn = cli.alpn;
+                tls.client_ca = cli.client_ca;
+                tls.client_auth = cli.client_auth.map(ClientAuth::from);
+                tls.crls = cli.crl;
+                tls.key_log = cli.key_log;
             })
             .websocket(|websocket| {
                 websocket.subprotocols = cli.ws_subprotocol;
@@ -276,15 +401,13 @@ impl From<Cli> for Options {
         if config.listeners.is_empty() {
             config.listeners.push(Listen::default_for(Protocol::Tcp));
         }
-        if let (Some(cert), Some(key)) = (cli.cert, cli.key) {
-            config.identity = Identity::Files { cert, key };
-        }
+        config.identity = identity(cli.cert, cli.key, cli.ocsp)?;
         let verbosity = if cli.quiet { -1 } else { cli.verbose.min(2) as i8 };
-        Options {
+        Ok(Options {
             config,
             log: LogOptions { verbosity, format: cli.log_format },
             ready_file: cli.ready_file,
-        }
+        })
     }
 }
 
@@ -365,6 +488,15 @@ fn parse_origin(text: &str) -> Result<String, String> {
     Err("an origin is SCHEME://HOST or SCHEME://HOST:PORT, without a path".to_owned())
 }
 
+/// An ALPN protocol's name (RFC 7301 section 3.1).
+fn parse_alpn(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err("an ALPN protocol's name has 1 to 255 bytes".to_owned())
+    }
+}
+
 fn parse_buffer_size(text: &str) -> Result<usize, String> {
     const MAX: u64 = ByteSize::mib(64).0;
     let size = text.parse::<ByteSize>().map_err(|_| "expected a size, like 64KiB".to_owned())?;
@@ -396,7 +528,7 @@ mod tests {
     fn listeners(args: &[&str]) -> Vec<String> {
         let cli = Cli::try_parse_from([&["echo-server"], args].concat()).expect("valid arguments");
         let describe = |listen: &Listen| format!("{} {:?}", listen.protocol, listen.addresses);
-        Options::from(cli).config.listeners.iter().map(describe).collect()
+        Options::try_from(cli).unwrap().config.listeners.iter().map(describe).collect()
     }
 
     fn refusal(text: &str) -> String {

@@ -27,7 +27,7 @@ use super::replay::{Meter, Replay};
 use super::ws::{MAX_HEAD, Settings, log_opened, open};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 use crate::http::full;
-use crate::session::{End, HandshakeError, Session, Subject};
+use crate::session::{End, HandshakeError, Opened, Session, Subject};
 
 /// Requests and WebSockets that one connection may have at a time: as many as RFC 9113 section
 /// 6.5.2 wants at least.
@@ -209,7 +209,8 @@ impl Service<Request<Incoming>> for Streams {
         let opening = async move {
             let failed = |error: hyper::Error| HandshakeError::Http(error.to_string());
             let stream = upgrade.await.map_err(|error| End::Handshake(failed(error)))?;
-            Ok(open(TokioIo::new(stream), |stream| stream, &agreed, &settings))
+            let socket = open(TokioIo::new(stream), |stream| stream, &agreed, &settings);
+            Ok(Opened::new(socket, None))
         };
         let session = Session::opening(sessions, subject, permit, opening.boxed());
         let open = Arc::clone(&self.open);

@@ -31,7 +31,15 @@ pub(crate) trait Transport: Send + Sync + 'static {
         &self,
         tcp: TcpStream,
         subject: Subject,
-    ) -> impl Future<Output = Result<Self::Stream, End>> + Send + 'static;
+    ) -> impl Future<Output = Result<Carried<Self::Stream>, End>> + Send + 'static;
+}
+
+/// A carried stream.
+#[derive(Debug)]
+pub(crate) struct Carried<S> {
+    pub(crate) stream: S,
+    /// Who the client has proved to be, if it was asked.
+    pub(crate) client: Option<String>,
 }
 
 /// How long a refused client has to read why, and to close.

@@ -4,10 +4,10 @@ use futures::future::ready;
 use futures::{Future, FutureExt};
 use tokio::net::TcpStream;
 
-use super::Transport;
+use super::{Carried, Transport};
 use crate::config::Protocol;
 use crate::echo::{Raw, StreamEcho};
-use crate::session::{Door, End, Opening, Subject};
+use crate::session::{Door, End, Opened, Opening, Subject};
 
 /// The door for plain TCP, and the transport of what runs on it.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Door for Tcp {
     }
 
     fn open(&self, tcp: TcpStream, _subject: Subject) -> Opening<Self::Echo> {
-        ready(Ok(StreamEcho::new(tcp, self.buffer_size))).boxed()
+        ready(Ok(Opened::new(StreamEcho::new(tcp, self.buffer_size), None))).boxed()
     }
 }
 
@@ -36,7 +36,7 @@ impl Transport for Tcp {
         &self,
         tcp: TcpStream,
         _subject: Subject,
-    ) -> impl Future<Output = Result<TcpStream, End>> + Send + 'static {
-        ready(Ok(tcp))
+    ) -> impl Future<Output = Result<Carried<TcpStream>, End>> + Send + 'static {
+        ready(Ok(Carried { stream: tcp, client: None }))
     }
 }

@@ -21,11 +21,11 @@ use tracing::info;
 
 use super::http2::Http2;
 use super::replay::Replay;
-use super::{Transport, hang_up};
+use super::{Carried, Transport, hang_up};
 use crate::config::Protocol;
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Raw, Step, StreamEcho, Traffic};
 use crate::http::{Agreed, Answers};
-use crate::session::{Door, End, HandshakeError, Opening, Sessions, Subject};
+use crate::session::{Door, End, HandshakeError, Opened, Opening, Sessions, Subject};
 
 /// A request's head may be this long, and have this many fields; past it the answer is 431.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -70,14 +70,15 @@ impl<T: Transport> Door for WebSocket<T> {
         let carried = self.transport.carry(tcp, subject);
         let settings = self.settings.clone();
         async move {
-            let stream = carried.await?;
+            let Carried { stream, client } = carried.await?;
             let failed = |error| End::Failed(EchoError::Read(error));
             let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
             if is_http2 {
                 let connection = Http2::first_request(stream, settings, subject).await;
-                return Ok(OverHttp::Connection(Box::new(connection)));
+                return Ok(Opened::new(OverHttp::Connection(Box::new(connection)), client));
             }
-            upgrade(stream, T::RAW, subject, &settings).await.map(OverHttp::Socket)
+            let socket = upgrade(stream, T::RAW, subject, &settings).await?;
+            Ok(Opened::new(OverHttp::Socket(socket), client))
         }
         .boxed()
     }

@@ -13,7 +13,7 @@ use tracing::{error, info};
 use super::admission::Permit;
 
 use super::drain::{Member, Stage, StageWatch};
-use super::{End, Opening, Sessions, Subject};
+use super::{End, Opened, Opening, Sessions, Subject};
 use crate::deadline::Deadline;
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 
@@ -48,6 +48,7 @@ pin_project_lite::pin_project! {
         asked: Instant,
         turns_while_draining: u8,
         subject: Subject,
+        client: Option<Box<String>>,
         sessions: Arc<Sessions>,
         permit: Option<Permit>,
         member: Member,
@@ -66,7 +67,8 @@ pin_project_lite::pin_project! {
                 this.sessions.count(&end, this.phase.owes());
             }
             if end.is_our_fault() || this.sessions.log.shows() {
-                log_end(*this.subject, this.phase.traffic(), this.began.elapsed(), &end);
+                let client = this.client.as_ref().map(|client| client.as_str());
+                log_end(*this.subject, client, this.phase.traffic(), this.began.elapsed(), &end);
             }
         }
     }
@@ -134,6 +136,7 @@ impl<E: Echo> Session<E> {
             asked: now,
             turns_while_draining: 0,
             subject,
+            client: None,
             sessions: Arc::clone(sessions),
             permit,
             member: sessions.drain.join(),
@@ -181,7 +184,10 @@ impl<E: Echo> Session<E> {
         let this = self.as_mut().project();
         if let Phase::Opening(opening) = this.phase {
             match opening.as_mut().poll(cx) {
-                Poll::Ready(Ok(echo)) => *this.phase = Phase::Open(echo),
+                Poll::Ready(Ok(Opened { echo, client })) => {
+                    *this.phase = Phase::Open(echo);
+                    *this.client = client;
+                }
                 Poll::Ready(Err(end)) => return self.finish(end),
                 Poll::Pending if stage == Stage::Draining => return self.finish(End::GoingAway),
                 Poll::Pending => return Poll::Pending,
@@ -356,18 +362,24 @@ impl<E: Echo> Phase<E> {
 }
 
 /// The closing line.
-fn log_end(subject: Subject, traffic: Traffic, duration: Duration, end: &End) {
+fn log_end(
+    subject: Subject,
+    client: Option<&str>,
+    traffic: Traffic,
+    duration: Duration,
+    end: &End,
+) {
     let duration_ms = duration.as_micros() as f64 / 1000.0;
     let (received, sent, messages) = (traffic.received, traffic.sent, traffic.messages);
     // As a string, so that the log quotes it and escapes what a peer may have put into it.
     let reason = end.to_string();
     match subject {
         Subject::Connection { protocol, conn, peer } if end.is_our_fault() => error!(
-            %protocol, conn, received, sent, messages, duration_ms, reason,
+            %protocol, conn, client, received, sent, messages, duration_ms, reason,
             "Connection closed: {peer}"
         ),
         Subject::Connection { protocol, conn, peer } => info!(
-            %protocol, conn, received, sent, messages, duration_ms, reason,
+            %protocol, conn, client, received, sent, messages, duration_ms, reason,
             "Connection closed: {peer}"
         ),
         // An address has several sockets, and its front-end one line for all of them.

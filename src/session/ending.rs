@@ -2,7 +2,6 @@
 //! somebody may forget to handle.
 
 use std::fmt;
-use std::io;
 
 use crate::echo::{EchoError, PeerEnd};
 
@@ -39,7 +38,7 @@ pub(crate) enum End {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
     #[error("TLS handshake failed: {0}")]
-    Tls(#[source] io::Error),
+    Tls(String),
     #[error("no valid HTTP request: {0}")]
     Http(String),
 }

@@ -45,7 +45,21 @@ pub(crate) trait Door: Send + Sync + 'static {
 }
 
 /// A handshake under way.
-pub(crate) type Opening<E> = BoxFuture<'static, Result<E, End>>;
+pub(crate) type Opening<E> = BoxFuture<'static, Result<Opened<E>, End>>;
+
+/// What a handshake came to.
+#[derive(Debug)]
+pub(crate) struct Opened<E> {
+    echo: E,
+    /// Who the client has proved to be. Boxed twice, for few have, and every session has the place.
+    client: Option<Box<String>>,
+}
+
+impl<E> Opened<E> {
+    pub(crate) fn new(echo: E, client: Option<String>) -> Self {
+        Opened { echo, client: client.map(Box::new) }
+    }
+}
 
 /// Whom a session is about, as the log names it.
 #[derive(Debug, Clone, Copy)]

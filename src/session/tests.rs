@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::{End, Session, Sessions, Stage, Subject};
+use super::{End, Opened, Session, Sessions, Stage, Subject};
 use crate::config::{Protocol, Timeouts};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
 
@@ -122,7 +122,7 @@ async fn a_lifetime_waits_for_nobody() {
 async fn a_handshake_that_never_ends_is_ended() {
     let sessions = sessions(|timeouts| timeouts.handshake = Some(10 * SECOND));
     let permit = sessions.admission.admit(([127, 0, 0, 1]).into()).unwrap();
-    let silence = std::future::pending::<Result<StreamEcho<DuplexStream>, End>>().boxed();
+    let silence = std::future::pending::<Result<Opened<StreamEcho<DuplexStream>>, End>>().boxed();
     let session = tokio::spawn(Session::opening(&sessions, subject(), permit, silence));
     assert_eq!(sessions.connections(), 1);
     assert_eq!(seconds_of(session).await, 10);
@@ -340,7 +340,7 @@ async fn a_panic_ends_its_own_connection_alone() {
     let sessions = sessions(|_| {});
     let (mut bystander, _session) = connect(&sessions);
     let permit = sessions.admission.admit(([127, 0, 0, 1]).into()).unwrap();
-    let opening = async { Ok(Buggy) }.boxed();
+    let opening = async { Ok(Opened::new(Buggy, None)) }.boxed();
     let buggy = tokio::spawn(Session::opening(&sessions, subject(), permit, opening));
     assert!(buggy.await.unwrap_err().is_panic());
     assert_eq!(sessions.panicked(), 1);

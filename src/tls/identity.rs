@@ -1,64 +1,172 @@
-//! The server's certificate and key: read from PEM files, or made in memory.
+//! The server's certificates and keys: read from PEM files and chosen by name, or made in memory.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use tokio_rustls::rustls;
+use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::sign::CertifiedKey;
 use tracing::info;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::Identity;
+use crate::config::{CertificateFiles, Identity};
 use crate::error::StartError;
 use crate::tls::pem;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A certificate chain, the server's own first, and its key.
-pub(super) struct Credentials {
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) key: PrivateKeyDer<'static>,
+/// The certificates of a server, of which the name that a client asks for chooses one.
+#[derive(Debug)]
+pub(super) struct Identities {
+    /// Never empty. The first is for whoever asks for no name, or one that nobody has.
+    all: Vec<(Names, Arc<CertifiedKey>)>,
 }
 
-/// Reads or makes what `identity` asks for, and logs the certificate's fingerprint, which is what
-/// people compare when they cannot verify.
-pub(super) fn load(identity: &Identity) -> Result<Credentials, StartError> {
-    let credentials = match identity {
-        Identity::SelfSigned => self_signed(SystemTime::now())?,
-        Identity::Files { cert, key } => Credentials {
-            chain: pem::certificates("--cert", cert)?,
-            key: pem::private_key("--key", key)?,
-        },
-    };
-    let sha256 = fingerprint(&credentials.chain[0]);
-    match identity {
-        Identity::SelfSigned => info!(%sha256, "Made a self-signed certificate"),
-        Identity::Files { cert, .. } => {
-            info!(%sha256, "Read the certificate {}", cert.display());
+/// What a certificate is for.
+#[derive(Debug, Default)]
+struct Names {
+    exact: Vec<String>,
+    /// What follows the `*` of a wildcard: `.example.com`.
+    suffixes: Vec<String>,
+}
+
+impl Identities {
+    /// Reads or makes what `identity` asks for, and logs each certificate's fingerprint, which is
+    /// what people compare when they cannot verify.
+    pub(super) fn load(identity: &Identity, provider: &CryptoProvider) -> Result<Self, StartError> {
+        let mut all = Vec::new();
+        match identity {
+            Identity::SelfSigned => {
+                let (chain, key) = self_signed(SystemTime::now())?;
+                let sha256 = fingerprint(&chain[0]);
+                let certified = CertifiedKey::from_der(chain, key, provider)
+                    .map_err(|error| StartError::SelfSigned(error.to_string()))?;
+                info!(%sha256, "Made a self-signed certificate");
+                all.push((Names::default(), Arc::new(certified)));
+            }
+            Identity::Files(files) => {
+                for files in files {
+                    all.push(read(files, provider)?);
+                }
+            }
         }
+        if all.is_empty() {
+            return Err(StartError::Config("--cert: none given".to_owned()));
+        }
+        Ok(Identities { all })
     }
-    Ok(credentials)
+
+    pub(super) fn first_chain(&self) -> &[CertificateDer<'static>] {
+        &self.all[0].1.cert
+    }
+
+    /// The certificate for `name`: the first that has just this name, else the first with a
+    /// wildcard for it, else the first.
+    fn choose(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
+        let find = |matches: &dyn Fn(&Names) -> bool| {
+            self.all.iter().find(|(names, _)| matches(names)).map(|(_, certified)| certified)
+        };
+        let named = name.map(str::to_ascii_lowercase).and_then(|name| {
+            // A wildcard stands for one label (RFC 6125 section 6.4.3).
+            let suffix = name.find('.').map(|dot| &name[dot..]);
+            find(&|names| names.exact.contains(&name)).or_else(|| {
+                find(&|names| names.suffixes.iter().any(|one| Some(one.as_str()) == suffix))
+            })
+        });
+        named.unwrap_or(&self.all[0].1)
+    }
+}
+
+impl ResolvesServerCert for Identities {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(self.choose(hello.server_name())))
+    }
+}
+
+/// Reads a certificate with its key, and checks that they belong together.
+fn read(
+    files: &CertificateFiles,
+    provider: &CryptoProvider,
+) -> Result<(Names, Arc<CertifiedKey>), StartError> {
+    let CertificateFiles { cert, key, ocsp } = files;
+    let chain = pem::certificates("--cert", cert)?;
+    let private = pem::private_key("--key", key)?;
+    let names = Names::of(&chain[0]).map_err(|reason| StartError::Identity {
+        flag: "--cert",
+        path: cert.clone(),
+        reason,
+    })?;
+    let sha256 = fingerprint(&chain[0]);
+    let mut certified = CertifiedKey::from_der(chain, private, provider)
+        .map_err(|error| unusable(cert, key, &error))?;
+    if let Some(path) = ocsp {
+        let unreadable = |error: std::io::Error| StartError::Identity {
+            flag: "--ocsp",
+            path: path.clone(),
+            reason: error.to_string(),
+        };
+        certified.ocsp = Some(std::fs::read(path).map_err(unreadable)?);
+    }
+    info!(%sha256, "Read the certificate {}", cert.display());
+    Ok((names, Arc::new(certified)))
+}
+
+impl Names {
+    /// The DNS names in a certificate's subject alternative names.
+    fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(certificate)
+            .map_err(|error| format!("not a valid certificate: {error}"))?;
+        let mut names = Names::default();
+        let alternatives = certificate.subject_alternative_name().ok().flatten();
+        for name in alternatives.iter().flat_map(|names| &names.value.general_names) {
+            if let GeneralName::DNSName(name) = name {
+                let name = name.to_ascii_lowercase();
+                match name.strip_prefix('*') {
+                    Some(suffix) => names.suffixes.push(suffix.to_owned()),
+                    None => names.exact.push(name),
+                }
+            }
+        }
+        Ok(names)
+    }
 }
 
 /// What to say of a pair that rustls refuses.
-pub(super) fn unusable(identity: &Identity, error: &rustls::Error) -> StartError {
-    match identity {
-        Identity::SelfSigned => StartError::SelfSigned(error.to_string()),
-        Identity::Files { cert, key } => StartError::Identity {
-            flag: "--key",
-            path: key.clone(),
-            reason: match error {
-                rustls::Error::InconsistentKeys(_) => {
-                    format!("not the key of the certificate in {}", cert.display())
-                }
-                rustls::Error::InvalidCertificate(error) => {
-                    format!("the certificate in {} is not valid: {error}", cert.display())
-                }
-                other => format!("unusable with {}: {other}", cert.display()),
-            },
+fn unusable(cert: &Path, key: &Path, error: &rustls::Error) -> StartError {
+    StartError::Identity {
+        flag: "--key",
+        path: key.to_owned(),
+        reason: match error {
+            rustls::Error::InconsistentKeys(_) => {
+                format!("not the key of the certificate in {}", cert.display())
+            }
+            rustls::Error::InvalidCertificate(error) => {
+                format!("the certificate in {} is not valid: {error}", cert.display())
+            }
+            other => format!("unusable with {}: {other}", cert.display()),
         },
     }
 }
+
+/// Who a certificate says its owner is: the subject, and the serial number by which the issuer
+/// knows it.
+pub(crate) fn describe(certificate: &CertificateDer<'_>) -> String {
+    match X509Certificate::from_der(certificate) {
+        Ok((_, certificate)) => {
+            format!("{}, serial {}", certificate.subject(), certificate.raw_serial_as_string())
+        }
+        Err(_) => format!("unreadable, SHA-256 {}", fingerprint(certificate)),
+    }
+}
+
+/// A certificate chain, the server's own first, and its key.
+type Credentials = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// A certificate for the names that this machine answers to, valid for a year.
 fn self_signed(now: SystemTime) -> Result<Credentials, StartError> {
@@ -74,10 +182,8 @@ fn self_signed(now: SystemTime) -> Result<Credentials, StartError> {
     params.not_after = (now + 365 * DAY).into();
     let key = KeyPair::generate().map_err(failed)?;
     let certificate = params.self_signed(&key).map_err(failed)?;
-    Ok(Credentials {
-        chain: vec![certificate.der().clone()],
-        key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-    })
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    Ok((vec![certificate.der().clone()], key))
 }
 
 /// The host's name, if a certificate can carry it.
@@ -92,4 +198,42 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     let digest = digest::digest(&digest::SHA256, certificate);
     let pairs: Vec<_> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
     pairs.join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_asked_for_chooses_the_certificate() {
+        let provider = crate::tls::provider();
+        let identity = |names: Names| {
+            let (chain, key) = self_signed(SystemTime::now()).unwrap();
+            (names, Arc::new(CertifiedKey::from_der(chain, key, &provider).unwrap()))
+        };
+        let names = |exact: &[&str], suffixes: &[&str]| Names {
+            exact: exact.iter().map(|name| (*name).to_owned()).collect(),
+            suffixes: suffixes.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let all = vec![
+            identity(names(&["first.example"], &[])),
+            identity(names(&[], &[".example.com"])),
+            identity(names(&["www.example.com"], &[])),
+        ];
+        let identities = Identities { all };
+        let cases = [
+            (None, 0),
+            (Some("first.example"), 0),
+            (Some("unknown.example"), 0),
+            (Some("www.example.com"), 2),
+            (Some("WWW.example.COM"), 2),
+            (Some("other.example.com"), 1),
+            (Some("two.labels.example.com"), 0),
+            (Some("example.com"), 0),
+        ];
+        for (name, expected) in cases {
+            let chosen = identities.choose(name);
+            assert!(Arc::ptr_eq(chosen, &identities.all[expected].1), "{name:?}");
+        }
+    }
 }

@@ -1,8 +1,10 @@
-//! PEM files: certificates and private keys.
+//! PEM files: certificates, private keys, revocation lists.
 
 use std::path::Path;
 
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+};
 
 use crate::error::StartError;
 
@@ -38,6 +40,24 @@ pub(crate) fn private_key(
     key.ok_or_else(|| {
         refuse(flag, path, "no PEM private key in it (PKCS#8, PKCS#1 or SEC1, not encrypted)")
     })
+}
+
+/// The certificate revocation lists in `path`, of which there is at least one.
+pub(crate) fn revocation_lists(
+    flag: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, StartError> {
+    let lists: Vec<_> = read_pem(flag, path)?
+        .into_iter()
+        .filter_map(|item| match item {
+            rustls_pemfile::Item::Crl(list) => Some(list),
+            _ => None,
+        })
+        .collect();
+    if lists.is_empty() {
+        return Err(refuse(flag, path, "no PEM certificate revocation list in it"));
+    }
+    Ok(lists)
 }
 
 /// The one place that reads PEM. rustls-pemfile is a shell over the PEM reader of

@@ -31,7 +31,7 @@ pub fn cert(name: &str) -> PathBuf {
 
 /// The test certificate.
 pub fn identity() -> Identity {
-    Identity::Files { cert: cert("server.pem"), key: cert("server.key") }
+    Identity::files(cert("server.pem"), cert("server.key"))
 }
 
 /// A server in this process, on ports that the system chose. It ends with the test.

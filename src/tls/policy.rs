@@ -1,0 +1,66 @@
+//! Versions, cipher suites and key-exchange groups, by the names that IANA gives them.
+
+use tokio_rustls::rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+
+use super::negotiated::suite_name;
+use super::provider;
+use crate::config::{TlsPolicy, TlsVersion};
+use crate::error::StartError;
+
+/// The cryptography that the policy leaves.
+pub(super) fn provider_for(policy: &TlsPolicy) -> Result<CryptoProvider, StartError> {
+    let mut provider = provider();
+    provider.kx_groups = groups();
+    if !policy.ciphers.is_empty() {
+        let name = |suite: &SupportedCipherSuite| suite_name(suite.suite());
+        let known = aws_lc_rs::ALL_CIPHER_SUITES;
+        provider.cipher_suites = select("--tls-ciphers", &policy.ciphers, known, name)?;
+    }
+    if !policy.groups.is_empty() {
+        let name = |group: &&dyn SupportedKxGroup| group.name().as_str().unwrap_or("").to_owned();
+        let known = aws_lc_rs::ALL_KX_GROUPS;
+        provider.kx_groups = select("--tls-groups", &policy.groups, known, name)?;
+    }
+    Ok(provider)
+}
+
+/// rustls' groups, the hybrid with post-quantum security first: a client that knows it gets it.
+fn groups() -> Vec<&'static dyn SupportedKxGroup> {
+    use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+    vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1]
+}
+
+/// The versions from the lowest to the highest allowed.
+pub(super) fn versions(
+    policy: &TlsPolicy,
+) -> Result<Vec<&'static SupportedProtocolVersion>, StartError> {
+    if policy.min > policy.max {
+        return Err(StartError::Config("--tls-min is higher than --tls-max".to_owned()));
+    }
+    let mut versions = Vec::new();
+    for (version, supported) in [(TlsVersion::Tls13, &TLS13), (TlsVersion::Tls12, &TLS12)] {
+        if (policy.min..=policy.max).contains(&version) {
+            versions.push(supported);
+        }
+    }
+    Ok(versions)
+}
+
+/// Those of `known` that are called `names`, in their order.
+fn select<T: Copy>(
+    flag: &str,
+    names: &[String],
+    known: &[T],
+    name: impl Fn(&T) -> String,
+) -> Result<Vec<T>, StartError> {
+    let find = |wanted: &String| {
+        let found = known.iter().find(|one| name(one).eq_ignore_ascii_case(wanted));
+        found.copied().ok_or_else(|| {
+            let all: Vec<_> = known.iter().map(&name).collect();
+            StartError::Config(format!("{flag} {wanted}: not one of {}", all.join(", ")))
+        })
+    };
+    names.iter().map(find).collect()
+}

@@ -1,0 +1,128 @@
+//! Reads much of a connection at a time for rustls, which reads 4 KiB: a record of 16 KiB takes one
+//! system call then, and not five.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Four records of the largest size.
+const SIZE: usize = 4 * (16 * 1024 + 256 + 5);
+
+thread_local! {
+    /// A connection takes it when it reads, and gives it back when all has been used, which is in
+    /// the same poll unless its peer takes nothing of what it is owed. An idle connection has none.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A connection below TLS.
+#[derive(Debug)]
+pub(crate) struct ReadAhead<S> {
+    io: S,
+    /// Of this, `used..filled` has been read ahead. It is empty if nothing has.
+    buffer: Vec<u8>,
+    used: usize,
+    filled: usize,
+}
+
+impl<S> ReadAhead<S> {
+    pub(crate) fn new(io: S) -> Self {
+        ReadAhead { io, buffer: Vec::new(), used: 0, filled: 0 }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.used == this.filled {
+            let mut buffer = BUFFER.take();
+            if buffer.is_empty() {
+                buffer = vec![0; SIZE];
+            }
+            let mut ahead = ReadBuf::new(&mut buffer);
+            let read = Pin::new(&mut this.io).poll_read(cx, &mut ahead);
+            let filled = ahead.filled().len();
+            if filled == 0 {
+                BUFFER.set(buffer);
+                return read;
+            }
+            (this.buffer, this.used, this.filled) = (buffer, 0, filled);
+        }
+        let ready = &this.buffer[this.used..this.filled];
+        let length = ready.len().min(into.remaining());
+        into.put_slice(&ready[..length]);
+        this.used += length;
+        if this.used == this.filled {
+            BUFFER.set(std::mem::take(&mut this.buffer));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_byte_is_given_once_and_nothing_is_kept() {
+        let (mut far, near) = duplex(1 << 20);
+        let sent: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
+        far.write_all(&sent).await.unwrap();
+        drop(far);
+        let mut ahead = ReadAhead::new(near);
+        let mut other = ReadAhead::new(&b"another connection of the same thread"[..]);
+        let (mut read, mut piece) = (Vec::new(), [0; 4096]);
+        let mut between = [0; 5];
+        other.read_exact(&mut between).await.unwrap();
+        loop {
+            let length = ahead.read(&mut piece).await.unwrap();
+            if length == 0 {
+                break;
+            }
+            read.extend_from_slice(&piece[..length]);
+        }
+        assert!(read == sent);
+        assert_eq!(ahead.buffer.capacity(), 0);
+        let mut rest = String::new();
+        other.read_to_string(&mut rest).await.unwrap();
+        assert_eq!((&between, rest.as_str()), (b"anoth", "er connection of the same thread"));
+    }
+}
