@@ -43,6 +43,9 @@ fn cause(error: &Error) -> String {
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
             | PeerIncompatible::SupportedVersionsExtensionRequired => "no TLS version in common",
+            PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
+                "no TLS version in common: the client names no signature algorithms, as before 1.2"
+            }
             _ => return error.to_string(),
         },
         Error::NoCertificatesPresented => "a client certificate is required, and none came",

@@ -52,7 +52,10 @@ pub(crate) struct Material {
 /// The cryptography, ready to use: it gathers its first randomness now, which takes tens of
 /// milliseconds, and not in somebody's handshake.
 pub(crate) fn provider() -> CryptoProvider {
-    let provider = aws_lc_rs::default_provider();
+    use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+    // The hybrid with post-quantum security first: a peer that knows it gets it.
+    let kx_groups = vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1];
+    let provider = CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() };
     // If there is no randomness, the first handshake fails, and says so.
     let _ = provider.secure_random.fill(&mut [0]);
     provider

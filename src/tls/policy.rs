@@ -12,7 +12,6 @@ use crate::error::StartError;
 /// The cryptography that the policy leaves.
 pub(super) fn provider_for(policy: &TlsPolicy) -> Result<CryptoProvider, StartError> {
     let mut provider = provider();
-    provider.kx_groups = groups();
     if !policy.ciphers.is_empty() {
         let name = |suite: &SupportedCipherSuite| suite_name(suite.suite());
         let known = aws_lc_rs::ALL_CIPHER_SUITES;
@@ -24,12 +23,6 @@ pub(super) fn provider_for(policy: &TlsPolicy) -> Result<CryptoProvider, StartEr
         provider.kx_groups = select("--tls-groups", &policy.groups, known, name)?;
     }
     Ok(provider)
-}
-
-/// rustls' groups, the hybrid with post-quantum security first: a client that knows it gets it.
-fn groups() -> Vec<&'static dyn SupportedKxGroup> {
-    use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
-    vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1]
 }
 
 /// The versions from the lowest to the highest allowed.

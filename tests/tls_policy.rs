@@ -1,0 +1,400 @@
+//! What a TLS server can be told: which certificates, versions, suites, groups and protocols, and
+//! which clients. With rustls as the client, against the binary; and the log, which says what
+//! happened.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::binary::Running;
+use common::tools;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SerialNumber,
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ALL_VERSIONS, ClientConfig, HandshakeKind, RootCertStore};
+
+/// A CA, and a place for the files that it makes.
+struct Authority {
+    ca: CertifiedIssuer<'static, KeyPair>,
+    dir: TempDir,
+}
+
+/// A certificate that it made.
+struct Issued {
+    cert: PathBuf,
+    key: PathBuf,
+    der: CertificateDer<'static>,
+    private: Vec<u8>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test CA");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
+        Authority { ca, dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Makes a certificate for `names`, in files called after the first of them.
+    fn issue(&self, names: &[&str], purpose: ExtendedKeyUsagePurpose, serial: u64) -> Issued {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let (cert, key) =
+            (self.path(&format!("{serial}.pem")), self.path(&format!("{serial}.key")));
+        let mut params = CertificateParams::new(names.clone()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, names[0].clone());
+        params.extended_key_usages = vec![purpose];
+        params.serial_number = Some(SerialNumber::from(serial));
+        let pair = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&pair, &self.ca).unwrap();
+        std::fs::write(&cert, certificate.pem()).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        Issued { cert, key, der: certificate.der().clone(), private: pair.serialize_der() }
+    }
+
+    fn server(&self, names: &[&str], serial: u64) -> Issued {
+        self.issue(names, ExtendedKeyUsagePurpose::ServerAuth, serial)
+    }
+
+    /// A client's settings: trusts this CA, and is what `client` says.
+    fn client(&self, client: Option<&Issued>) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.der().clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(ALL_VERSIONS)
+            .unwrap()
+            .with_root_certificates(roots);
+        match client {
+            None => config.with_no_client_auth(),
+            Some(issued) => config
+                .with_client_auth_cert(
+                    vec![issued.der.clone()],
+                    PrivateKeyDer::Pkcs8(issued.private.clone().into()),
+                )
+                .unwrap(),
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The server with `issued`, and whatever else is asked for.
+fn start(issued: &[&Issued], more: &[&str]) -> Running {
+    let mut args = vec!["--tls", "0"];
+    for issued in issued {
+        args.extend(["--cert", text(&issued.cert), "--key", text(&issued.key)]);
+    }
+    args.extend(more);
+    Running::start(&args)
+}
+
+async fn connect(
+    server: &Running,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(server.address("tls")).await.unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut stream = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?;
+    // In TLS 1.3 a client hears of a refused certificate, and gets its tickets, afterwards.
+    stream.write_all(b"hello").await?;
+    let mut echo = [0; 5];
+    stream.read_exact(&mut echo).await?;
+    assert_eq!(&echo, b"hello");
+    Ok(stream)
+}
+
+async fn log_of(server: Running) -> String {
+    let (_, log) = tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
+    log
+}
+
+#[tokio::test]
+async fn the_name_asked_for_chooses_the_certificate() {
+    let ca = Authority::new();
+    let one = ca.server(&["one.example", "unknown.example"], 1);
+    let wild = ca.server(&["*.example.com"], 2);
+    let exact = ca.server(&["www.example.com"], 3);
+    let server = start(&[&one, &wild, &exact], &[]);
+    let client = Arc::new(ca.client(None));
+    for (name, expected) in [
+        ("one.example", &one),
+        ("unknown.example", &one),
+        ("www.example.com", &exact),
+        ("other.example.com", &wild),
+    ] {
+        let stream = connect(&server, &client, name).await.unwrap();
+        assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], expected.der, "{name}");
+    }
+    let log = log_of(server).await;
+    assert!(log.contains("sni=\"other.example.com\""), "{log}");
+}
+
+#[tokio::test]
+async fn clients_prove_who_they_are() {
+    let ca = Authority::new();
+    let other = Authority::new();
+    let purpose = || ExtendedKeyUsagePurpose::ClientAuth;
+    let server_cert = ca.server(&["localhost"], 1);
+    let known = ca.issue(&["known client"], purpose(), 2);
+    let revoked = ca.issue(&["revoked client"], purpose(), 3);
+    let stranger = other.issue(&["stranger"], purpose(), 4);
+    let list = CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2026, 1, 1),
+        next_update: rcgen::date_time_ymd(2100, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: SerialNumber::from(3),
+            revocation_time: rcgen::date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    std::fs::write(ca.path("crl.pem"), list.signed_by(&ca.ca).unwrap().pem().unwrap()).unwrap();
+    let (client_ca, crl) = (ca.path("ca.pem"), ca.path("crl.pem"));
+    let trust = ["--client-ca", text(&client_ca), "--crl", text(&crl)];
+    for is_required in [true, false] {
+        let how = ["--client-auth", if is_required { "required" } else { "optional" }];
+        let server = start(&[&server_cert], &[&trust[..], &how].concat());
+        for (who, client, is_let_in) in [
+            ("nobody", None, !is_required),
+            ("known", Some(&known), true),
+            ("revoked", Some(&revoked), false),
+            // Its certificate is none for clients.
+            ("a server", Some(&server_cert), false),
+        ] {
+            let client = Arc::new(ca.client(client));
+            assert_eq!(connect(&server, &client, "localhost").await.is_ok(), is_let_in, "{who}");
+        }
+        let mut client = ca.client(Some(&stranger));
+        client.resumption = tokio_rustls::rustls::client::Resumption::disabled();
+        assert!(connect(&server, &Arc::new(client), "localhost").await.is_err(), "a stranger");
+        let log = log_of(server).await;
+        for said in [
+            "client=\"CN=known client, serial 02\" received=5",
+            "alert sent: certificate_revoked: the client certificate is revoked (--crl)",
+            "alert sent: unknown_ca: the client certificate is of a CA that is not in --client-ca",
+            "the client certificate is not one for clients",
+        ] {
+            assert!(log.contains(said), "{said}: {log}");
+        }
+        let refused = "alert sent: certificate_required: a client certificate is required";
+        assert_eq!(log.contains(refused), is_required, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn versions_suites_and_groups_are_what_the_policy_leaves() {
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    let client = Arc::new(ca.client(None));
+    for (policy, expected) in [
+        (&["--tls-max", "1.2"][..], "version=\"TLSv1.2\""),
+        (&["--tls-min", "1.3"], "version=\"TLSv1.3\""),
+        (&["--tls-ciphers", "TLS_CHACHA20_POLY1305_SHA256"], "TLS_CHACHA20_POLY1305_SHA256"),
+        (&["--tls-groups", "secp384r1,x25519"], "group=\"secp384r1\""),
+        (&["--tls-groups", "X25519MLKEM768"], "group=\"X25519MLKEM768\" handshake=\"full, after"),
+    ] {
+        let server = start(&[&issued], policy);
+        connect(&server, &client, "localhost").await.unwrap();
+        let log = log_of(server).await;
+        assert!(log.contains(expected), "{policy:?}: {log}");
+    }
+    // What a client with the hybrid group in its first hello gets, without being told to.
+    let mut hybrid = aws_lc_rs::default_provider();
+    hybrid.kx_groups.retain(|group| group.name().as_str() == Some("X25519MLKEM768"));
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.ca.der().clone()).unwrap();
+    let hybrid = ClientConfig::builder_with_provider(Arc::new(hybrid))
+        .with_protocol_versions(ALL_VERSIONS)
+        .unwrap_or_else(|_| panic!("TLS 1.3 has the group"));
+    let hybrid = hybrid.with_root_certificates(roots).with_no_client_auth();
+    let server = start(&[&issued], &[]);
+    connect(&server, &Arc::new(hybrid), "localhost").await.unwrap();
+    let log = log_of(server).await;
+    assert!(log.contains("group=\"X25519MLKEM768\" handshake=\"full\""), "{log}");
+}
+
+#[tokio::test]
+async fn alpn_is_the_clients_unless_it_is_told() {
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    let client = |protocols: &[&str]| {
+        let mut client = ca.client(None);
+        client.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(client)
+    };
+    let alpn = |stream: &TlsStream<TcpStream>| {
+        stream.get_ref().1.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned())
+    };
+    let any = start(&[&issued], &[]);
+    for (offered, expected) in
+        [(&["foo", "bar"][..], Some("foo")), (&["h2"], Some("h2")), (&[], None)]
+    {
+        let stream = connect(&any, &client(offered), "localhost").await.unwrap();
+        assert_eq!(alpn(&stream).as_deref(), expected);
+    }
+    let told = start(&[&issued], &["--alpn", "bar,baz"]);
+    let stream = connect(&told, &client(&["foo", "bar"]), "localhost").await.unwrap();
+    assert_eq!(alpn(&stream).as_deref(), Some("bar"));
+    assert!(connect(&told, &client(&["foo"]), "localhost").await.is_err());
+    let log = log_of(told).await;
+    assert!(log.contains("alert sent: no_application_protocol: no ALPN protocol"), "{log}");
+    assert!(log.contains("alpn=\"bar\" alpn_offered=\"foo,bar\""), "{log}");
+}
+
+#[tokio::test]
+async fn sessions_are_resumed() {
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    for version in ["1.2", "1.3"] {
+        let server = start(&[&issued], &["--tls-min", version, "--tls-max", version]);
+        let client = Arc::new(ca.client(None));
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let stream = connect(&server, &client, "localhost").await.unwrap();
+            kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+        }
+        assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed], "TLS {version}");
+        let log = log_of(server).await;
+        assert!(log.contains("handshake=\"resumed\""), "{log}");
+    }
+}
+
+/// Writes a certificate and key where the server looks for them, as tools do that do not care.
+fn replace(issued: &Issued, by: &Issued) {
+    std::fs::copy(&by.cert, &issued.cert).unwrap();
+    std::fs::copy(&by.key, &issued.key).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_certificates_are_taken_while_a_thousand_connections_echo_on() {
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    let server = start(&[&issued], &[]);
+    let mut client = ca.client(None);
+    client.resumption = tokio_rustls::rustls::client::Resumption::disabled();
+    let client = Arc::new(client);
+    let mut streams = Vec::new();
+    for _ in 0..1000 {
+        streams.push(connect(&server, &client, "localhost").await.unwrap());
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    for serial in 2..=11 {
+        let next = ca.server(&["localhost"], serial);
+        replace(&issued, &next);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        for stream in &mut streams {
+            stream.write_all(b"still there?").await.unwrap();
+        }
+        for stream in &mut streams {
+            let mut echo = [0; 12];
+            stream.read_exact(&mut echo).await.unwrap();
+            assert_eq!(&echo, b"still there?");
+        }
+        // The signal is handled when it is: a new connection shows the new certificate then.
+        loop {
+            let stream = connect(&server, &client, "localhost").await.unwrap();
+            if stream.get_ref().1.peer_certificates().unwrap()[0] == next.der {
+                break;
+            }
+        }
+    }
+    drop(streams);
+    let log = log_of(server).await;
+    assert!(!log.contains("not reloaded"), "{log}");
+}
+
+#[tokio::test]
+async fn files_that_change_are_read_again_and_wrong_ones_are_not_used() {
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    let (first, second) = (issued.der.clone(), ca.server(&["localhost"], 2));
+    let server = start(&[&issued], &[]);
+    let client = Arc::new(ca.client(None));
+    let shown = async || {
+        let stream = connect(&server, &client, "localhost").await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+    };
+    // A certificate whose key has not come yet.
+    std::fs::copy(&second.cert, &issued.cert).unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    assert_eq!(shown().await, first);
+    // It comes, and nobody says so.
+    std::fs::copy(&second.key, &issued.key).unwrap();
+    while shown().await != second.der {
+        tokio::task::yield_now().await;
+    }
+    let log = log_of(server).await;
+    assert!(log.contains("not the key of the certificate in"), "{log}");
+    assert!(log.contains("Certificates not reloaded; the old ones stay in use"), "{log}");
+    assert!(log.contains("Certificates reloaded"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openssl_sees_the_staple_and_resumes() {
+    if !tools::have_openssl() {
+        return;
+    }
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    let staple = ca.path("staple.der");
+    // An OCSP response that says nothing but that there is none: tryLater.
+    std::fs::write(&staple, [0x30, 0x03, 0x0A, 0x01, 0x03]).unwrap();
+    let server = start(&[&issued], &["--ocsp", text(&staple)]);
+    let address = server.address("tls").to_string();
+    let (ca_file, session) = (ca.path("ca.pem"), ca.path("session"));
+    let run = async |more: &[&str]| {
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["s_client", "-connect", &address, "-CAfile", text(&ca_file)]).args(more);
+        openssl.args(["-verify_return_error", "-servername", "localhost"]);
+        let output = tools::run_async(openssl, b"hello\nQ\n".to_vec()).await;
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let stapled = run(&["-status"]).await;
+    assert!(stapled.contains("OCSP Response Status: trylater"), "{stapled}");
+    let first = run(&["-tls1_2", "-sess_out", text(&session)]).await;
+    assert!(first.contains("New, TLSv1.2"), "{first}");
+    let second = run(&["-tls1_2", "-sess_in", text(&session)]).await;
+    assert!(second.contains("Reused, TLSv1.2"), "{second}");
+}
+
+#[test]
+fn wrong_settings_are_one_line() {
+    for (args, said) in [
+        (&["--tls-min", "1.3", "--tls-max", "1.2"][..], "--tls-min is higher than --tls-max"),
+        (&["--tls-ciphers", "TLS_NULL"], "--tls-ciphers TLS_NULL: not one of TLS_AES_256_GCM"),
+        (&["--tls-groups", "x448"], "--tls-groups x448: not one of "),
+        (&["--client-auth", "required"], "--client-ca"),
+        (&["--client-ca", "/no/such/file"], "--client-ca /no/such/file: No such file"),
+        (&["--cert", "/a", "--key", "/b", "--key", "/c"], "--key: 2 given, and 1 --cert"),
+    ] {
+        let output = common::binary::command().args(["--tls", "0"]).args(args).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        let line = stderr.lines().next_back().unwrap();
+        assert!(line.contains(said), "{args:?}: {stderr}");
+    }
+}
