@@ -73,6 +73,18 @@ async fn run(options: Options) -> Result<ExitCode, (u8, String)> {
     let server = Server::bind(options.config)
         .await
         .map_err(|error| (if error.is_config() { USAGE } else { REFUSED }, error.to_string()))?;
+    let reloader = server.tls_reloader().filter(TlsReloader::has_files);
+    if let Some(reloader) = reloader {
+        let mut hangups = Hangups::catch()
+            .map_err(|error| (REFUSED, format!("SIGHUP cannot be caught: {error}")))?;
+        tokio::spawn(async move {
+            loop {
+                hangups.next().await;
+                // How it went is in the log.
+                let _ = reloader.reload();
+            }
+        });
+    }
     if let Some(file) = ready_file {
         // It may be a pipe that nobody reads yet.
         let local_addrs = server.local_addrs().to_vec();
@@ -86,18 +98,6 @@ async fn run(options: Options) -> Result<ExitCode, (u8, String)> {
                 return Ok(ExitCode::SUCCESS);
             }
         }
-    }
-    let reloader = server.tls_reloader().filter(TlsReloader::has_files);
-    if let Some(reloader) = reloader {
-        let mut hangups = Hangups::catch()
-            .map_err(|error| (REFUSED, format!("SIGHUP cannot be caught: {error}")))?;
-        tokio::spawn(async move {
-            loop {
-                hangups.next().await;
-                // How it went is in the log.
-                let _ = reloader.reload();
-            }
-        });
     }
     let (stop, stopped) = oneshot::channel::<()>();
     let mut running = pin!(server.run(async { drop(stopped.await) }));
