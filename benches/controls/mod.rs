@@ -1,0 +1,98 @@
+//! The servers that ours is compared with: what one writes without thinking of it twice, what one
+//! writes with care, and the least that the kernel asks for.
+//!
+//! Each runs in a process of its own: the benchmark's executable, started again.
+
+mod classic;
+mod datagrams;
+mod epoll;
+mod mmsg;
+mod rustls;
+mod tungstenite;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use tokio::runtime::{Builder, Runtime};
+
+/// The hidden argument that makes the benchmark's executable a control.
+pub const COMMAND: &str = "serve-control";
+
+/// A server to compare ours with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// TCP: the loop of every tutorial.
+    Classic,
+    /// TCP: epoll and nothing else.
+    Epoll,
+    /// TLS: the same loop over tokio-rustls.
+    Rustls,
+    /// WebSocket: tungstenite as it comes.
+    Tungstenite,
+    /// WebSocket: tungstenite with smaller buffers and fewer flushes.
+    TungsteniteTuned,
+    /// UDP: `recv_from` and `send_to`.
+    Datagrams,
+    /// UDP: recvmmsg, sendmmsg and nothing else.
+    Mmsg,
+}
+
+impl Control {
+    const ALL: [Control; 7] = [
+        Control::Classic,
+        Control::Epoll,
+        Control::Rustls,
+        Control::Tungstenite,
+        Control::TungsteniteTuned,
+        Control::Datagrams,
+        Control::Mmsg,
+    ];
+
+    /// What it is called, in tables and on its command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Control::Classic => "classic loop",
+            Control::Epoll => "bare epoll",
+            Control::Rustls => "tokio-rustls loop",
+            Control::Tungstenite => "tungstenite",
+            Control::TungsteniteTuned => "tungstenite, tuned",
+            Control::Datagrams => "recv_from loop",
+            Control::Mmsg => "bare recvmmsg",
+        }
+    }
+}
+
+/// Is the control called `name`, until it is killed.
+pub fn serve(name: &str) -> ExitCode {
+    let Some(control) = Control::ALL.into_iter().find(|control| control.name() == name) else {
+        eprintln!("there is no control '{name}'");
+        return ExitCode::from(2);
+    };
+    let outcome = match control {
+        Control::Classic => classic::serve(),
+        Control::Epoll => epoll::serve(),
+        Control::Rustls => rustls::serve(),
+        Control::Tungstenite => tungstenite::serve(tungstenite::Manner::Plain),
+        Control::TungsteniteTuned => tungstenite::serve(tungstenite::Manner::Tuned),
+        Control::Datagrams => datagrams::serve(),
+        Control::Mmsg => mmsg::serve(),
+    };
+    if let Err(error) = outcome {
+        eprintln!("{name}: {error}");
+    }
+    ExitCode::FAILURE
+}
+
+/// Says where it listens, as our server's ready file does.
+fn announce(address: SocketAddr) -> io::Result<()> {
+    let line = serde_json::json!({ "listeners": [{ "address": address.to_string() }] });
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// What `#[tokio::main]` would make: a worker for each core that the process may use.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build()
+}

@@ -1,0 +1,121 @@
+//! The command line. Without cargo's `--bench` it is `cargo test` that calls.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+/// Measures our server beside others.
+#[derive(Debug, Parser)]
+#[command(name = "cargo bench --", version)]
+pub struct Args {
+    /// What to measure [everything]
+    #[arg(value_enum)]
+    pub sections: Vec<Section>,
+
+    /// Pairs of measurements for each ratio
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    pub rounds: usize,
+
+    /// Length of a measurement; the first 0.2 s and the last are not looked at
+    #[arg(long, value_name = "S", default_value_t = 1.2)]
+    pub seconds: f64,
+
+    /// Idle connections
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = positive)]
+    pub idle: usize,
+
+    /// Only see whether everything runs and echoes
+    #[arg(long = "smoke")]
+    pub is_smoke: bool,
+
+    /// Another build of ours, to be compared with; can be given several times
+    #[arg(long = "server", value_name = "NAME=PATH", value_parser = build)]
+    pub builds: Vec<(String, PathBuf)>,
+
+    /// What cargo adds
+    #[arg(long = "bench", hide = true)]
+    _is_bench: bool,
+}
+
+/// A part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    /// Echoes over TCP
+    Tcp,
+    /// Echoes over TLS
+    Tls,
+    /// Echoes over WebSocket
+    Ws,
+    /// Echoes over UDP
+    Udp,
+    /// Connections that come, echo once, and go
+    Churn,
+    /// Memory of connections that say nothing
+    Idle,
+    /// Time from exec to listening
+    Start,
+}
+
+/// What the arguments ask for.
+pub enum Asked {
+    Measure(Args),
+    /// To end with this code; what there was to say has been said.
+    Nothing(ExitCode),
+}
+
+/// Reads the arguments after the program's name.
+pub fn parse(arguments: &[String]) -> Asked {
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return as_a_test(arguments);
+    }
+    let name = "cargo bench --".to_owned();
+    match Args::try_parse_from([&name].into_iter().chain(arguments)) {
+        Ok(args) if args.is_smoke => Asked::Measure(smoke(args)),
+        Ok(args) => Asked::Measure(args),
+        Err(error) => {
+            // Nobody is left to tell if this fails.
+            let _ = error.print();
+            Asked::Nothing(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1)))
+        }
+    }
+}
+
+/// A harness is handed what is meant for libtest: it is one test, called `smoke`.
+fn as_a_test(arguments: &[String]) -> Asked {
+    const VALUED: [&str; 6] =
+        ["--skip", "--test-threads", "--format", "--color", "--logfile", "--report-time"];
+    let mut filters = Vec::new();
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--list" => {
+                println!("smoke: test");
+                return Asked::Nothing(ExitCode::SUCCESS);
+            }
+            "--ignored" => return Asked::Nothing(ExitCode::SUCCESS),
+            valued if VALUED.contains(&valued) => drop(rest.next()),
+            flag if flag.starts_with('-') => {}
+            filter => filters.push(filter),
+        }
+    }
+    if !filters.is_empty() && !filters.iter().any(|filter| "smoke".contains(filter)) {
+        return Asked::Nothing(ExitCode::SUCCESS);
+    }
+    let nothing: [&str; 1] = [""];
+    Asked::Measure(smoke(Args::parse_from(nothing)))
+}
+
+/// As short as it can be.
+fn smoke(args: Args) -> Args {
+    Args { rounds: 1, seconds: 0.1, idle: 50, is_smoke: true, ..args }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number from 1 on".to_owned())
+}
+
+fn build(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text.split_once('=').ok_or("expected NAME=PATH")?;
+    Ok((name.to_owned(), path.into()))
+}

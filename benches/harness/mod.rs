@@ -1,0 +1,147 @@
+//! What measures: plans, starts servers, puts load on them in pairs, reports.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `args` | the command line |
+//! | `plan` | which servers are asked which questions |
+//! | `servers` | a server as a child process |
+//! | `cores` | one core for servers, another for the load |
+//! | `process` | what /proc says of a server: processor time, memory |
+//! | `syscalls` | system calls, counted by perf or strace |
+//! | `traffic`, `churn`, `idle` | the questions |
+//! | `visit` | a connection made by hand, for churn and idle |
+//! | `pairs` | one server, then the other, and the ratios |
+//! | `sample` | what a measurement found |
+//! | `table`, `files`, `chart` | the report |
+
+mod args;
+mod chart;
+mod churn;
+mod cores;
+mod files;
+mod idle;
+mod pairs;
+mod plan;
+mod process;
+mod sample;
+mod servers;
+mod syscalls;
+mod table;
+mod traffic;
+mod visit;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use args::{Args, Asked};
+use pairs::Comparison;
+use plan::{Case, Work};
+use sample::Sample;
+use servers::{Running, Which};
+use syscalls::Counter;
+
+/// What stopped a measurement, in one line.
+type Trouble = String;
+
+/// Measures what `arguments` ask for.
+pub fn run(arguments: &[String]) -> ExitCode {
+    let args = match args::parse(arguments) {
+        Asked::Measure(args) => args,
+        Asked::Nothing(code) => return code,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut bench = Bench {
+        runtime: runtime.expect("a runtime needs an epoll descriptor only"),
+        cores: cores::Cores::split(),
+        counter: if args.is_smoke { Counter::None } else { Counter::find() },
+        args,
+    };
+    bench.run()
+}
+
+/// A file of `certs/`.
+pub fn certs(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("certs").join(name)
+}
+
+struct Bench {
+    runtime: tokio::runtime::Runtime,
+    cores: cores::Cores,
+    counter: Counter,
+    args: Args,
+}
+
+impl Bench {
+    fn run(&mut self) -> ExitCode {
+        let began = Instant::now();
+        let cases = plan::cases(&mut self.args);
+        println!("{}", self.setting());
+        let mut code = ExitCode::SUCCESS;
+        let mut comparisons = Vec::new();
+        for case in &cases {
+            println!("\n### {}\n", case.name);
+            match self.compare(case) {
+                Ok(comparison) => {
+                    print!("{}", table::of(&comparison));
+                    comparisons.push(comparison);
+                }
+                Err(trouble) => {
+                    println!("not measured: {trouble}");
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        if !self.args.is_smoke {
+            match files::write(&self.setting(), &comparisons) {
+                Ok(directory) => println!("\nIn {}: {}", directory.display(), files::NAMES),
+                Err(error) => {
+                    println!("\nthe report could not be written: {error}");
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        println!("\n{} questions in {:.0?}", cases.len(), began.elapsed());
+        code
+    }
+
+    /// Under which conditions it measures.
+    fn setting(&self) -> String {
+        let Args { rounds, seconds, .. } = self.args;
+        let (cores, clock) = (&self.cores, process::clock());
+        format!("{rounds} rounds of {seconds} s; {cores}; {clock}; {}", self.counter)
+    }
+
+    fn compare(&self, case: &Case) -> Result<Comparison, Trouble> {
+        let mut comparison =
+            pairs::compare(case, self.args.rounds, |which| self.measure(case, which))?;
+        if let Work::Traffic(load) = &case.work {
+            for row in &mut comparison.rows {
+                let server = Running::start(&row.which, case.protocol, &self.cores)?;
+                let counted =
+                    self.runtime.block_on(traffic::syscalls(&server, load, &self.counter))?;
+                row.add_syscalls(counted);
+            }
+        }
+        Ok(comparison)
+    }
+
+    /// A server's process has good and bad luck with where things lie in memory; each measurement
+    /// has one of its own.
+    fn measure(&self, case: &Case, which: &Which) -> Result<Sample, Trouble> {
+        let seconds = self.args.seconds;
+        let server = Running::start(which, case.protocol, &self.cores)?;
+        let sample = self.runtime.block_on(async {
+            match &case.work {
+                Work::Traffic(load) => traffic::measure(&server, load, seconds).await,
+                Work::Churn => churn::measure(&server, seconds).await,
+                Work::Idle(connections) => idle::measure(&server, *connections).await,
+                Work::Start => Ok(server.start_sample()),
+            }
+        })?;
+        if self.args.is_smoke {
+            sample.check(case.protocol)?;
+        }
+        Ok(sample)
+    }
+}

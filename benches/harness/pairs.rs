@@ -1,0 +1,113 @@
+//! One server, then the other, and the ratio between the two; and again.
+
+use std::collections::BTreeMap;
+
+use super::Trouble;
+use super::plan::Case;
+use super::sample::{Metric, Sample};
+use super::servers::Which;
+
+/// The answers to one question.
+pub struct Comparison {
+    pub case: String,
+    /// What the ratios are of.
+    pub compared: &'static [Metric],
+    /// Ours first.
+    pub rows: Vec<Row>,
+}
+
+/// A server's answers.
+pub struct Row {
+    pub which: Which,
+    /// The median of all its measurements.
+    pub values: BTreeMap<Metric, f64>,
+    /// Ours by this one's, within pairs.
+    pub ratios: BTreeMap<Metric, Ratio>,
+    pub lost: u64,
+    pub wrong: Option<String>,
+}
+
+/// How a ratio came out over the pairs.
+#[derive(Debug, Clone, Copy)]
+pub struct Ratio {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+/// Measures ours beside each of its rivals so many times. Who goes first alternates.
+pub fn compare(
+    case: &Case,
+    rounds: usize,
+    measure: impl Fn(&Which) -> Result<Sample, Trouble>,
+) -> Result<Comparison, Trouble> {
+    let mut ours = Vec::new();
+    let mut theirs = vec![Vec::new(); case.rivals.len()];
+    for round in 0..rounds {
+        for (rival, pairs) in case.rivals.iter().zip(&mut theirs) {
+            let pair = if round % 2 == 0 {
+                let first = measure(&Which::Ours)?;
+                (first, measure(rival)?)
+            } else {
+                let first = measure(rival)?;
+                (measure(&Which::Ours)?, first)
+            };
+            ours.push(pair.0.clone());
+            pairs.push(pair);
+        }
+        if case.rivals.is_empty() {
+            ours.push(measure(&Which::Ours)?);
+        }
+    }
+    let mut rows = vec![Row::of(Which::Ours, &ours, BTreeMap::new())];
+    for (rival, pairs) in case.rivals.iter().zip(theirs) {
+        let ratio = |metric: &Metric| Some((*metric, Ratio::of(*metric, &pairs)?));
+        let ratios = case.compared.iter().filter_map(ratio).collect();
+        let samples: Vec<_> = pairs.into_iter().map(|(_, sample)| sample).collect();
+        rows.push(Row::of(rival.clone(), &samples, ratios));
+    }
+    Ok(Comparison { case: case.name.clone(), compared: case.compared, rows })
+}
+
+impl Row {
+    fn of(which: Which, samples: &[Sample], ratios: BTreeMap<Metric, Ratio>) -> Row {
+        let mut all = BTreeMap::<Metric, Vec<f64>>::new();
+        for (metric, value) in samples.iter().flat_map(|sample| &sample.values) {
+            all.entry(*metric).or_default().push(*value);
+        }
+        let medians = all.into_iter().map(|(metric, values)| (metric, median(values)));
+        Row {
+            which,
+            values: medians.collect(),
+            ratios,
+            lost: samples.iter().map(|sample| sample.lost).sum(),
+            wrong: samples.iter().find_map(|sample| sample.wrong.clone()),
+        }
+    }
+
+    /// Adds what was counted apart from all else, if it was.
+    pub fn add_syscalls(&mut self, counted: Option<f64>) {
+        self.values.extend(counted.map(|count| (Metric::Syscalls, count)));
+    }
+}
+
+impl Ratio {
+    /// Ours by theirs; none if one of them has no value.
+    fn of(metric: Metric, pairs: &[(Sample, Sample)]) -> Option<Ratio> {
+        let ratio = |(ours, theirs): &(Sample, Sample)| {
+            let (ours, theirs) = (ours.values.get(&metric)?, theirs.values.get(&metric)?);
+            (*theirs > 0.0).then(|| ours / theirs)
+        };
+        let ratios: Vec<f64> = pairs.iter().filter_map(ratio).collect();
+        let min = ratios.iter().copied().reduce(f64::min)?;
+        let max = ratios.iter().copied().reduce(f64::max)?;
+        Some(Ratio { median: median(ratios), min, max })
+    }
+}
+
+/// The middle one, or the mean of the two in the middle, of at least one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let (low, high) = ((values.len() - 1) / 2, values.len() / 2);
+    f64::midpoint(values[low], values[high])
+}

@@ -1,0 +1,172 @@
+//! Which servers are asked which questions.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use echo_server::Protocol;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::args::{Args, Section};
+use super::sample::Metric;
+use super::servers::Which;
+use crate::controls::Control;
+
+/// One question, and whom it is put to.
+pub struct Case {
+    pub name: String,
+    pub protocol: Protocol,
+    pub work: Work,
+    /// The servers to compare ours with.
+    pub rivals: Vec<Which>,
+    /// What the ratios are of.
+    pub compared: &'static [Metric],
+}
+
+pub enum Work {
+    Traffic(Load),
+    Churn,
+    /// So many connections.
+    Idle(usize),
+    Start,
+}
+
+/// What the probe is told to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub size: usize,
+    pub connections: usize,
+    pub in_flight: usize,
+    pub is_text: bool,
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Load { size, connections, in_flight, is_text } = self;
+        match size {
+            1024.. if size % 1024 == 0 => write!(f, "{} KiB", size / 1024)?,
+            _ => write!(f, "{size} B")?,
+        }
+        let kind = if *is_text { " of text" } else { "" };
+        write!(f, "{kind}, {connections} connections, {in_flight} in flight on each")
+    }
+}
+
+const fn load(size: usize, connections: usize, in_flight: usize) -> Load {
+    Load { size, connections, in_flight, is_text: false }
+}
+
+const fn text(size: usize, connections: usize, in_flight: usize) -> Load {
+    Load { size, connections, in_flight, is_text: true }
+}
+
+const STREAMS: [Load; 5] = [
+    load(64, 50, 1),
+    load(64, 50, 16),
+    load(16 * 1024, 4, 4),
+    load(256 * 1024, 1, 1),
+    load(64, 1000, 1),
+];
+
+const MESSAGES: [Load; 5] = [
+    load(64, 50, 1),
+    text(64, 50, 1),
+    load(64, 50, 16),
+    load(16 * 1024, 4, 4),
+    text(16 * 1024, 4, 4),
+];
+
+const DATAGRAMS: [Load; 2] = [load(64, 50, 1), load(1200, 8, 16)];
+
+/// The connections that a smoke run has at most.
+const FEW: usize = 8;
+
+/// What `args` ask for. Raises the limit on descriptors to what it takes, or asks for less.
+pub fn cases(args: &mut Args) -> Vec<Case> {
+    if args.sections.is_empty() {
+        args.sections = Section::value_variants().to_vec();
+    }
+    let sections = args.sections.clone();
+    let most = raise_descriptors(if sections.contains(&Section::Idle) { args.idle } else { 0 });
+    if most < args.idle && sections.contains(&Section::Idle) {
+        println!("{} idle connections need more descriptors than there may be: {most}", args.idle);
+        args.idle = most;
+    }
+    let args = &*args;
+    sections.into_iter().flat_map(|section| of_section(section, args)).collect()
+}
+
+fn of_section(section: Section, args: &Args) -> Vec<Case> {
+    use Protocol::{Tcp, Tls, Udp, Ws, Wss};
+    let traffic = |protocol: Protocol, loads: &[Load]| -> Vec<Case> {
+        let case = |load: &Load| {
+            let connections =
+                if args.is_smoke { load.connections.min(FEW) } else { load.connections };
+            let load = Load { connections, ..*load };
+            let name = format!("{}, {load}", title(protocol));
+            let compared = &[Metric::Cpu, Metric::Rate];
+            Case { name, compared, ..case(protocol, Work::Traffic(load), args) }
+        };
+        loads.iter().map(case).collect()
+    };
+    let each = |protocols: &[Protocol], work: fn(&Args) -> Work, what: &str, compared| {
+        let named = |protocol: &Protocol| {
+            let name = format!("{}, {what}", title(*protocol));
+            Case { name, compared, ..case(*protocol, work(args), args) }
+        };
+        protocols.iter().map(named).collect()
+    };
+    match section {
+        Section::Tcp => traffic(Tcp, &STREAMS),
+        Section::Tls => traffic(Tls, &STREAMS),
+        Section::Ws => traffic(Ws, &MESSAGES),
+        Section::Udp => traffic(Udp, &DATAGRAMS),
+        Section::Churn => {
+            let compared = &[Metric::Cpu, Metric::Rate];
+            each(&[Tcp, Tls, Ws], |_| Work::Churn, "connect, echo 64 B, close", compared)
+        }
+        Section::Idle => {
+            let what = format!("{} idle connections", args.idle);
+            let compared = &[Metric::Resident];
+            each(&[Tcp, Tls, Ws, Wss], |args| Work::Idle(args.idle), &what, compared)
+        }
+        Section::Start => each(&[Tcp], |_| Work::Start, "start", &[Metric::Start]),
+    }
+}
+
+fn case(protocol: Protocol, work: Work, args: &Args) -> Case {
+    let controls: &[Control] = match protocol {
+        Protocol::Tcp => &[Control::Classic, Control::Epoll],
+        Protocol::Tls => &[Control::Rustls],
+        Protocol::Udp => &[Control::Datagrams, Control::Mmsg],
+        Protocol::Ws => &[Control::Tungstenite, Control::TungsteniteTuned],
+        Protocol::Wss => &[],
+    };
+    let builds = args.builds.iter().map(|(name, path)| Which::Build(name.clone(), path.clone()));
+    let rivals = builds.chain(controls.iter().copied().map(Which::Control)).collect();
+    Case { name: String::new(), protocol, work, rivals, compared: &[] }
+}
+
+fn title(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Tls => "TLS",
+        Protocol::Udp => "UDP",
+        Protocol::Ws => "WebSocket",
+        Protocol::Wss => "WebSocket over TLS",
+    }
+}
+
+/// Raises the limit on descriptors, which the servers inherit, so that there can be `connections`,
+/// and says how many there can be. Our server takes nine tenths of the limit for connections.
+fn raise_descriptors(connections: usize) -> usize {
+    let wanted = (connections as u64 + 1000) * 10 / 9;
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let is_enough = maximum.is_none_or(|maximum| maximum >= wanted);
+    let raised = Rlimit { current: Some(wanted), maximum: Some(wanted) };
+    if is_enough || setrlimit(Resource::Nofile, raised).is_err() {
+        // What is not needed is not refused either, so nothing is lost if this fails.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from((limit / 10 * 9).saturating_sub(100)).unwrap_or(usize::MAX)
+}

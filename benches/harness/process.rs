@@ -1,0 +1,53 @@
+//! What /proc says of a server.
+
+use std::fs;
+use std::time::Duration;
+
+/// Resident bytes.
+pub fn resident(pid: u32) -> Option<u64> {
+    // The sum over all mappings is exact; the counter in `status` is kept per processor, and lags.
+    let exact = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    let line = |text: &str, label| -> Option<u64> {
+        let line = text.lines().find(|line| line.starts_with(label))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let kib = exact.ok().and_then(|text| line(&text, "Rss:")).or_else(|| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        line(&status, "VmRSS:")
+    });
+    kib.map(|kib| kib * 1024)
+}
+
+/// Processor time of all threads, so far.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    by_scheduler(pid).or_else(|| by_ticks(pid))
+}
+
+/// How fine the processor time is.
+pub fn clock() -> &'static str {
+    match by_scheduler(std::process::id()) {
+        Some(_) => "CPU time from schedstat",
+        None => "CPU time in ticks of 10 ms: the kernel has no schedstat",
+    }
+}
+
+/// In nanoseconds, from each thread's `schedstat`.
+fn by_scheduler(pid: u32) -> Option<Duration> {
+    let mut total = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        // A thread may have ended since.
+        let Ok(text) = fs::read_to_string(thread.ok()?.path().join("schedstat")) else { continue };
+        total += text.split_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    (total > 0).then(|| Duration::from_nanos(total))
+}
+
+/// utime and stime, proc(5).
+fn by_ticks(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may have blanks and parentheses in it.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    let ticks = next()? + next()?;
+    Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}

@@ -1,0 +1,117 @@
+//! A server as a child process.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use echo_server::Protocol;
+use serde_json::Value;
+
+use super::cores::Cores;
+use super::sample::{Metric, Sample};
+use super::{Trouble, certs};
+use crate::controls::{self, Control};
+
+/// Whose server.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Which {
+    Ours,
+    /// Another build of ours: its name, and the binary.
+    Build(String, PathBuf),
+    Control(Control),
+}
+
+impl Which {
+    pub fn name(&self) -> &str {
+        match self {
+            Which::Ours => "echo-server",
+            Which::Build(name, _) => name,
+            Which::Control(control) => control.name(),
+        }
+    }
+
+    fn command(&self, protocol: Protocol) -> Result<Command, Trouble> {
+        match self {
+            Which::Ours => Ok(ours(Path::new(env!("CARGO_BIN_EXE_echo-server")), protocol)),
+            Which::Build(_, path) => Ok(ours(path, protocol)),
+            Which::Control(control) => {
+                let this = std::env::current_exe().map_err(|error| error.to_string())?;
+                let mut command = Command::new(this);
+                command.args([controls::COMMAND, control.name()]);
+                Ok(command)
+            }
+        }
+    }
+}
+
+/// Ours, with its default settings: the log is written, to where nobody reads it.
+fn ours(path: &Path, protocol: Protocol) -> Command {
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ECHO_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command.args([&format!("--{protocol}"), "0", "--ready-file", "/dev/stdout"]);
+    if protocol.is_over_tls() {
+        command.arg("--cert").arg(certs("server.pem")).arg("--key").arg(certs("server.key"));
+    }
+    command
+}
+
+/// A server that listens. It is killed when this is dropped.
+pub struct Running {
+    child: Child,
+    pub protocol: Protocol,
+    pub address: SocketAddr,
+    took: Duration,
+}
+
+impl Running {
+    /// Starts it on the servers' core, and waits until it listens.
+    pub fn start(which: &Which, protocol: Protocol, cores: &Cores) -> Result<Running, Trouble> {
+        let trouble = |what: &dyn std::fmt::Display| format!("{}: {what}", which.name());
+        let mut command = which.command(protocol)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        if !matches!(which, Which::Control(_)) {
+            command.stderr(Stdio::null());
+        }
+        let began = Instant::now();
+        let mut child = cores.as_a_server(|| command.spawn()).map_err(|error| trouble(&error))?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line).map_err(|error| trouble(&error))?;
+        }
+        let took = began.elapsed();
+        let address = address_in(&line);
+        let unknown = SocketAddr::from(([0; 4], 0));
+        let running = Running { child, protocol, address: address.unwrap_or(unknown), took };
+        // Dropped here, it is killed.
+        address.map(|_| running).ok_or_else(|| trouble(&"it does not say where it listens"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How long it took to start.
+    pub fn start_sample(&self) -> Sample {
+        let values = [(Metric::Start, self.took.as_nanos() as f64)].into();
+        Sample { values, right: 1, ..Sample::default() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let ready: Value = serde_json::from_str(line).ok()?;
+    ready["listeners"][0]["address"].as_str()?.parse().ok()
+}

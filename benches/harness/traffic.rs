@@ -1,0 +1,138 @@
+//! Echoes: the probe's load on a server, and what the server spends on it meanwhile.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use echo_server::Protocol;
+use echo_server::probe::{self, DialOptions, LoadOptions, Messages, Progress, Summary, Target};
+
+use super::plan::Load;
+use super::process;
+use super::sample::{Metric, Sample};
+use super::servers::Running;
+use super::syscalls::Counter;
+use super::{Trouble, certs};
+
+/// How long a server is warmed up, by 50 connections at most.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// What is not looked at in the beginning: connections are made before it, and first messages sent
+/// all at once. The probe tells how far it is every 0.2 s; what it had not told of before, it has
+/// not told of in the end either.
+const SETTLING: Duration = Duration::from_millis(150);
+
+/// How long system calls are counted.
+const COUNTING: Duration = Duration::from_millis(400);
+
+/// From how many connections on memory is divided by them; with fewer it is the process's own.
+const MANY: usize = 1000;
+
+/// Puts `load` on `server` for so many `seconds`.
+pub async fn measure(server: &Running, load: &Load, seconds: f64) -> Result<Sample, Trouble> {
+    let duration = Duration::from_secs_f64(seconds);
+    run(
+        server,
+        &Load { connections: load.connections.min(50), ..*load },
+        duration.min(WARM_UP),
+        |_| {},
+    )
+    .await?;
+    let pid = server.pid();
+    let before = process::resident(pid);
+    let (mut first, mut last) = (None, None);
+    let summary = run(server, load, duration, |progress| {
+        if progress.elapsed < SETTLING || progress.elapsed > duration {
+            return;
+        }
+        let mark = Mark::now(pid, &progress);
+        first.get_or_insert(mark);
+        last = Some(Mark { resident: process::resident(pid), ..mark });
+    })
+    .await?;
+    let mut sample = Sample::of(&summary);
+    sample.values.insert(Metric::Rate, summary.rate());
+    if let (Some(first), Some(last)) = (first, last)
+        && last.echoes > first.echoes
+    {
+        let echoes = (last.echoes - first.echoes) as f64;
+        sample.values.insert(Metric::Rate, echoes / (last.at - first.at).as_secs_f64());
+        if let Some((from, to)) = first.cpu.zip(last.cpu) {
+            sample.values.insert(Metric::Cpu, to.saturating_sub(from).as_nanos() as f64 / echoes);
+        }
+        if let Some((before, after)) = before.zip(last.resident)
+            && load.connections >= MANY
+        {
+            let grown = after.saturating_sub(before) as f64;
+            sample.values.insert(Metric::Resident, grown / load.connections as f64);
+        }
+    }
+    Ok(sample)
+}
+
+/// How many system calls `server` makes for an echo of `load`, if that can be counted.
+pub async fn syscalls(
+    server: &Running,
+    load: &Load,
+    counter: &Counter,
+) -> Result<Option<f64>, Trouble> {
+    if matches!(counter, Counter::None) {
+        return Ok(None);
+    }
+    let (mut counting, mut echoes, mut found) = (None, 0, None);
+    // The load waits while the counter attaches, so the clock is ours.
+    let duration = 2 * COUNTING + WARM_UP;
+    run(server, load, duration, |progress| {
+        if counting.is_none() && found.is_none() && progress.elapsed > SETTLING {
+            echoes = progress.sent;
+            counting = counter.attach(server.pid()).map(|counter| (Instant::now(), counter));
+        } else if let Some((_, counter)) =
+            counting.take_if(|(since, _)| since.elapsed() >= COUNTING)
+        {
+            let echoes = progress.sent.saturating_sub(echoes).max(1);
+            found = Some(counter.detach().map(|calls| calls as f64 / echoes as f64));
+        }
+    })
+    .await?;
+    Ok(found.flatten())
+}
+
+/// What had come to pass at some time.
+#[derive(Clone, Copy)]
+struct Mark {
+    at: Instant,
+    echoes: u64,
+    cpu: Option<Duration>,
+    resident: Option<u64>,
+}
+
+impl Mark {
+    fn now(pid: u32, progress: &Progress) -> Mark {
+        let cpu = process::cpu_time(pid);
+        Mark { at: Instant::now(), echoes: progress.sent, cpu, resident: None }
+    }
+}
+
+async fn run(
+    server: &Running,
+    load: &Load,
+    duration: Duration,
+    tell: impl FnMut(Progress),
+) -> Result<Summary, Trouble> {
+    let url = format!("{}://{}", server.protocol, server.address);
+    let target: Target = url.parse().map_err(|error| format!("{error}"))?;
+    let mut dial = DialOptions::default();
+    dial.tls.ca = Some(certs("ca.pem"));
+    let mut messages = Messages::of(load.size);
+    messages.is_text = load.is_text;
+    let mut options = LoadOptions::default();
+    options.connections = load.connections;
+    options.in_flight = load.in_flight;
+    options.duration = duration;
+    options.timeout = match server.protocol {
+        // A datagram that is lost must not leave its flow idle for long.
+        Protocol::Udp => Duration::from_millis(250),
+        _ => Duration::from_secs(10),
+    };
+    let loaded = probe::load(&target, &dial, messages, &options, pending(), tell).await;
+    loaded.map_err(|error| error.to_string())
+}

@@ -1,0 +1,134 @@
+//! One connection by hand: it arrives, echoes, and leaves. The probe's connections all stay as long
+//! as their load, and come from one address.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use echo_server::Protocol;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::servers::Running;
+use super::{Trouble, certs};
+
+/// Connections from one address; a client has 28,000 ports for each on Linux.
+const PER_ADDRESS: usize = 10_000;
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Version: 13\r\n\r\n";
+
+trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for T {}
+
+/// Those who visit one server.
+pub struct Visitors {
+    protocol: Protocol,
+    address: SocketAddr,
+    connector: TlsConnector,
+}
+
+/// One of them, at the server.
+pub struct Visitor {
+    stream: Box<dyn ByteStream>,
+    is_web_socket: bool,
+}
+
+impl Visitors {
+    pub fn of(server: &Running) -> Result<Visitors, Trouble> {
+        let config = trust().map_err(|error| error.to_string())?;
+        let connector = TlsConnector::from(Arc::new(config));
+        Ok(Visitors { protocol: server.protocol, address: server.address, connector })
+    }
+
+    /// Visitor `n` connects, with whatever handshakes there are.
+    pub async fn arrive(&self, n: usize) -> io::Result<Visitor> {
+        let socket = TcpSocket::new_v4()?;
+        let from = Ipv4Addr::from_bits(0x7F00_0002 + (n / PER_ADDRESS) as u32);
+        socket.bind(SocketAddr::new(from.into(), 0))?;
+        let tcp = socket.connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        let mut stream: Box<dyn ByteStream> = Box::new(tcp);
+        if self.protocol.is_over_tls() {
+            let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+            stream = Box::new(self.connector.connect(name, stream).await?);
+        }
+        let is_web_socket = matches!(self.protocol, Protocol::Ws | Protocol::Wss);
+        if is_web_socket {
+            stream.write_all(REQUEST).await?;
+            stream.flush().await?;
+            upgraded(&mut stream).await?;
+        }
+        Ok(Visitor { stream, is_web_socket })
+    }
+}
+
+impl Visitor {
+    /// Sends 64 bytes, and waits for them.
+    pub async fn echo(&mut self) -> io::Result<()> {
+        // Where they are a WebSocket frame, the mask is zero.
+        let (request, reply): (&[u8], &[u8]) = match self.is_web_socket {
+            true => (&[0x82, 0x80 | 64, 0, 0, 0, 0], &[0x82, 64]),
+            false => (&[], &[]),
+        };
+        let message: [u8; 64] = std::array::from_fn(|i| i as u8);
+        self.stream.write_all(&[request, &message].concat()).await?;
+        self.stream.flush().await?;
+        let mut echo = vec![0; reply.len() + message.len()];
+        self.stream.read_exact(&mut echo).await?;
+        match echo.strip_prefix(reply) {
+            Some(payload) if payload == message => Ok(()),
+            _ => Err(io::Error::new(ErrorKind::InvalidData, "the echo is another")),
+        }
+    }
+
+    /// Says goodbye as the protocol has it, and waits until the server does.
+    pub async fn leave(mut self) -> io::Result<()> {
+        if self.is_web_socket {
+            let code = 1000_u16.to_be_bytes();
+            self.stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, code[0], code[1]]).await?;
+            self.stream.flush().await?;
+        } else {
+            self.stream.shutdown().await?;
+        }
+        // What is left is a farewell.
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).await?;
+        Ok(())
+    }
+}
+
+/// Reads the response's head, and no byte more.
+async fn upgraded(stream: &mut Box<dyn ByteStream>) -> io::Result<()> {
+    let (mut head, mut buffer) = (Vec::new(), [0; 1024]);
+    while !head.ends_with(b"\r\n\r\n") {
+        // The server says nothing else before it is spoken to.
+        match stream.read(&mut buffer).await? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            length => head.extend_from_slice(&buffer[..length]),
+        }
+    }
+    if head.starts_with(b"HTTP/1.1 101 ") { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+}
+
+/// Trusts the test CA. Each handshake is a full one.
+fn trust() -> io::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_file_iter(certs("ca.pem")).map_err(io::Error::other)? {
+        roots.add(root.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
