@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::pairs::{Comparison, Ratio, Row};
 use super::sample::Metric;
+use super::table;
 
 const WIDTH: f64 = 860.0;
 const LINE: f64 = 22.0;
@@ -12,6 +13,12 @@ const LEFT: f64 = 190.0;
 const UNIT: f64 = 150.0;
 /// Bars end here, whatever they stand for; the number beside them is right.
 const LONGEST: f64 = 3.5;
+const NUMBERS: f64 = LEFT + UNIT * LONGEST + 10.0;
+
+const STYLE: &str = "\
+text { fill: #24292f } .case { font-weight: bold } .name { text-anchor: end }
+.bar { fill: #6e9fd8 } .spread { stroke: #24292f } .ours { stroke: #cf5b2e; stroke-dasharray: 4 3 }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .spread { stroke: #e6edf3 } }";
 
 /// The chart as SVG, readable on light and dark.
 pub fn of(comparisons: &[Comparison]) -> String {
@@ -24,23 +31,25 @@ pub fn of(comparisons: &[Comparison]) -> String {
             continue;
         }
         let name = escaped(&comparison.case);
-        let _ = writeln!(body, r#"<text class="case" x="8" y="{y:.0}">{name}</text>"#);
+        let _ = writeln!(body, r#"<text class="case" x="8" y="{y}">{name}</text>"#);
+        let top = y + 5.0;
         for (row, ratio) in bars {
             y += LINE;
             bar(&mut body, y, row, ratio);
         }
+        let (one, bottom) = (LEFT + UNIT, y + 5.0);
+        let _ = writeln!(
+            body,
+            r#"<line class="ours" x1="{one}" x2="{one}" y1="{top}" y2="{bottom}"/>"#
+        );
         y += 1.5 * LINE;
     }
-    let (one, bottom) = (LEFT + UNIT, y - LINE);
     format!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y:.0}" font-family="sans-serif" font-size="13">
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="13">
 <style>
-text {{ fill: #24292f }} .case {{ font-weight: bold }} .name {{ text-anchor: end }}
-.bar {{ fill: #6e9fd8 }} .spread {{ stroke: #24292f }} .ours {{ stroke: #cf5b2e; stroke-dasharray: 4 3 }}
-@media (prefers-color-scheme: dark) {{ text {{ fill: #e6edf3 }} .spread {{ stroke: #e6edf3 }} }}
+{STYLE}
 </style>
-<text x="8" y="18">Processor time of an echo; the dashed line is echo-server's. Median and range of the pairs.</text>
-<line class="ours" x1="{one}" x2="{one}" y1="{LINE}" y2="{bottom:.0}"/>
+<text x="8" y="18">Processor time of an echo, as a multiple of echo-server's (dashed): median and range of the pairs.</text>
 {body}</svg>
 "#
     )
@@ -53,17 +62,18 @@ fn inverse(row: &Row) -> Option<Ratio> {
 }
 
 fn bar(body: &mut String, y: f64, row: &Row, ratio: Ratio) {
-    let at = |value: f64| LEFT + UNIT * value.min(LONGEST);
+    let length = |value: f64| UNIT * value.min(LONGEST);
+    let (name_end, top, middle) = (LEFT - 8.0, y - 11.5, y - 4.5);
     let name = escaped(row.which.name());
-    let (length, middle) = (UNIT * ratio.median.min(LONGEST), y - 4.5);
-    let (from, to) = (at(ratio.min), at(ratio.max));
-    let number = format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max);
+    let bar = length(ratio.median);
+    let (from, to) = (LEFT + length(ratio.min), LEFT + length(ratio.max));
+    let number = table::shown(&ratio);
     let _ = writeln!(
         body,
-        r#"<text class="name" x="{:.0}" y="{y:.0}">{name}</text><rect class="bar" x="{LEFT}" y="{:.0}" width="{length:.1}" height="14"/><line class="spread" x1="{from:.1}" x2="{to:.1}" y1="{middle:.1}" y2="{middle:.1}"/><text x="{:.1}" y="{y:.0}">{number}</text>"#,
-        LEFT - 8.0,
-        y - 11.5,
-        to.max(LEFT + length) + 8.0,
+        r#"<text class="name" x="{name_end}" y="{y}">{name}</text>
+<rect class="bar" x="{LEFT}" y="{top}" width="{bar:.1}" height="14"/>
+<line class="spread" x1="{from:.1}" x2="{to:.1}" y1="{middle}" y2="{middle}"/>
+<text x="{NUMBERS}" y="{y}">{number}</text>"#
     );
 }
 
