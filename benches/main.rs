@@ -5,7 +5,7 @@
 //! measured in pairs, one right after the other, and only ratios within a pair are compared.
 //!
 //! ```text
-//! cargo bench                                everything, in about ten minutes
+//! cargo bench                                everything, in about twelve minutes
 //! cargo bench -- tcp churn                   some doors, or some questions
 //! cargo bench -- idle --idle 100000          memory of that many idle connections
 //! cargo bench -- ws --server before=PATH     beside another build of ours

@@ -113,8 +113,12 @@ impl Bench {
     }
 
     fn compare(&self, case: &Case) -> Result<Comparison, Trouble> {
-        let mut comparison =
-            pairs::compare(case, self.args.rounds, |which| self.measure(case, which))?;
+        let rounds = match case.work {
+            // It hardly differs from one time to the next.
+            Work::Idle(_) => self.args.rounds.min(2),
+            _ => self.args.rounds,
+        };
+        let mut comparison = pairs::compare(case, rounds, |which| self.measure(case, which))?;
         if let Work::Traffic(load) = &case.work {
             for row in &mut comparison.rows {
                 let server = Running::start(&row.which, case.protocol, &self.cores)?;

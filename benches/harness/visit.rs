@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use echo_server::Protocol;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
@@ -51,6 +52,9 @@ impl Visitors {
     /// Visitor `n` connects, with whatever handshakes there are.
     pub async fn arrive(&self, n: usize) -> io::Result<Visitor> {
         let socket = TcpSocket::new_v4()?;
+        // The port is chosen on connecting. On binding, the kernel looks ever longer for one that
+        // nobody has: seconds, all in all, when 10,000 are open.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         let from = Ipv4Addr::from_bits(0x7F00_0002 + (n / PER_ADDRESS) as u32);
         socket.bind(SocketAddr::new(from.into(), 0))?;
         let tcp = socket.connect(self.address).await?;
