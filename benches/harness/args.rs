@@ -108,7 +108,7 @@ fn as_a_test(arguments: &[String]) -> Asked {
 
 /// As short as it can be.
 fn smoke(args: Args) -> Args {
-    Args { rounds: 1, seconds: 0.1, idle: 50, is_smoke: true, ..args }
+    Args { rounds: 1, seconds: 0.05, idle: 50, is_smoke: true, ..args }
 }
 
 fn positive(text: &str) -> Result<usize, String> {
