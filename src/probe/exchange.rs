@@ -21,6 +21,8 @@ pub(super) struct Exchange {
     /// A stream's message of which only the beginning has come.
     partial: Vec<u8>,
     unflushed: bool,
+    /// What went wrong on handing over, and has not been told yet.
+    failed: Option<io::Error>,
 }
 
 /// Why an exchange is over, or was disturbed: over UDP it can go on after an error.
@@ -40,6 +42,7 @@ impl Exchange {
             inbox: Inbox::default(),
             partial: Vec::new(),
             unflushed: false,
+            failed: None,
         }
     }
 
@@ -73,6 +76,26 @@ impl Exchange {
         self.unflushed = true;
     }
 
+    /// Hands the messages that were taken over to a transport that gathers them itself until it is
+    /// flushed, and says whether more can be taken before [`poll`](Exchange::poll) flushes all.
+    pub(super) fn hand_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if !matches!(self.link, Link::Messages(_)) || self.failed.is_some() {
+            return false;
+        }
+        if !self.outbox.is_full() {
+            return true;
+        }
+        let is_text = self.tracker.payloads().is_text();
+        match self.link.poll_send(cx, &mut self.outbox, is_text) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => {
+                self.failed = Some(error);
+                false
+            }
+            Poll::Pending => false,
+        }
+    }
+
     /// Sends and receives as far as that goes now, and calls `judged` with each reply.
     ///
     /// Pending when nothing more can be done until the task is woken or there is more to send.
@@ -81,6 +104,9 @@ impl Exchange {
         cx: &mut Context<'_>,
         mut judged: impl FnMut(Reply),
     ) -> Poll<Ended> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Ended::Failed(error));
+        }
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Ended::Failed(error));
         }

@@ -36,6 +36,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Rounds of sending and receiving in one turn of a connection.
 const ROUNDS: usize = 32;
 
+/// Messages that are flushed together at most, where each is sent for itself.
+const TOGETHER: usize = 64;
+
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
 
@@ -261,6 +264,12 @@ impl Driver {
             let is_sending = now < self.end || self.is_behind(now);
             if is_sending {
                 self.refill(now);
+                for _ in 0..TOGETHER {
+                    if !(self.exchange.hand_over(cx) && self.has_room(now)) {
+                        break;
+                    }
+                    self.refill(now);
+                }
             } else if self.exchange.tracker.waiting() == 0 {
                 return Poll::Ready(());
             }
