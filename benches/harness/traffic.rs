@@ -53,6 +53,8 @@ pub async fn measure(server: &Running, load: &Load, seconds: f64) -> Result<Samp
     sample.values.insert(Metric::Rate, summary.rate());
     if let (Some(first), Some(last)) = (first, last)
         && last.echoes > first.echoes
+        // Too little is seen of a load that hardly had a turn.
+        && last.at - first.at >= duration / 3
     {
         let echoes = (last.echoes - first.echoes) as f64;
         sample.values.insert(Metric::Rate, echoes / (last.at - first.at).as_secs_f64());
