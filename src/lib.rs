@@ -13,6 +13,7 @@
 //! | `http` | what a request on a WebSocket port is answered with |
 //! | `page` | the page that a browser gets there |
 //! | `tls` | certificates and rustls' settings |
+//! | [`certs`] | makes a private CA, and certificates that it has signed |
 //! | `bind` | addresses become sockets |
 //! | `server` | starts the front-ends, ends them together |
 //! | [`probe`] | the other end of the wire: pings and loads an echo service |
@@ -23,6 +24,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod bind;
+pub mod certs;
 mod config;
 mod deadline;
 pub mod echo;

@@ -15,6 +15,7 @@ use tracing::info;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::certs;
 use crate::config::{CertificateFiles, Identity};
 use crate::error::StartError;
 use crate::tls::pem;
@@ -171,9 +172,8 @@ type Credentials = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 /// A certificate for the names that this machine answers to, valid for a year.
 fn self_signed(now: SystemTime) -> Result<Credentials, StartError> {
     let failed = |error: rcgen::Error| StartError::SelfSigned(error.to_string());
-    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    names.extend(host_name().filter(|name| name != "localhost"));
-    let mut params = CertificateParams::new(names).map_err(failed)?;
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = certs::alternative_names(&certs::Name::of_this_machine());
     params.distinguished_name.push(DnType::CommonName, "echo-server self-signed");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -184,13 +184,6 @@ fn self_signed(now: SystemTime) -> Result<Credentials, StartError> {
     let certificate = params.self_signed(&key).map_err(failed)?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     Ok((vec![certificate.der().clone()], key))
-}
-
-/// The host's name, if a certificate can carry it.
-fn host_name() -> Option<String> {
-    let name = gethostname::gethostname().into_string().ok()?;
-    let is_dns = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    (!name.is_empty() && name.chars().all(is_dns)).then_some(name)
 }
 
 /// SHA-256 in the notation of `openssl x509 -fingerprint -sha256`.
