@@ -2,9 +2,11 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod certifying;
 mod cli;
 mod descriptors;
 mod logging;
+mod new_files;
 mod probing;
 mod ready_file;
 mod report;
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     match cli::parse() {
         Ok(Command::Serve(options)) => serve(*options),
         Ok(Command::Probe(probe)) => probing::run(*probe),
+        Ok(Command::Certs(certs)) => certifying::run(certs),
         Err(Stop::Usage(message)) => fail(USAGE, &message),
         Err(Stop::Print(text)) => {
             let printed = text.print();

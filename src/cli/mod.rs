@@ -1,5 +1,6 @@
 //! The command line. The only place where strings are parsed: what leaves it is typed.
 
+mod certs;
 mod probe;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -11,6 +12,7 @@ use bytesize::ByteSize;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use echo_server::{CertificateFiles, ClientAuth, Config, Identity, Listen, Protocol, TlsVersion};
 
+pub use certs::Certs;
 pub use probe::{Mode, Probe};
 
 /// What the command line asks for.
@@ -20,6 +22,8 @@ pub enum Command {
     Serve(Box<Options>),
     /// To probe one.
     Probe(Box<Probe>),
+    /// To make certificates for one.
+    Certs(Certs),
 }
 
 /// How to be an echo server.
@@ -268,6 +272,8 @@ struct Cli {
 enum Subcommands {
     /// Sends messages to an echo service, and says what becomes of them
     Probe(Box<probe::ProbeArgs>),
+    /// Writes a private CA, and certificates of a server and a client that it has signed
+    Certs(certs::CertsArgs),
 }
 
 /// Reads the process's arguments and environment.
@@ -278,6 +284,7 @@ pub fn parse() -> Result<Command, Stop> {
     })?;
     Ok(match cli.command.take() {
         Some(Subcommands::Probe(args)) => Command::Probe(Box::new((*args).into())),
+        Some(Subcommands::Certs(args)) => Command::Certs(args.into()),
         None => Command::Serve(Box::new(cli.try_into().map_err(Stop::Usage)?)),
     })
 }
