@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 
@@ -13,7 +14,19 @@ pub const PATH: &str = env!("CARGO_BIN_EXE_echo-server");
 
 /// The command, with none of the developer's own settings.
 pub fn command() -> Command {
-    let mut command = Command::new(PATH);
+    without_settings(Command::new(PATH))
+}
+
+/// A shell that knows the command, for a line as people type it. Arguments become `"$@"`.
+pub fn shell(line: &str) -> Command {
+    let directory = Path::new(PATH).parent().unwrap();
+    let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());
+    let mut shell = without_settings(Command::new("sh"));
+    shell.env("PATH", path).args(["-c", line, "sh"]);
+    shell
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ECHO_") || name == "RUST_LOG" {
             command.env_remove(name);
