@@ -62,7 +62,12 @@ fn describe(certs: &Certs, made: &Certificates) -> String {
          \n\
          echo-server --tls --cert {server} --key {server_key}\n\
          openssl s_client -connect 127.0.0.1:8443 {verify} -CAfile {ca} -verify_return_error\n\
-         echo-server probe tls://127.0.0.1:8443 --server-name {host} --ca {ca} --count 1\n"
+         echo-server probe tls://127.0.0.1:8443 --server-name {host} --ca {ca} --count 1\n\
+         \n\
+         Or with a client certificate:\n\
+         echo-server --tls --cert {server} --key {server_key} --client-ca {ca}\n\
+         echo-server probe tls://127.0.0.1:8443 --server-name {host} --ca {ca} --cert {client} \
+         --key {client_key} --count 1\n"
     )
 }
 

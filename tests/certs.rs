@@ -250,7 +250,7 @@ fn the_client_is_a_client() {
     verify("server.pem").expect_err("a server");
 }
 
-/// A server that the printed line starts, but for the port.
+/// A server that the first line for one in `printed` starts, but for the port.
 fn serve(directory: &Path, printed: &str) -> Running {
     let line = line(printed, "echo-server --tls ").replace("--tls", "--tls 0");
     Running::spawn(shell(&format!("exec {line} \"$@\"")).current_dir(directory))
@@ -260,7 +260,7 @@ fn line<'a>(printed: &'a str, beginning: &str) -> &'a str {
     printed.lines().find(|line| line.starts_with(beginning)).expect(printed)
 }
 
-/// Runs the printed line that begins so, but for the port.
+/// Runs the first line in `printed` that begins so, but for the port.
 fn follow(directory: &Path, printed: &str, beginning: &str, address: SocketAddr) -> Output {
     let line = line(printed, beginning).replace("127.0.0.1:8443", &address.to_string());
     tools::run(shell(&line).current_dir(directory), b"")
@@ -293,6 +293,14 @@ fn the_printed_lines_work_as_they_are() {
             assert!(report.contains("Verification: OK"), "{report}");
             assert!(report.contains("Verified peername: ") || args.contains(&"192.0.2.1"));
         }
+        let (_, printed) = printed.split_once("Or with a client certificate:").unwrap();
+        let strict = serve(there.path(), printed);
+        let address = strict.address("tls");
+        let probed = follow(there.path(), printed, "echo-server probe ", address);
+        assert!(probed.status.success(), "{printed}{probed:?}");
+        let stranger = printed.replace("/client.", "/server.");
+        let refused = follow(there.path(), &stranger, "echo-server probe ", address);
+        assert!(!refused.status.success(), "a server's certificate is no client's: {refused:?}");
     }
 }
 
