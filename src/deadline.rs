@@ -17,7 +17,6 @@ pin_project_lite::pin_project! {
     pub(crate) struct Deadline {
         #[pin]
         timer: Option<Sleep>,
-        armed: Option<Instant>,
     }
 }
 
@@ -31,7 +30,7 @@ impl Deadline {
         let mut this = self.project();
         loop {
             if let Some(timer) = this.timer.as_mut().as_pin_mut()
-                && this.armed.is_some_and(|armed| armed <= deadline)
+                && timer.deadline() <= deadline
             {
                 if !timer.is_elapsed() {
                     return Poll::Pending;
@@ -44,7 +43,6 @@ impl Deadline {
                 Some(timer) => timer.reset(deadline),
                 None => this.timer.set(Some(sleep_until(deadline))),
             }
-            *this.armed = Some(deadline);
             // Polling is what arms it, so the task's budget must not prevent that.
             let timer = this.timer.as_mut().as_pin_mut().expect("it has just been set");
             ready!(Pin::new(&mut unconstrained(timer)).poll(cx));

@@ -53,7 +53,11 @@ fn serve(options: Options) -> ExitCode {
     if let Err(error) = descriptors::raise_limit() {
         warn!(%error, "The limit on descriptors could not be raised");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = options.threads {
+        runtime.worker_threads(threads.get());
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(REFUSED, &format!("the runtime did not start: {error}")),
     };

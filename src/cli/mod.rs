@@ -4,6 +4,7 @@ mod certs;
 mod probe;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub enum Command {
 #[derive(Debug)]
 pub struct Options {
     pub config: Config,
+    /// `None`: one for each core that the process may use.
+    pub threads: Option<NonZeroUsize>,
     pub log: LogOptions,
     pub ready_file: Option<PathBuf>,
 }
@@ -250,6 +253,10 @@ struct Cli {
     #[arg(default_value = "64KiB", value_parser = parse_buffer_size)]
     buffer_size: usize,
 
+    /// Threads that echo [one for each core]
+    #[arg(long, value_name = "N", env = "ECHO_THREADS", hide_env = true)]
+    threads: Option<NonZeroUsize>,
+
     /// Write the bound addresses as a line of JSON here, once all are listening
     #[arg(long, value_name = "PATH", env = "ECHO_READY_FILE", hide_env = true)]
     ready_file: Option<PathBuf>,
@@ -412,6 +419,7 @@ impl TryFrom<Cli> for Options {
         let verbosity = if cli.quiet { -1 } else { cli.verbose.min(2) as i8 };
         Ok(Options {
             config,
+            threads: cli.threads,
             log: LogOptions { verbosity, format: cli.log_format },
             ready_file: cli.ready_file,
         })

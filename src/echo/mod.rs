@@ -140,7 +140,7 @@ pub enum EchoError {
         /// The close code for the peer.
         code: u16,
         /// What was wrong, for the log.
-        detail: String,
+        detail: &'static str,
     },
 }
 

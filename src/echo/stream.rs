@@ -22,14 +22,15 @@ pub struct StreamEcho<S, F = Bytes> {
     io: S,
     framing: F,
     raw: Raw<S>,
-    batch: usize,
+    batch: u32,
     /// The last batch took a lot of computing.
     toiled: bool,
     owed: Tail,
     /// Written, but perhaps not yet on the wire: a TLS stream keeps records until it is flushed.
     unflushed: bool,
     heartbeat: Heartbeat,
-    end: Option<Result<PeerEnd, EchoError>>,
+    /// Boxed, as whatever an idle connection need not have.
+    end: Option<Box<Result<PeerEnd, EchoError>>>,
     farewell: Farewell,
     moved: Moved,
 }
@@ -101,7 +102,8 @@ impl<S, F: Framing> StreamEcho<S, F> {
             io,
             framing,
             raw,
-            batch,
+            // What does not fit is more than anybody reads at a time.
+            batch: u32::try_from(batch).unwrap_or(u32::MAX),
             toiled: false,
             owed: Tail::default(),
             unflushed: false,
@@ -116,7 +118,7 @@ impl<S, F: Framing> StreamEcho<S, F> {
     #[must_use]
     pub fn behind(mut self, input: &[u8]) -> Self {
         self.moved.inward += input.len() as u64;
-        for piece in input.chunks(self.batch) {
+        for piece in input.chunks(self.batch as usize) {
             if self.end.is_some() {
                 break;
             }
@@ -125,7 +127,7 @@ impl<S, F: Framing> StreamEcho<S, F> {
             let Rewritten { mut released, output, end, .. } = self.framing.pass(&mut buffer);
             released.extend_from_slice(&buffer[output]);
             self.owed.append(released);
-            self.end = end;
+            self.end = end.map(Box::new);
         }
         self
     }
@@ -149,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
             let Rewritten { mut released, output, end, toiled } = self.framing.pass(buffer);
             self.toiled = toiled;
             // What the framing has found comes before what the stream has.
-            self.end = end.or_else(|| self.end.take());
+            self.end = end.map(Box::new).or_else(|| self.end.take());
             if released.is_empty() {
                 self.write_through(cx, &buffer[output]).map_err(EchoError::Write)?;
             } else {
@@ -277,16 +279,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if into.filled().len() > before => {}
                 Poll::Ready(Ok(())) => {
-                    self.end = Some(Ok(self.framing.end_of_input()));
+                    self.end = Some(Box::new(Ok(self.framing.end_of_input())));
                     break;
                 }
                 // rustls' word for a FIN without close_notify.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.end = Some(Ok(PeerEnd::Truncated));
+                    self.end = Some(Box::new(Ok(PeerEnd::Truncated)));
                     break;
                 }
                 Poll::Ready(Err(error)) => {
-                    self.end = Some(Err(EchoError::Read(error)));
+                    self.end = Some(Box::new(Err(EchoError::Read(error))));
                     break;
                 }
             }
@@ -351,13 +353,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
 
     /// How much is read at a time: little, if the last of it was a lot of work.
     fn next_batch(&self) -> usize {
-        if self.toiled { self.batch.min(TOILSOME) } else { self.batch }
+        let batch = self.batch as usize;
+        if self.toiled { batch.min(TOILSOME) } else { batch }
     }
 
     /// Reads one batch below the protocol, which may have failed, and drops it. The peer's end, or
     /// an error, ends the linger: after the farewell neither has anything left to lose.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        scratch::with(self.batch, |buffer| {
+        scratch::with(self.batch as usize, |buffer| {
             let mut into = ReadBuf::new(buffer);
             let read = ready!(Pin::new((self.raw)(&mut self.io)).poll_read(cx, &mut into));
             if read.is_err() || into.filled().is_empty() {
@@ -385,34 +388,39 @@ where
     }
 }
 
-/// Bytes that the peer has yet to take. Empty, it owns no memory.
+/// Bytes that the peer has yet to take. Empty, it owns no memory, and hardly takes any.
 #[derive(Debug, Default)]
-struct Tail {
+struct Tail(Option<Box<Unsent>>);
+
+#[derive(Debug)]
+struct Unsent {
     bytes: Vec<u8>,
     sent: usize,
 }
 
 impl Tail {
     fn append(&mut self, bytes: Vec<u8>) {
-        if self.is_empty() {
-            self.bytes = bytes;
-        } else {
-            self.bytes.extend(bytes);
+        match &mut self.0 {
+            None if bytes.is_empty() => {}
+            None => self.0 = Some(Box::new(Unsent { bytes, sent: 0 })),
+            Some(unsent) => unsent.bytes.extend(bytes),
         }
     }
 
     fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.sent..]
+        self.0.as_ref().map_or(&[], |unsent| &unsent.bytes[unsent.sent..])
     }
 
     fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.0.is_none()
     }
 
     fn advance(&mut self, sent: usize) {
-        self.sent += sent;
-        if self.sent == self.bytes.len() {
-            *self = Tail::default();
+        if let Some(unsent) = &mut self.0 {
+            unsent.sent += sent;
+            if unsent.sent == unsent.bytes.len() {
+                self.0 = None;
+            }
         }
     }
 }

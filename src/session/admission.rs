@@ -58,7 +58,7 @@ impl Admission {
                 return Err(Refusal::NetworkFull);
             }
             *connections += 1;
-            permit.network = Some(network);
+            permit.network = Some(Box::new(network));
         }
         Ok(permit)
     }
@@ -68,16 +68,17 @@ impl Admission {
 #[derive(Debug)]
 pub(crate) struct Permit {
     admission: Arc<Admission>,
-    network: Option<Network>,
+    /// If there is a limit per network. Boxed, for most servers have none.
+    network: Option<Box<Network>>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.admitted.fetch_sub(1, Ordering::Relaxed);
-        let Some(network) = self.network else { return };
+        let Some(network) = self.network.take() else { return };
         let by_network = &self.admission.by_network;
         let mut by_network = by_network.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut entry) = by_network.entry(network) {
+        if let Entry::Occupied(mut entry) = by_network.entry(*network) {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
                 entry.remove();

@@ -46,8 +46,20 @@ impl Drain {
 
     /// Counts the caller in until the guard is dropped.
     pub(crate) fn join(self: &Arc<Self>) -> Member {
-        self.members.fetch_add(1, Ordering::Relaxed);
+        self.enter();
         Member(Arc::clone(self))
+    }
+
+    /// Counts the caller in until it leaves.
+    pub(super) fn enter(&self) {
+        self.members.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a caller out that has entered.
+    pub(super) fn leave(&self) {
+        if self.members.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.emptied.notify_waiters();
+        }
     }
 
     /// How many are counted in.
@@ -84,9 +96,7 @@ pub(crate) struct Member(Arc<Drain>);
 
 impl Drop for Member {
     fn drop(&mut self) {
-        if self.0.members.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.emptied.notify_waiters();
-        }
+        self.0.leave();
     }
 }
 
@@ -94,7 +104,6 @@ pin_project_lite::pin_project! {
     /// A task's view of the stage, cheap enough to ask for at each wake: the shared list of
     /// waiters, a contended lock, is touched once per stage and not once per poll.
     pub(crate) struct StageWatch {
-        drain: Arc<Drain>,
         #[pin]
         changed: OwnedNotified,
         is_registered: bool,
@@ -102,24 +111,24 @@ pin_project_lite::pin_project! {
 }
 
 impl StageWatch {
-    pub(crate) fn new(drain: Arc<Drain>) -> Self {
+    pub(crate) fn new(drain: &Drain) -> Self {
         let changed = Arc::clone(&drain.changed).notified_owned();
-        StageWatch { drain, changed, is_registered: false }
+        StageWatch { changed, is_registered: false }
     }
 
-    /// The stage now. The task is woken when it changes, provided that it is always polled with
-    /// the same waker, as a spawned task is.
-    pub(crate) fn poll_stage(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Stage {
+    /// The stage of `drain` now, always the same one. The task is woken when it changes, provided
+    /// that it is always polled with the same waker, as a spawned task is.
+    pub(crate) fn poll_stage(self: Pin<&mut Self>, drain: &Drain, cx: &mut Context<'_>) -> Stage {
         let mut this = self.project();
-        if *this.is_registered && this.drain.stage() == Stage::Serving {
+        if *this.is_registered && drain.stage() == Stage::Serving {
             return Stage::Serving;
         }
         while this.changed.as_mut().poll(cx).is_ready() {
-            let next = Arc::clone(&this.drain.changed).notified_owned();
+            let next = Arc::clone(&drain.changed).notified_owned();
             this.changed.set(next);
         }
         *this.is_registered = true;
-        this.drain.stage()
+        drain.stage()
     }
 }
 
@@ -135,11 +144,12 @@ mod tests {
     async fn a_watch_wakes_at_each_stage() {
         let drain = Arc::new(Drain::default());
         let watcher = tokio::spawn({
-            let mut watch = Box::pin(StageWatch::new(Arc::clone(&drain)));
+            let mut watch = Box::pin(StageWatch::new(&drain));
+            let drain = Arc::clone(&drain);
             async move {
                 let mut seen = Vec::new();
                 poll_fn(|cx| {
-                    let stage = watch.as_mut().poll_stage(cx);
+                    let stage = watch.as_mut().poll_stage(&drain, cx);
                     seen.push(stage);
                     if stage == Stage::Aborting { Poll::Ready(()) } else { Poll::Pending }
                 })
@@ -158,9 +168,9 @@ mod tests {
     #[tokio::test]
     async fn a_stage_reached_before_the_first_look_is_seen() {
         let drain = Arc::new(Drain::default());
-        let mut watch = pin!(StageWatch::new(Arc::clone(&drain)));
+        let mut watch = pin!(StageWatch::new(&drain));
         drain.advance(Stage::Draining);
-        let stage = poll_fn(|cx| Poll::Ready(watch.as_mut().poll_stage(cx))).await;
+        let stage = poll_fn(|cx| Poll::Ready(watch.as_mut().poll_stage(&drain, cx))).await;
         assert_eq!(stage, Stage::Draining);
     }
 

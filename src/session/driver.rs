@@ -1,5 +1,6 @@
 //! The future that drives one echo from its handshake to its closing log line.
 
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,7 +13,8 @@ use tracing::{error, info};
 
 use super::admission::Permit;
 
-use super::drain::{Member, Stage, StageWatch};
+use super::clock::Moment;
+use super::drain::{Stage, StageWatch};
 use super::{End, Opened, Opening, Sessions, Subject};
 use crate::deadline::Deadline;
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
@@ -34,24 +36,24 @@ pin_project_lite::pin_project! {
         phase: Phase<E>,
         // Set once the session is closing: how it says goodbye, and why.
         goodbye: Option<Goodbye>,
-        end: Option<End>,
+        end: Option<Box<End>>,
         #[pin]
         stage: StageWatch,
         #[pin]
         deadline: Deadline,
-        began: Instant,
+        began: Moment,
         // When bytes last moved in either direction, or the goodbye began.
-        moved: Instant,
+        moved: Moment,
         // When bytes last moved out, or began to be owed.
-        taken: Instant,
+        taken: Moment,
         // When the peer was last asked whether it is there.
-        asked: Instant,
+        asked: Moment,
         turns_while_draining: u8,
         subject: Subject,
         client: Option<Box<String>>,
-        sessions: Arc<Sessions>,
         permit: Option<Permit>,
-        member: Member,
+        // The last, so that who waits for the sessions to leave finds nothing of them.
+        sessions: Membership,
     }
 
     impl<E: Echo> PinnedDrop for Session<E> {
@@ -60,7 +62,7 @@ pin_project_lite::pin_project! {
             let this = this.project();
             let end = match this.end.take() {
                 _ if std::thread::panicking() => End::Panicked,
-                Some(end) => end,
+                Some(end) => *end,
                 None => End::Aborted,
             };
             if matches!(this.subject, Subject::Connection { .. }) {
@@ -68,9 +70,34 @@ pin_project_lite::pin_project! {
             }
             if end.is_our_fault() || this.sessions.log.shows() {
                 let client = this.client.as_ref().map(|client| client.as_str());
-                log_end(*this.subject, client, this.phase.traffic(), this.began.elapsed(), &end);
+                let duration = this.sessions.clock.since(*this.began);
+                log_end(*this.subject, client, this.phase.traffic(), duration, &end);
             }
         }
+    }
+}
+
+/// A session's way to what all share, and its place among those that a drain waits for.
+struct Membership(Arc<Sessions>);
+
+impl Membership {
+    fn of(sessions: &Arc<Sessions>) -> Self {
+        sessions.drain.enter();
+        Membership(Arc::clone(sessions))
+    }
+}
+
+impl Deref for Membership {
+    type Target = Sessions;
+
+    fn deref(&self) -> &Sessions {
+        &self.0
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.0.drain.leave();
     }
 }
 
@@ -123,12 +150,12 @@ impl<E: Echo> Session<E> {
         permit: Option<Permit>,
         phase: Phase<E>,
     ) -> Self {
-        let now = Instant::now();
+        let now = sessions.clock.now();
         Session {
             phase,
             goodbye: None,
             end: None,
-            stage: StageWatch::new(Arc::clone(&sessions.drain)),
+            stage: StageWatch::new(&sessions.drain),
             deadline: Deadline::default(),
             began: now,
             moved: now,
@@ -137,9 +164,8 @@ impl<E: Echo> Session<E> {
             turns_while_draining: 0,
             subject,
             client: None,
-            sessions: Arc::clone(sessions),
             permit,
-            member: sessions.drain.join(),
+            sessions: Membership::of(sessions),
         }
     }
 }
@@ -148,7 +174,8 @@ impl<E: Echo> Future for Session<E> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let stage = self.as_mut().project().stage.poll_stage(cx);
+        let this = self.as_mut().project();
+        let stage = this.stage.poll_stage(&this.sessions.drain, cx);
         if stage == Stage::Aborting {
             return self.abort();
         }
@@ -192,7 +219,7 @@ impl<E: Echo> Session<E> {
                 Poll::Pending if stage == Stage::Draining => return self.finish(End::GoingAway),
                 Poll::Pending => return Poll::Pending,
             }
-            *this.moved = Instant::now();
+            *this.moved = this.sessions.clock.now();
             *this.asked = *this.moved;
         }
         if self.goodbye.is_none() {
@@ -216,13 +243,10 @@ impl<E: Echo> Session<E> {
         };
         let farewell = ready!(echo.poll_close(cx, goodbye));
         if let Err(error) = farewell
-            && matches!(
-                this.end,
-                Some(End::GoingAway | End::Idle | End::Lifetime | End::Unanswered)
-            )
+            && this.end.as_ref().is_some_and(|end| end.is_ours())
         {
             // What was left to do broke, and that is the news.
-            *this.end = Some(End::Failed(error));
+            *this.end = Some(Box::new(End::Failed(error)));
         }
         Poll::Ready(())
     }
@@ -234,7 +258,7 @@ impl<E: Echo> Session<E> {
         let is_taking = now_moved.outward != moved.outward;
         // While it lingers, what the peer still sends is dropped, and puts nothing off.
         if now_moved != moved && (this.goodbye.is_none() || owed) {
-            *this.moved = Instant::now();
+            *this.moved = this.sessions.clock.now();
         }
         if is_taking || (!owed && this.phase.owes()) {
             *this.taken = *this.moved;
@@ -272,7 +296,7 @@ impl<E: Echo> Session<E> {
     /// Asks the peer whether it is there, unless it has not answered the last time.
     fn ask(mut self: Pin<&mut Self>) {
         let this = self.as_mut().project();
-        *this.asked = Instant::now();
+        *this.asked = this.sessions.clock.now();
         if let Phase::Open(echo) = this.phase
             && !echo.heartbeat()
         {
@@ -284,14 +308,14 @@ impl<E: Echo> Session<E> {
     fn begin_goodbye(self: Pin<&mut Self>, goodbye: Goodbye, end: End) {
         let this = self.project();
         *this.goodbye = Some(goodbye);
-        *this.end = Some(end);
-        *this.moved = Instant::now();
+        *this.end = Some(Box::new(end));
+        *this.moved = this.sessions.clock.now();
         *this.taken = *this.moved;
     }
 
     /// The session is over, and this is why.
     fn finish(self: Pin<&mut Self>, end: End) -> Poll<()> {
-        *self.project().end = Some(end);
+        *self.project().end = Some(Box::new(end));
         Poll::Ready(())
     }
 
@@ -310,8 +334,9 @@ impl<E: Echo> Session<E> {
             return None;
         }
         let timeouts = &self.sessions.timeouts;
-        let after = |start: Instant, timeout: Option<Duration>, passed: Passed| {
-            timeout.and_then(|timeout| start.checked_add(timeout)).map(|at| (at, passed))
+        let clock = &self.sessions.clock;
+        let after = |start: Moment, timeout: Option<Duration>, passed: Passed| {
+            timeout.and_then(|timeout| clock.at(start).checked_add(timeout)).map(|at| (at, passed))
         };
         let owes = self.phase.owes();
         // A goodbye is never waited for without end.

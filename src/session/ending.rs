@@ -44,6 +44,11 @@ pub(crate) enum HandshakeError {
 }
 
 impl End {
+    /// Whether it was our decision, with a goodbye to be said.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, End::GoingAway | End::Idle | End::Lifetime | End::Unanswered)
+    }
+
     /// Whether whoever runs the server has something to look into. What a peer does is news, not
     /// trouble: on the internet it would fill the log with warnings.
     pub(crate) fn is_our_fault(&self) -> bool {

@@ -7,6 +7,7 @@
 
 mod accept;
 mod admission;
+mod clock;
 mod drain;
 mod driver;
 mod ending;
@@ -30,6 +31,7 @@ pub(crate) use log_limit::{LogLimit, Throttle};
 use crate::config::{Protocol, Timeouts};
 use crate::echo::Echo;
 use admission::Admission;
+use clock::Clock;
 
 /// What makes an echo of an accepted TCP connection: a front-end.
 pub(crate) trait Door: Send + Sync + 'static {
@@ -83,6 +85,7 @@ pub(crate) struct Sessions {
     pub(crate) log: Arc<LogLimit>,
     admission: Arc<Admission>,
     timeouts: Timeouts,
+    clock: Clock,
     refusals: Throttle,
     accepted: AtomicU64,
     tally: Tally,
@@ -104,6 +107,7 @@ impl Sessions {
             log: Arc::new(LogLimit::new()),
             admission: Arc::new(Admission::new(max, max_per_network)),
             timeouts,
+            clock: Clock::new(),
             refusals: Throttle::default(),
             accepted: AtomicU64::new(0),
             tally: Tally::default(),

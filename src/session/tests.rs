@@ -349,3 +349,15 @@ async fn a_panic_ends_its_own_connection_alone() {
     bystander.write_all(b"x").await.unwrap();
     assert_eq!(bystander.read_u8().await.unwrap(), b'x');
 }
+
+/// What an idle connection costs is its task, and that is mostly its session: allocators round a
+/// task up, and past these sizes to the next step.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[test]
+fn a_session_is_small() {
+    use tokio::net::TcpStream;
+    let tcp = size_of::<Session<StreamEcho<TcpStream>>>();
+    let websocket = size_of::<Session<StreamEcho<TcpStream, Frames>>>();
+    assert!(tcp <= 408, "{tcp}");
+    assert!(websocket <= 536, "{websocket}");
+}

@@ -40,7 +40,7 @@ const TOIL: u64 = 256 * 1024;
 #[derive(Debug, Default)]
 pub struct Frames {
     compression: bool,
-    judged_whole: usize,
+    judged_whole: u32,
     /// A header that a read has cut.
     cut: [u8; header::MAX],
     cut_length: u8,
@@ -102,6 +102,7 @@ impl Frames {
     /// both directions, and without context takeover by the client. A text frame of up to
     /// `judged_whole` bytes is not sent before all of it is known to be right.
     pub fn new(compression: bool, judged_whole: usize) -> Self {
+        let judged_whole = u32::try_from(judged_whole).unwrap_or(u32::MAX);
         Frames { compression, judged_whole, ..Frames::default() }
     }
 }
@@ -136,7 +137,7 @@ impl Framing for Frames {
             }
             Err(Violation { code, detail }) => {
                 self.verdict = Some(code);
-                Some(Err(EchoError::Protocol { code: code.into(), detail: detail.to_owned() }))
+                Some(Err(EchoError::Protocol { code: code.into(), detail }))
             }
         };
         let Pass { output, released, toil, .. } = pass;
@@ -299,7 +300,7 @@ impl Frames {
             return Ok(true);
         }
         let made = pass.frame_at..pass.output.end;
-        let fits = made.len() as u64 + frame.left <= self.judged_whole as u64;
+        let fits = made.len() as u64 + frame.left <= u64::from(self.judged_whole);
         if is_judged && (fits || frame.kind == Kind::Close) && !frame.is_begun {
             self.kept = pass.buffer[made.clone()].to_vec();
             pass.output.end = made.start;

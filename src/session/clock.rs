@@ -1,0 +1,31 @@
+//! The time as sessions note it: half as large as an `Instant`, of which each session has several.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A point in time since a server began, in nanoseconds: some five hundred years of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment(u64);
+
+/// What moments are counted from.
+#[derive(Debug)]
+pub(super) struct Clock(Instant);
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Clock(Instant::now())
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        Moment(self.0.elapsed().as_nanos() as u64)
+    }
+
+    pub(super) fn at(&self, moment: Moment) -> Instant {
+        self.0 + Duration::from_nanos(moment.0)
+    }
+
+    pub(super) fn since(&self, moment: Moment) -> Duration {
+        self.at(moment).elapsed()
+    }
+}
