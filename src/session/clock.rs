@@ -8,6 +8,14 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(u64);
 
+impl Moment {
+    /// So much later, or the end of all moments.
+    pub(super) fn after(self, duration: Duration) -> Moment {
+        let nanos = duration.as_secs().saturating_mul(1_000_000_000);
+        Moment(self.0.saturating_add(nanos).saturating_add(duration.subsec_nanos().into()))
+    }
+}
+
 /// What moments are counted from.
 #[derive(Debug)]
 pub(super) struct Clock(Instant);
@@ -18,7 +26,8 @@ impl Clock {
     }
 
     pub(super) fn now(&self) -> Moment {
-        Moment(self.0.elapsed().as_nanos() as u64)
+        let since = self.0.elapsed();
+        Moment(since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos()))
     }
 
     pub(super) fn at(&self, moment: Moment) -> Instant {

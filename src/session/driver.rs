@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures::Future;
 use tokio::task::coop;
-use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::admission::Permit;
@@ -186,7 +185,8 @@ impl<E: Echo> Future for Session<E> {
             }
             self.as_mut().note(moved, owed);
             let Some((at, passed)) = self.next_deadline() else { return Poll::Pending };
-            ready!(self.as_mut().project().deadline.poll_passed(cx, at));
+            let this = self.as_mut().project();
+            ready!(this.deadline.poll_passed(cx, this.sessions.clock.at(at)));
             match passed {
                 Passed::Handshake => return self.finish(End::HandshakeTimeout),
                 Passed::Stall => return self.finish(End::Stalled),
@@ -329,14 +329,13 @@ impl<E: Echo> Session<E> {
     }
 
     /// The next deadline, and which it is.
-    fn next_deadline(&self) -> Option<(Instant, Passed)> {
+    fn next_deadline(&self) -> Option<(Moment, Passed)> {
         if matches!(self.subject, Subject::Socket) {
             return None;
         }
         let timeouts = &self.sessions.timeouts;
-        let clock = &self.sessions.clock;
         let after = |start: Moment, timeout: Option<Duration>, passed: Passed| {
-            timeout.and_then(|timeout| clock.at(start).checked_add(timeout)).map(|at| (at, passed))
+            timeout.map(|timeout| (start.after(timeout), passed))
         };
         let owes = self.phase.owes();
         // A goodbye is never waited for without end.

@@ -50,16 +50,34 @@ impl Calls {
         Ok(Calls { is_v6, fixed: (!asks).then_some(local) })
     }
 
-    /// Receives what is there. How many it was.
-    pub(super) fn receive(&self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<usize> {
+    /// Receives what is there: a batch of it if `many` are to be expected, else two, since headers
+    /// for a batch cost more than a single datagram. How many it was.
+    pub(super) fn receive(
+        &self,
+        socket: &UdpSocket,
+        batch: &mut Batch,
+        many: bool,
+    ) -> io::Result<usize> {
+        if many {
+            self.receive_up_to::<LIMIT>(socket, batch)
+        } else {
+            self.receive_up_to::<2>(socket, batch)
+        }
+    }
+
+    fn receive_up_to<const N: usize>(
+        &self,
+        socket: &UdpSocket,
+        batch: &mut Batch,
+    ) -> io::Result<usize> {
         if self.is_v6 {
             let space = cmsg_space!(in6_pktinfo, in_pktinfo, i32, u8, i32);
-            receive::<SockaddrIn6>(socket, space, self.fixed, batch, |peer| {
+            receive::<SockaddrIn6, N>(socket, space, self.fixed, batch, |peer| {
                 SocketAddrV6::new(peer.ip(), peer.port(), peer.flowinfo(), peer.scope_id()).into()
             })
         } else {
             let space = cmsg_space!(in_pktinfo, u8, i32);
-            receive::<SockaddrIn>(socket, space, self.fixed, batch, |peer| {
+            receive::<SockaddrIn, N>(socket, space, self.fixed, batch, |peer| {
                 SocketAddrV4::new(peer.ip(), peer.port()).into()
             })
         }
@@ -74,6 +92,11 @@ impl Calls {
         ends: &mut [usize; LIMIT],
     ) -> io::Result<usize> {
         let waiting = &batch.received[batch.answered..];
+        if let [received] = waiting {
+            ends[0] = batch.answered + 1;
+            let slice = [IoSlice::new(batch.payload(received))];
+            return self.send_all::<1>(socket, &[&slice], &[received.peer], received.manner);
+        }
         let mut slices = [IoSlice::new(&[]); LIMIT];
         for (slice, received) in slices.iter_mut().zip(waiting) {
             *slice = IoSlice::new(batch.payload(received));
@@ -99,7 +122,7 @@ impl Calls {
             count += 1;
             at = end;
         }
-        self.send_all(socket, &messages[..count], &peers[..count], manner)
+        self.send_all::<LIMIT>(socket, &messages[..count], &peers[..count], manner)
     }
 
     /// Sends one datagram by itself.
@@ -111,10 +134,12 @@ impl Calls {
         manner: Manner,
     ) -> io::Result<()> {
         let slice = [IoSlice::new(payload)];
-        self.send_all(socket, &[&slice], &[peer], Manner { segment: 0, ..manner }).map(drop)
+        let manner = Manner { segment: 0, ..manner };
+        self.send_all::<1>(socket, &[&slice], &[peer], manner).map(drop)
     }
 
-    fn send_all(
+    /// Sends up to `N` messages in one manner. How many were sent.
+    fn send_all<const N: usize>(
         &self,
         socket: &UdpSocket,
         messages: &[&[IoSlice<'_>]],
@@ -152,7 +177,7 @@ impl Calls {
                     SocketAddrV6::new(peer.ip().to_ipv6_mapped(), peer.port(), 0, 0).into()
                 }
             });
-            send(socket, &mut headers.v6[shape], messages, peers, &control[..used])
+            send::<_, N>(socket, &mut headers.v6[shape], messages, peers, &control[..used])
         } else {
             let IpAddr::V4(source) = source else { return Err(io::ErrorKind::Unsupported.into()) };
             let info = in_pktinfo {
@@ -169,7 +194,7 @@ impl Calls {
                 SocketAddr::V4(peer) => Some(SockaddrIn::from(*peer)),
                 SocketAddr::V6(_) => None,
             });
-            send(socket, &mut headers.v4[shape], messages, peers, &control[..used])
+            send::<_, N>(socket, &mut headers.v4[shape], messages, peers, &control[..used])
         };
         HEADERS.set(Some(headers));
         sent
@@ -221,14 +246,14 @@ fn to_v6(address: IpAddr) -> Ipv6Addr {
     }
 }
 
-fn send<S: SockaddrLike + Copy>(
+fn send<S: SockaddrLike + Copy, const N: usize>(
     socket: &UdpSocket,
     headers: &mut MultiHeaders<S>,
     messages: &[&[IoSlice<'_>]],
     peers: impl Iterator<Item = S>,
     control: &[ControlMessage<'_>],
 ) -> io::Result<usize> {
-    let mut addresses = [None; LIMIT];
+    let mut addresses = [None; N];
     for (address, peer) in addresses.iter_mut().zip(peers) {
         *address = Some(peer);
     }
@@ -238,16 +263,16 @@ fn send<S: SockaddrLike + Copy>(
     Ok(sendmmsg(socket.as_raw_fd(), headers, messages, addresses, control, flags)?.count())
 }
 
-fn receive<S: SockaddrLike + Copy>(
+fn receive<S: SockaddrLike + Copy, const N: usize>(
     socket: &UdpSocket,
     space: Vec<u8>,
     fixed: Option<IpAddr>,
     batch: &mut Batch,
     address: fn(S) -> SocketAddr,
 ) -> io::Result<usize> {
-    let mut headers = MultiHeaders::<S>::preallocate(LIMIT, Some(space));
+    let mut headers = MultiHeaders::<S>::preallocate(N, Some(space));
     let (mut slots, received) = batch.begin();
-    let mut slices: [[IoSliceMut<'_>; 1]; LIMIT] =
+    let mut slices: [[IoSliceMut<'_>; 1]; N] =
         std::array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
     let messages =
         recvmmsg(socket.as_raw_fd(), &mut headers, &mut slices, MsgFlags::MSG_DONTWAIT, None)?;

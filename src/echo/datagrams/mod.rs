@@ -49,6 +49,8 @@ pub struct DatagramEcho {
     rules: Arc<Rules>,
     /// Where its traffic is added up when it ends.
     totals: Arc<Mutex<Traffic>>,
+    /// The last batch was more than one datagram.
+    many: bool,
     /// What the socket had no room for.
     owed: Option<Box<Batch>>,
     /// The end of a wait: for room, or for the system to recover.
@@ -69,7 +71,16 @@ impl DatagramEcho {
     ) -> io::Result<Self> {
         let calls = Calls::prepare(&socket)?;
         let traffic = Traffic::default();
-        Ok(DatagramEcho { socket, calls, rules, totals, owed: None, until: None, traffic })
+        Ok(DatagramEcho {
+            socket,
+            calls,
+            rules,
+            totals,
+            many: false,
+            owed: None,
+            until: None,
+            traffic,
+        })
     }
 
     /// Receives a batch, and leaves in it what is to be answered.
@@ -83,7 +94,7 @@ impl DatagramEcho {
             let mut count = 0;
             let result = readiness.and_then(|()| {
                 self.socket.try_io(Interest::READABLE, || {
-                    count = self.calls.receive(&self.socket, batch)?;
+                    count = self.calls.receive(&self.socket, batch, self.many)?;
                     // A batch of one has emptied the queue. Who says so now saves the call that
                     // would find nothing.
                     if count < LIMIT.min(2) {
@@ -94,7 +105,10 @@ impl DatagramEcho {
                 })
             });
             match result {
-                _ if count > 0 => return Poll::Ready(()),
+                _ if count > 0 => {
+                    self.many = count > 1;
+                    return Poll::Ready(());
+                }
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                     tracing::debug!(%error, "Receiving datagrams failed");
                     let _ = batch.begin();

@@ -18,7 +18,12 @@ impl Calls {
         Ok(Calls)
     }
 
-    pub(super) fn receive(&self, socket: &UdpSocket, batch: &mut Batch) -> io::Result<usize> {
+    pub(super) fn receive(
+        &self,
+        socket: &UdpSocket,
+        batch: &mut Batch,
+        _many: bool,
+    ) -> io::Result<usize> {
         let (mut slots, received) = batch.begin();
         let (length, peer) = socket.try_recv_from(slots.next().unwrap_or_default())?;
         received.push(Received { length, peer, ..Received::NOTHING });
