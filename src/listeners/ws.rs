@@ -170,7 +170,6 @@ pub(super) fn log_opened(
 
 /// What an HTTP connection has become.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
 pub(crate) enum OverHttp<S> {
     /// A WebSocket.
     Socket(StreamEcho<S, Frames>),
