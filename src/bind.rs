@@ -1,7 +1,7 @@
 //! Addresses become sockets, all of them or none.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Type};
@@ -15,6 +15,9 @@ const BACKLOG: i32 = 4096;
 
 /// The receive buffer of a UDP socket, in bytes, unless another one is asked for.
 const RECV_BUFFER: usize = 4 << 20;
+
+/// The send buffer of a UDP socket, in bytes.
+const SEND_BUFFER: usize = 4 << 20;
 
 /// The most that the kernel keeps unsent of a TCP connection. Half of it must have gone before
 /// the connection is writable again.
@@ -53,6 +56,15 @@ pub(crate) fn all(
         let mut absent = None;
         for &address in &listen.addresses {
             let protocol = listen.protocol;
+            // ::ffff:0.0.0.0 is 0.0.0.0, and nothing else must be thought of it.
+            let address = match address.ip().to_canonical() {
+                IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+                IpAddr::V6(_) => address,
+            };
+            if protocol == Protocol::Udp && is_for_many(address.ip()) {
+                let why = "datagrams that were sent to many are not answered";
+                return Err(StartError::Config(format!("--udp {address}: {why}")));
+            }
             let is_v6_only = has_ipv4_twin(protocol, address, listeners);
             match bind(protocol, address, is_v6_only, options) {
                 Ok((local, socket)) => bound.push((protocol, local, socket)),
@@ -133,10 +145,22 @@ fn bind_datagrams(
             address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
         }
         set_recv_buffer(&socket, address, options.recv_buffer, number == 0);
+        set_send_buffer(&socket);
         socket.set_nonblocking(true)?;
         sockets.push(UdpSocket::from(socket));
     }
     Ok(sockets)
+}
+
+/// Replies to a neighbour that does not answer wait for it in the send buffer, some 200 KiB of them
+/// for seconds. There has to be room beside them for the others' replies.
+fn set_send_buffer(socket: &socket2::Socket) {
+    #[cfg(target_os = "linux")]
+    if rustix::net::sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_ok() {
+        return;
+    }
+    // The system gives what it gives.
+    let _ = socket.set_send_buffer_size(SEND_BUFFER);
 }
 
 /// A burst of datagrams waits in the receive buffer, or is lost. The system may give less than
@@ -189,6 +213,11 @@ fn has_ipv4_twin(protocol: Protocol, address: SocketAddr, listeners: &[Listen]) 
         && others.any(|other| {
             other.is_ipv4() && other.ip().is_unspecified() && other.port() == address.port()
         })
+}
+
+/// Whether an address stands for more than one host.
+fn is_for_many(address: IpAddr) -> bool {
+    address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// Whether a bind failed because the machine has no such address, or no such kind of address.

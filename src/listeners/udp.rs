@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Protocol, UdpPolicy};
 use crate::echo::{Answerable, DatagramEcho, Rules, Traffic, Unanswered};
@@ -42,7 +42,7 @@ pub(crate) fn rules(policy: &UdpPolicy, own: Vec<SocketAddr>) -> Arc<Rules> {
 #[derive(Debug)]
 pub(crate) struct Udp {
     local: SocketAddr,
-    inodes: Vec<u64>,
+    sockets: Vec<Arc<UdpSocket>>,
     echoes: Vec<DatagramEcho>,
     totals: Arc<Mutex<Traffic>>,
 }
@@ -58,15 +58,16 @@ impl Udp {
         rules: &Arc<Rules>,
     ) -> io::Result<Self> {
         let totals = Arc::default();
-        let inodes = sockets.iter().filter_map(inode).collect();
-        let echo = |socket| DatagramEcho::new(socket, Arc::clone(rules), Arc::clone(&totals));
-        let echoes = sockets.into_iter().map(echo).collect::<io::Result<_>>()?;
-        Ok(Udp { local, inodes, echoes, totals })
+        let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
+        let echo =
+            |socket| DatagramEcho::new(Arc::clone(socket), Arc::clone(rules), Arc::clone(&totals));
+        let echoes = sockets.iter().map(echo).collect::<io::Result<_>>()?;
+        Ok(Udp { local, sockets, echoes, totals })
     }
 
     /// Echoes until the server ends, then says what it was in all.
     pub(crate) async fn run(self, sessions: Arc<Sessions>) {
-        let Udp { local, inodes, echoes, totals } = self;
+        let Udp { local, sockets, echoes, totals } = self;
         // The server waits for the last word, too.
         let _member = sessions.drain.join();
         let subject = Subject::Socket;
@@ -74,19 +75,23 @@ impl Udp {
         for echo in echoes {
             running.spawn(Session::open(&sessions, subject, echo));
         }
+        let inodes = sockets.iter().filter_map(|socket| inode(socket)).collect();
         let mut drops = KernelDrops { inodes, seen: 0 };
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // The sockets have to be there still when they are asked about.
-            drops.look(local);
             tokio::select! {
-                () = sessions.drain.reached(crate::session::Stage::Draining) => break,
-                _ = looks.tick() => {}
+                ended = running.join_next() => match ended {
+                    None => break,
+                    Some(Err(error)) => error!(%local, %error, "A socket is not echoed any more"),
+                    Some(Ok(())) => {}
+                },
+                _ = looks.tick() => drops.look(local),
             }
         }
+        // The sockets are ours, too, so that they can still be asked about.
         drops.look(local);
-        while running.join_next().await.is_some() {}
+        drop(sockets);
         let Traffic { received, sent, messages } =
             *totals.lock().unwrap_or_else(PoisonError::into_inner);
         let dropped = drops.seen;

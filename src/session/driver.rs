@@ -64,7 +64,8 @@ pin_project_lite::pin_project! {
                 Some(end) => *end,
                 None => End::Aborted,
             };
-            if matches!(this.subject, Subject::Connection { .. }) {
+            let is_connection = matches!(this.subject, Subject::Connection { .. });
+            if is_connection || end.is_our_fault() {
                 this.sessions.count(&end, this.phase.owes());
             }
             if end.is_our_fault() || this.sessions.log.shows() {
@@ -288,7 +289,10 @@ impl<E: Echo> Session<E> {
     /// Whether a draining session has echoed what it had been sent, or enough of it.
     fn may_leave(self: Pin<&mut Self>, turn: &Turn) -> bool {
         let this = self.project();
-        *this.turns_while_draining = this.turns_while_draining.saturating_add(1);
+        // Who waits for the peer is not the one who goes on and on.
+        if matches!(turn, Turn::Busy) {
+            *this.turns_while_draining = this.turns_while_draining.saturating_add(1);
+        }
         let has_paused = matches!(turn, Turn::Waiting) && !this.phase.owes();
         has_paused || *this.turns_while_draining >= TURNS_WHILE_DRAINING
     }

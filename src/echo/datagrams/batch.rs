@@ -12,6 +12,10 @@ pub(crate) const LARGEST: usize = 65_535;
 /// share their places in the cache. Pages that nothing was received into cost nothing.
 const SLOT: usize = (LARGEST + 1) + 128;
 
+/// The longest datagram that is worth making a train of: a segment has to fit into the MTU of the
+/// way back, and what is longer is rarely sent in numbers.
+const SEGMENT: usize = 1472;
+
 /// What a train may hold at most: the kernel takes a datagram's worth of payload, in 64 segments.
 const TRAIN: usize = 65_487;
 
@@ -106,7 +110,7 @@ impl Batch {
     pub(super) fn train(&self, at: usize) -> usize {
         let first = &self.received[at];
         let mut end = at + 1;
-        if first.manner.segment > 0 || first.length == 0 {
+        if first.manner.segment > 0 || !(1..=SEGMENT).contains(&first.length) {
             return end;
         }
         let mut total = first.length;
@@ -148,11 +152,16 @@ mod tests {
             (&[(1, 100), (1, 50), (1, 50)], 2),
             (&[(1, 0), (1, 0)], 1),
             (&[(1, 100), (1, 0)], 1),
-            (&[(1, 30_000), (1, 30_000), (1, 30_000)], 2),
+            (&[(1, 2000), (1, 2000)], 1),
         ];
         for (datagrams, end) in cases {
             assert_eq!(batch(datagrams).train(0), end, "{datagrams:?}");
         }
+    }
+
+    #[test]
+    fn a_train_is_no_longer_than_a_datagram() {
+        assert_eq!(batch(&[(1, 1472); 60]).train(0), TRAIN / 1472);
     }
 
     #[test]

@@ -300,7 +300,9 @@ fn note(datagram: &mut Received, control: ControlMessageOwned) {
             manner.interface = info.ipi_ifindex as u32;
             // What was sent to many has an address of ours to be answered from, and another one
             // that it was sent to.
-            datagram.is_to_many |= info.ipi_addr.s_addr != info.ipi_spec_dst.s_addr;
+            // It has 0 there if it came before we asked to be told.
+            let ours = info.ipi_spec_dst.s_addr;
+            datagram.is_to_many |= ours != 0 && ours != info.ipi_addr.s_addr;
         }
         ControlMessageOwned::Ipv6PacketInfo(info) => {
             let asked = Ipv6Addr::from(info.ipi6_addr.s6_addr);

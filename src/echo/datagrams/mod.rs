@@ -44,7 +44,7 @@ thread_local! {
 /// answering the others. A datagram that has no answer is counted by its [`Rules`].
 #[derive(Debug)]
 pub struct DatagramEcho {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     calls: Calls,
     rules: Arc<Rules>,
     /// Where its traffic is added up when it ends.
@@ -65,7 +65,7 @@ impl DatagramEcho {
     /// # Errors
     /// The socket cannot be told to say where its datagrams were sent to.
     pub fn new(
-        socket: UdpSocket,
+        socket: Arc<UdpSocket>,
         rules: Arc<Rules>,
         totals: Arc<Mutex<Traffic>>,
     ) -> io::Result<Self> {

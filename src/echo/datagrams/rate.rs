@@ -29,8 +29,10 @@ pub(super) struct Rate {
 impl Rate {
     /// `per_second` datagrams, and twice as many in one go.
     pub(super) fn new(per_second: u32) -> Self {
-        let interval = 1_000_000_000 / u64::from(per_second.max(1));
-        Rate { interval, burst: 2 * u64::from(per_second.max(1)) * interval }
+        let per_second = u64::from(per_second.max(1));
+        // A nanosecond at least: a billion a second is no limit.
+        let interval = (1_000_000_000 / per_second).max(1);
+        Rate { interval, burst: 2 * per_second * interval }
     }
 
     /// Takes up to `datagrams` from a bucket; how many there were.
@@ -120,6 +122,12 @@ mod tests {
         assert_eq!(buckets.take(peer, 100, SECOND / 100), 10);
         assert_eq!(buckets.take(peer, 5000, 100 * SECOND), 2000);
         assert_eq!(buckets.take(ip("192.0.2.2"), 5000, 100 * SECOND), 2000, "has its own");
+    }
+
+    #[test]
+    fn no_rate_is_too_high() {
+        let buckets = Buckets::new(Rate::new(u32::MAX));
+        assert_eq!(buckets.take(ip("192.0.2.1"), 64, 0), 64);
     }
 
     #[test]
