@@ -289,10 +289,7 @@ impl<E: Echo> Session<E> {
     /// Whether a draining session has echoed what it had been sent, or enough of it.
     fn may_leave(self: Pin<&mut Self>, turn: &Turn) -> bool {
         let this = self.project();
-        // Who waits for the peer is not the one who goes on and on.
-        if matches!(turn, Turn::Busy) {
-            *this.turns_while_draining = this.turns_while_draining.saturating_add(1);
-        }
+        *this.turns_while_draining = this.turns_while_draining.saturating_add(1);
         let has_paused = matches!(turn, Turn::Waiting) && !this.phase.owes();
         has_paused || *this.turns_while_draining >= TURNS_WHILE_DRAINING
     }
