@@ -87,8 +87,9 @@ async fn run(options: Options) -> Result<ExitCode, (u8, String)> {
         tokio::spawn(async move {
             loop {
                 hangups.next().await;
-                // How it went is in the log.
-                let _ = reloader.reload();
+                let reloader = reloader.clone();
+                // How it went is in the log. It may block, and must not keep anybody waiting.
+                drop(tokio::task::spawn_blocking(move || reloader.reload()));
             }
         });
     }

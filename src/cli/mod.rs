@@ -158,7 +158,7 @@ struct Cli {
     #[arg(value_delimiter = ',', help_heading = "TLS")]
     tls_ciphers: Vec<String>,
 
-    /// Key-exchange groups, the preferred one first [X25519MLKEM768,X25519,secp256r1,secp384r1]
+    /// Key-exchange groups that may be used [X25519MLKEM768,X25519,secp256r1,secp384r1]
     #[arg(long, value_name = "NAME", env = "ECHO_TLS_GROUPS", hide_env = true)]
     #[arg(value_delimiter = ',', help_heading = "TLS")]
     tls_groups: Vec<String>,

@@ -50,7 +50,7 @@ impl Tls {
         if self.is_for_http {
             return material.http_alpn;
         }
-        match offer.alpn.first() {
+        match offer.alpn.iter().find(|name| !is_grease(name)) {
             Some(first) if self.settings.takes_any_alpn() => {
                 let mut config = ServerConfig::clone(&material.any_alpn);
                 config.alpn_protocols = vec![first.clone()];
@@ -87,6 +87,11 @@ impl Tls {
             Err((error, io)) => Err(refuse(Some(io), &error, Some(&offer)).await),
         }
     }
+}
+
+/// Whether a name is one of those that nobody speaks (RFC 8701 section 2): 0A0A, 1A1A and so on.
+fn is_grease(name: &[u8]) -> bool {
+    matches!(name, [one, other] if one == other && one & 0x0F == 0x0A)
 }
 
 /// TLS over a TCP connection that is read ahead.

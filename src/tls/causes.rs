@@ -3,7 +3,7 @@
 use std::io;
 
 use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved,
+    AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible,
 };
 
 /// The likely cause of a failed handshake, and the alert that told of it, if one was sent.
@@ -64,11 +64,14 @@ fn cause(error: &Error) -> String {
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
                 "the client certificate is not one for clients"
             }
+            other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+                "the client certificate is a CA's, or self-signed"
+            }
+            other if format!("{other:?}").contains("UnsupportedCertVersion") => {
+                "the client certificate is of X.509 version 1, which has no extensions"
+            }
             _ => return error.to_string(),
         },
-        Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedKxGroup) => {
-            "the client's second hello does not keep to the first"
-        }
         _ => return error.to_string(),
     };
     known.to_owned()
@@ -96,19 +99,15 @@ fn meant_by(alert: AlertDescription) -> &'static str {
     }
 }
 
-/// The alert that rustls sends for an error. It says so for certificates and messages; the others
-/// are as in RFC 8446 section 6.2.
+/// The alert that rustls sends for an error, where that is certain: it says so for certificates and
+/// messages, and the others are as in RFC 8446 section 6.2.
 fn alert_for(error: &Error) -> Option<AlertDescription> {
     Some(match error {
         Error::InvalidCertificate(error) => error.clone().into(),
         Error::InvalidMessage(error) => (*error).into(),
         Error::NoCertificatesPresented => AlertDescription::CertificateRequired,
         Error::NoApplicationProtocol => AlertDescription::NoApplicationProtocol,
-        Error::DecryptError => AlertDescription::BadRecordMac,
         Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
-        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
-            AlertDescription::UnexpectedMessage
-        }
         Error::PeerIncompatible(
             PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
@@ -119,7 +118,6 @@ fn alert_for(error: &Error) -> Option<AlertDescription> {
             AlertDescription::IllegalParameter
         }
         Error::PeerIncompatible(_) => AlertDescription::HandshakeFailure,
-        Error::PeerMisbehaved(_) => AlertDescription::IllegalParameter,
         _ => return None,
     })
 }

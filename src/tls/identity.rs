@@ -1,5 +1,6 @@
 //! The server's certificates and keys: read from PEM files and chosen by name, or made in memory.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tracing::info;
+use x509_parser::asn1_rs::Sequence;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -40,7 +42,10 @@ struct Names {
 impl Identities {
     /// Reads or makes what `identity` asks for, and logs each certificate's fingerprint, which is
     /// what people compare when they cannot verify.
-    pub(super) fn load(identity: &Identity, provider: &CryptoProvider) -> Result<Self, StartError> {
+    pub(super) fn load(
+        identity: &Identity,
+        provider: &CryptoProvider,
+    ) -> Result<Arc<Self>, StartError> {
         let mut all = Vec::new();
         match identity {
             Identity::SelfSigned => {
@@ -60,7 +65,7 @@ impl Identities {
         if all.is_empty() {
             return Err(StartError::Config("--cert: none given".to_owned()));
         }
-        Ok(Identities { all })
+        Ok(Arc::new(Identities { all }))
     }
 
     pub(super) fn first_chain(&self) -> &[CertificateDer<'static>] {
@@ -107,15 +112,25 @@ fn read(
     let mut certified = CertifiedKey::from_der(chain, private, provider)
         .map_err(|error| unusable(cert, key, &error))?;
     if let Some(path) = ocsp {
-        let unreadable = |error: std::io::Error| StartError::Identity {
+        let unreadable = |error: io::Error| StartError::Identity {
             flag: "--ocsp",
             path: path.clone(),
             reason: error.to_string(),
         };
-        certified.ocsp = Some(std::fs::read(path).map_err(unreadable)?);
+        let response = std::fs::read(path).map_err(unreadable)?;
+        if !is_der_sequence(&response) {
+            let why = io::Error::other("not an OCSP response in DER, or not all of one");
+            return Err(unreadable(why));
+        }
+        certified.ocsp = Some(response);
     }
     info!(%sha256, "Read the certificate {}", cert.display());
     Ok((names, Arc::new(certified)))
+}
+
+/// Whether `bytes` are one DER SEQUENCE, whole: what an OCSP response is (RFC 6960 section 4.2.1).
+fn is_der_sequence(bytes: &[u8]) -> bool {
+    matches!(Sequence::from_der(bytes), Ok((rest, _)) if rest.is_empty())
 }
 
 impl Names {
@@ -160,7 +175,9 @@ fn unusable(cert: &Path, key: &Path, error: &rustls::Error) -> StartError {
 pub(crate) fn describe(certificate: &CertificateDer<'_>) -> String {
     match X509Certificate::from_der(certificate) {
         Ok((_, certificate)) => {
-            format!("{}, serial {}", certificate.subject(), certificate.raw_serial_as_string())
+            // A subject can be as long as a certificate; the log shows the beginning.
+            let subject: String = certificate.subject().to_string().chars().take(200).collect();
+            format!("{subject}, serial {}", certificate.raw_serial_as_string())
         }
         Err(_) => format!("unreadable, SHA-256 {}", fingerprint(certificate)),
     }

@@ -11,15 +11,20 @@ mod policy;
 mod read_ahead;
 mod reload;
 
-use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::cmp::Reverse;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
-use tokio_rustls::rustls::server::{NoClientAuth, ProducesTickets, WebPkiClientVerifier};
+use tokio_rustls::rustls::server::{
+    NoClientAuth, NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier,
+};
 use tokio_rustls::rustls::{KeyLogFile, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tracing::warn;
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use crate::config::{ClientAuth, Identity, TlsPolicy};
 use crate::error::StartError;
@@ -28,6 +33,7 @@ use identity::Identities;
 pub(crate) use identity::describe;
 pub(crate) use read_ahead::ReadAhead;
 pub use reload::TlsReloader;
+use reload::{Stamp, look};
 
 /// What the TLS front-ends of a server share.
 #[derive(Debug)]
@@ -37,6 +43,9 @@ pub(crate) struct TlsSettings {
     provider: Arc<CryptoProvider>,
     versions: Vec<&'static SupportedProtocolVersion>,
     current: RwLock<Material>,
+    /// What the files were when `current` was made of them. Held while they are read, so that two
+    /// who reload do it one after the other.
+    loaded: Mutex<Vec<Stamp>>,
 }
 
 /// What was made of the files as they were.
@@ -47,6 +56,7 @@ pub(crate) struct Material {
     /// Takes the protocols of HTTP.
     pub(crate) http_alpn: Arc<ServerConfig>,
     pub(crate) chain: Vec<CertificateDer<'static>>,
+    identities: Arc<Identities>,
 }
 
 /// The cryptography, ready to use: it gathers its first randomness now, which takes tens of
@@ -67,13 +77,14 @@ impl TlsSettings {
         let provider = Arc::new(policy::provider_for(policy)?);
         let versions = policy::versions(policy)?;
         if policy.key_log {
-            let file = std::env::var_os("SSLKEYLOGFILE");
-            warn!(?file, "--key-log: whoever has this file can read every connection");
+            check_key_log()?;
         }
         let (identity, policy) = (identity.clone(), policy.clone());
-        let material = make(&identity, &policy, &provider, &versions)?;
-        let current = RwLock::new(material);
-        Ok(TlsSettings { identity, policy, provider, versions, current })
+        let loaded = look(&files(&identity, &policy));
+        let identities = Identities::load(&identity, &provider)?;
+        let material = make(identities, &policy, &provider, &versions)?;
+        let (current, loaded) = (RwLock::new(material), Mutex::new(loaded));
+        Ok(TlsSettings { identity, policy, provider, versions, current, loaded })
     }
 
     /// What a handshake that begins now is made with.
@@ -86,35 +97,68 @@ impl TlsSettings {
         self.policy.alpn.is_empty()
     }
 
-    /// Reads all files again. If anything is wrong with them, what there was stays.
+    /// Reads all files again. If anything is wrong with them, what there was stays. It may block.
     fn reload(&self) -> Result<(), StartError> {
-        let material = make(&self.identity, &self.policy, &self.provider, &self.versions)?;
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = look(&self.files());
+        let identities = match &self.identity {
+            // Whoever trusts a self-signed certificate trusts this one, and no other.
+            Identity::SelfSigned => self.current().identities,
+            files => Identities::load(files, &self.provider)?,
+        };
+        let material = make(identities, &self.policy, &self.provider, &self.versions)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = material;
+        *loaded = now;
         Ok(())
     }
 
     /// The files that it is made of.
     fn files(&self) -> Vec<PathBuf> {
-        let TlsPolicy { client_ca, crls, .. } = &self.policy;
-        self.identity.files_read().chain(client_ca).chain(crls).cloned().collect()
+        files(&self.identity, &self.policy)
+    }
+}
+
+fn files(identity: &Identity, policy: &TlsPolicy) -> Vec<PathBuf> {
+    identity.files_read().chain(&policy.client_ca).chain(&policy.crls).cloned().collect()
+}
+
+/// Whether there is a file that the secrets can be written to: rustls says nothing if not.
+fn check_key_log() -> Result<(), StartError> {
+    let refuse = |why: &str| Err(StartError::Config(format!("--key-log: {why}")));
+    let Some(path) = std::env::var_os("SSLKEYLOGFILE").filter(|path| !path.is_empty()) else {
+        return refuse("SSLKEYLOGFILE names no file");
+    };
+    let file = Path::new(&path).display();
+    match OpenOptions::new().append(true).create(true).open(&path) {
+        Ok(_) => {
+            warn!(%file, "--key-log: whoever has this file can read every connection");
+            Ok(())
+        }
+        Err(error) => refuse(&format!("SSLKEYLOGFILE {file}: {error}")),
     }
 }
 
 fn make(
-    identity: &Identity,
+    identities: Arc<Identities>,
     policy: &TlsPolicy,
     provider: &Arc<CryptoProvider>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> Result<Material, StartError> {
-    let identities = Identities::load(identity, provider)?;
     let chain = identities.first_chain().to_vec();
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions)
         .map_err(|error| StartError::Config(format!("--tls-ciphers, --tls-groups: {error}")))?
         .with_client_cert_verifier(client_verifier(policy, provider)?)
-        .with_cert_resolver(Arc::new(identities));
-    // New tickets with new files: a session must not outlive the trust that it was made with.
-    config.ticketer = ticketer()?;
+        .with_cert_resolver(Arc::clone(&identities) as _);
+    if policy.client_ca.is_some() {
+        // Who resumes a session is not asked for a certificate again, and it may have expired.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        config.ticketer = ticketer()?;
+    }
+    // Whoever names suites means their order, too.
+    config.ignore_client_order = !policy.ciphers.is_empty();
     // Early data can be replayed by whoever has recorded it; an echo of it would be, too.
     config.max_early_data_size = 0;
     if policy.key_log {
@@ -125,7 +169,13 @@ fn make(
     if policy.alpn.is_empty() {
         http.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     }
-    Ok(Material { any_alpn: Arc::new(config), http_alpn: Arc::new(http), chain })
+    Ok(Material { any_alpn: Arc::new(config), http_alpn: Arc::new(http), chain, identities })
+}
+
+/// When a revocation list was issued; one that cannot be read is refused elsewhere.
+fn issued(list: &[u8]) -> i64 {
+    let list = CertificateRevocationList::from_der(list);
+    list.map_or(i64::MIN, |(_, list)| list.last_update().timestamp())
 }
 
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, StartError> {
@@ -160,6 +210,8 @@ fn client_verifier(
     for path in &policy.crls {
         crls.extend(pem::revocation_lists("--crl", path)?);
     }
+    // Of several lists of one CA, only the first is looked at.
+    crls.sort_by_key(|list| Reverse(issued(list)));
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     // A list says who is revoked. Of those whom no list is about, nothing is known against them.

@@ -1,7 +1,8 @@
 //! New certificates for a server that runs: when somebody asks for it, or when the files change.
 
+use std::fs::Metadata;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -31,58 +32,79 @@ impl TlsReloader {
     }
 
     /// Reads all files again, for the handshakes from now on; connections live on. The outcome is
-    /// logged.
+    /// logged. It may block, as reading files may.
     ///
     /// # Errors
     /// Something is wrong with a file, or a key is not that of its certificate. What there was
     /// stays in use.
     pub fn reload(&self) -> Result<(), StartError> {
-        match self.settings.reload() {
-            Ok(()) => {
-                info!("Certificates reloaded");
-                Ok(())
-            }
-            Err(problem) => {
-                error!(%problem, "Certificates not reloaded; the old ones stay in use");
-                Err(problem)
-            }
-        }
+        let reloaded = self.settings.reload();
+        tell(&reloaded);
+        reloaded
     }
 
-    /// Reloads whenever the files have changed. It does not end.
+    /// Reloads whenever the files have changed, and again if that failed. It does not end.
     pub(crate) async fn watch(self) {
         let files = self.settings.files();
         if files.is_empty() {
             return;
         }
-        let mut loaded = look(&files);
-        let mut last = loaded.clone();
+        let mut last = Vec::new();
+        let mut failed: Option<String> = None;
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
-            let now = look(&files);
-            if now != loaded && now == last {
-                loaded = now.clone();
-                // What is wrong has been logged, and is tried again at the next change.
-                let _ = self.reload();
+            // A file may be on a disk that does not answer.
+            let (settings, paths) = (Arc::clone(&self.settings), files.clone());
+            let looked = tokio::task::spawn_blocking(move || {
+                let loaded = settings.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let now = look(&paths);
+                (now != loaded, now)
+            });
+            let Ok((is_new, now)) = looked.await else { return };
+            if is_new && now == last {
+                let settings = Arc::clone(&self.settings);
+                let reloaded = tokio::task::spawn_blocking(move || settings.reload());
+                let Ok(reloaded) = reloaded.await else { return };
+                let problem = reloaded.as_ref().err().map(ToString::to_string);
+                // It is tried until it works, and said once.
+                if problem.is_none() || problem != failed {
+                    tell(&reloaded);
+                }
+                failed = problem;
             }
             last = now;
         }
     }
 }
 
-/// What tells a file from what it was: size, time, and on Unix which file it is.
-type Stamp = Option<(u64, Option<SystemTime>, u64)>;
+fn tell(reloaded: &Result<(), StartError>) {
+    match reloaded {
+        Ok(()) => info!("Certificates reloaded"),
+        Err(problem) => error!(%problem, "Certificates not reloaded; the old ones stay in use"),
+    }
+}
 
-fn look(files: &[PathBuf]) -> Vec<Stamp> {
+/// What tells a file from what it was: size, times, and on Unix which file it is.
+pub(super) type Stamp = Option<(u64, Option<SystemTime>, [i64; 4])>;
+
+pub(super) fn look(files: &[PathBuf]) -> Vec<Stamp> {
     let stamp = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
-        #[cfg(not(unix))]
-        let inode = 0;
-        Some((metadata.len(), metadata.modified().ok(), inode))
+        Some((metadata.len(), metadata.modified().ok(), identity(&metadata)))
     };
     files.iter().map(stamp).collect()
+}
+
+/// Device and inode, and when anything about it was changed, its mode too.
+#[cfg(unix)]
+fn identity(metadata: &Metadata) -> [i64; 4] {
+    use std::os::unix::fs::MetadataExt;
+    [metadata.dev() as i64, metadata.ino() as i64, metadata.ctime(), metadata.ctime_nsec()]
+}
+
+#[cfg(not(unix))]
+fn identity(_metadata: &Metadata) -> [i64; 4] {
+    [0; 4]
 }
