@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use echo_server::{CertificateFiles, ClientAuth, Config, Identity, Listen, Protocol, TlsVersion};
+use hyper::header::HeaderName;
 
 pub use certs::Certs;
 pub use probe::{Mode, Probe};
@@ -486,8 +487,8 @@ impl FromStr for Where {
 
 /// The name of a subprotocol (RFC 6455 section 4.1, RFC 9110 section 5.6.2).
 fn parse_token(text: &str) -> Result<String, String> {
-    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if text.is_empty() || !text.bytes().all(is_tchar) {
+    // A field's name is the same kind of token.
+    if HeaderName::from_bytes(text.as_bytes()).is_err() {
         return Err("a subprotocol's name is letters, digits and !#$%&'*+-.^_`|~".to_owned());
     }
     Ok(text.to_owned())

@@ -19,8 +19,21 @@ pub(super) fn has_element(headers: &HeaderMap, name: HeaderName, wanted: &str) -
     elements(headers, name).any(|element| element.eq_ignore_ascii_case(wanted))
 }
 
-/// RFC 9110 section 5.6.2.
+/// RFC 9110 section 5.6.2. A field's name is a token, and hyper knows one when it sees it.
 pub(super) fn is_token(text: &str) -> bool {
-    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_tchar)
+    HeaderName::from_bytes(text.as_bytes()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_of_token_characters() {
+        for byte in 0..=127_u8 {
+            let expected = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!(is_token(&format!("a{}z", char::from(byte))), expected, "{byte:#x}");
+        }
+        assert!(is_token("chat.V2") && !is_token("") && !is_token("grüß"));
+    }
 }

@@ -11,7 +11,8 @@
 //! frame is sent on as it comes. If it turns out to be wrong, nothing can be said any more, for no
 //! frame may stand inside another: TCP is closed (RFC 6455 section 7.1.7).
 //!
-//! Compressed messages (RFC 7692) go back as they came; see `listeners/` for what makes that right.
+//! Compressed messages (RFC 7692) go back as they came; see `http/deflate.rs` for what makes that
+//! right.
 
 mod header;
 mod inflate;
@@ -267,7 +268,6 @@ impl Frames {
         frame.left -= length as u64;
         let payload = &mut pass.buffer[here.clone()];
         unmask(payload, &mut frame.mask);
-        // A control frame always fits.
         let mut is_judged = frame.kind == Kind::Close;
         if frame.kind == Kind::Data
             && let Some(message) = &mut self.message
@@ -300,8 +300,10 @@ impl Frames {
             return Ok(true);
         }
         let made = pass.frame_at..pass.output.end;
-        let fits = made.len() as u64 + frame.left <= u64::from(self.judged_whole);
-        if is_judged && (fits || frame.kind == Kind::Close) && !frame.is_begun {
+        // A Close frame is short, and kept whatever the buffer.
+        let fits = frame.kind == Kind::Close
+            || made.len() as u64 + frame.left <= u64::from(self.judged_whole);
+        if is_judged && fits && !frame.is_begun {
             self.kept = pass.buffer[made.clone()].to_vec();
             pass.output.end = made.start;
         } else {
