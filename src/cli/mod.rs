@@ -2,20 +2,18 @@
 
 mod certs;
 mod probe;
+mod values;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use echo_server::{CertificateFiles, ClientAuth, Config, Identity, Listen, Protocol, TlsVersion};
-use hyper::header::HeaderName;
 
 pub use certs::Certs;
 pub use probe::{Mode, Probe};
+use values::{Where, parse_alpn, parse_buffer_size, parse_origin, parse_token};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -430,96 +428,6 @@ impl TryFrom<Cli> for Options {
 /// A timeout of 0 is none.
 fn unless_zero(timeout: Duration) -> Option<Duration> {
     Some(timeout).filter(|timeout| !timeout.is_zero())
-}
-
-/// An ADDR.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Where {
-    /// An empty variable of the environment, which is how many a launcher leaves one unset.
-    Unset,
-    /// None was given with the flag.
-    Default,
-    At(Vec<SocketAddr>),
-}
-
-impl FromStr for Where {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Where, String> {
-        match text {
-            "" => return Ok(Where::Unset),
-            "default" => return Ok(Where::Default),
-            _ => {}
-        }
-        if let Ok(port) = text.parse::<u16>() {
-            return Ok(Where::At(vec![(Ipv4Addr::LOCALHOST, port).into()]));
-        }
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Where::At(vec![address]));
-        }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Err(format!(
-                "it has no port; did you mean {}?",
-                SocketAddr::new(address, 8080)
-            ));
-        }
-        let expected = "expected IP:PORT, [IPv6]:PORT, NAME:PORT or PORT";
-        let (name, port) = text.rsplit_once(':').ok_or(expected)?;
-        let port = port.parse::<u16>().map_err(|_| format!("'{port}' is no port; {expected}"))?;
-        if name.is_empty() || name.contains([':', '[', ']', '/']) {
-            return Err(expected.to_owned());
-        }
-        let found = (name, port)
-            .to_socket_addrs()
-            .map_err(|error| format!("the name '{name}' could not be resolved: {error}"))?;
-        let mut addresses = Vec::new();
-        for address in found {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        match addresses.is_empty() {
-            false => Ok(Where::At(addresses)),
-            true => Err(format!("the name '{name}' has no address")),
-        }
-    }
-}
-
-/// The name of a subprotocol (RFC 6455 section 4.1, RFC 9110 section 5.6.2).
-fn parse_token(text: &str) -> Result<String, String> {
-    // A field's name is the same kind of token.
-    if HeaderName::from_bytes(text.as_bytes()).is_err() {
-        return Err("a subprotocol's name is letters, digits and !#$%&'*+-.^_`|~".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-/// An origin as browsers send it (RFC 6454 section 6.1).
-fn parse_origin(text: &str) -> Result<String, String> {
-    let host = text.split_once("://").map(|(_, host)| host);
-    let is_host = |host: &str| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']);
-    if text == "null" || host.is_some_and(is_host) {
-        return Ok(text.to_owned());
-    }
-    Err("an origin is SCHEME://HOST or SCHEME://HOST:PORT, without a path".to_owned())
-}
-
-/// An ALPN protocol's name (RFC 7301 section 3.1).
-fn parse_alpn(text: &str) -> Result<String, String> {
-    if (1..=255).contains(&text.len()) {
-        Ok(text.to_owned())
-    } else {
-        Err("an ALPN protocol's name has 1 to 255 bytes".to_owned())
-    }
-}
-
-fn parse_buffer_size(text: &str) -> Result<usize, String> {
-    const MAX: u64 = ByteSize::mib(64).0;
-    let size = text.parse::<ByteSize>().map_err(|_| "expected a size, like 64KiB".to_owned())?;
-    match size.0 {
-        1..=MAX => Ok(size.0 as usize),
-        _ => Err("must be from 1 byte to 64MiB".to_owned()),
-    }
 }
 
 /// clap's message without its usage section, on one line.
