@@ -101,6 +101,9 @@ fn bind(
     // option means something else.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    // Without it an echo waits in Nagle's algorithm for an acknowledgement that the peer delays.
+    // Accepted connections inherit it.
+    socket.set_tcp_nodelay(true)?;
     #[cfg(target_os = "linux")]
     watch_for_stalls(&socket, options.stall)?;
     socket.bind(&address.into())?;

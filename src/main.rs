@@ -11,17 +11,20 @@ mod probing;
 mod ready_file;
 mod report;
 mod signals;
+mod threads;
 
 use std::pin::pin;
 use std::process::ExitCode;
 
 use echo_server::{Server, TlsReloader};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use cli::{Command, Options, Stop};
 use ready_file::ReadyFile;
 use signals::{Hangups, Signals};
+use threads::{Threads, runtime};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -53,17 +56,15 @@ fn serve(options: Options) -> ExitCode {
     if let Err(error) = descriptors::raise_limit() {
         warn!(%error, "The limit on descriptors could not be raised");
     }
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = options.threads {
-        runtime.worker_threads(threads.get());
-    }
-    let runtime = match runtime.enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(REFUSED, &format!("the runtime did not start: {error}")),
+    let started = Threads::start(options.threads).and_then(|threads| Ok((threads, runtime()?)));
+    let (threads, runtime) = match started {
+        Ok(started) => started,
+        Err(error) => return fail(REFUSED, &format!("--threads: {error}")),
     };
-    let outcome = runtime.block_on(run(options));
+    let outcome = runtime.block_on(run(options, threads.handles()));
     // A thread may still wait for somebody to read the ready file.
     runtime.shutdown_background();
+    drop(threads);
     log.summarize();
     drop(log);
     match outcome {
@@ -72,12 +73,12 @@ fn serve(options: Options) -> ExitCode {
     }
 }
 
-async fn run(options: Options) -> Result<ExitCode, (u8, String)> {
+async fn run(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, String)> {
     let mut signals = Signals::catch()
         .map_err(|error| (REFUSED, format!("signals cannot be caught: {error}")))?;
     let ready_file = options.ready_file.map(ReadyFile::prepare).transpose();
     let ready_file = ready_file.map_err(|error| (REFUSED, error))?;
-    let server = Server::bind(options.config)
+    let server = Server::bind_over(options.config, threads)
         .await
         .map_err(|error| (if error.is_config() { USAGE } else { REFUSED }, error.to_string()))?;
     let reloader = server.tls_reloader().filter(TlsReloader::has_files);

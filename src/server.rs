@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures::Future;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::{info, warn};
@@ -18,7 +18,7 @@ use crate::listeners::tcp::Tcp;
 use crate::listeners::tls::Tls;
 use crate::listeners::udp::{self, Udp};
 use crate::listeners::ws::{Settings, WebSocket};
-use crate::session::{Door, Drain, Sessions, Stage, accept_loop};
+use crate::session::{Door, Drain, Sessions, Stage, Workers, accept_loop};
 use crate::tls::{TlsReloader, TlsSettings};
 
 /// An echo server that has bound its addresses, and does not serve yet.
@@ -56,6 +56,7 @@ pub struct Server {
     sockets: Vec<Bound>,
     local_addrs: Vec<LocalAddr>,
     datagram_rules: Arc<Rules>,
+    workers: Workers,
 }
 
 /// A front-end's socket, in the runtime.
@@ -87,7 +88,7 @@ pub struct Summary {
 
 impl Server {
     /// Reads all files and binds all addresses: either everything is ready to serve, or nothing
-    /// has begun.
+    /// has begun. Connections will be served by the runtime that this is called in.
     ///
     /// # Errors
     /// The configuration is unusable, or the system refused an address.
@@ -96,6 +97,28 @@ impl Server {
     /// Outside a tokio runtime whose I/O driver and timers are enabled.
     #[expect(clippy::unused_async, reason = "sockets need a runtime, and a caller must notice")]
     pub async fn bind(config: Config) -> Result<Server, StartError> {
+        Server::bind_with(config, Workers::here())
+    }
+
+    /// [`Server::bind`], but connections are spread evenly over `runtimes`, and the one that this
+    /// is called in only accepts. A connection stays with its runtime. Meant for runtimes of one
+    /// thread each (`current_thread`), all of which somebody has to drive: they take turns strictly
+    /// in order, where a multi-thread runtime with more to do than it has room for lets some
+    /// connections wait for long.
+    ///
+    /// A runtime that is stuck keeps its own connections waiting; new ones go to the others.
+    ///
+    /// # Errors
+    /// Those of [`Server::bind`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or if one of them has no I/O driver or no timers.
+    #[expect(clippy::unused_async, reason = "sockets need a runtime, and a caller must notice")]
+    pub async fn bind_over(config: Config, runtimes: Vec<Handle>) -> Result<Server, StartError> {
+        Server::bind_with(config, Workers::others(runtimes))
+    }
+
+    fn bind_with(config: Config, workers: Workers) -> Result<Server, StartError> {
         if config.listeners.is_empty() {
             return Err(StartError::Config("there is no front-end to start".to_owned()));
         }
@@ -115,7 +138,7 @@ impl Server {
         let mut local_addrs = Vec::new();
         let options = bind::Options {
             stall: config.timeouts.stall,
-            workers: Handle::current().metrics().num_workers(),
+            workers: workers.threads().len(),
             recv_buffer: config.udp.recv_buffer,
         };
         let bound = bind::all(&config.listeners, &options)?;
@@ -130,15 +153,13 @@ impl Server {
                     Bound::Stream(TcpListener::from_std(socket).map_err(refused)?)
                 }
                 Socket::Datagrams(sockets) => {
-                    let sockets = sockets.into_iter().map(UdpSocket::from_std);
-                    let sockets = sockets.collect::<Result<_, _>>().map_err(refused)?;
-                    let udp = Udp::new(sockets, address, &datagram_rules).map_err(refused)?;
-                    Bound::Datagrams(udp)
+                    let udp = Udp::new(sockets, &workers.threads(), address, &datagram_rules);
+                    Bound::Datagrams(udp.map_err(refused)?)
                 }
             });
             local_addrs.push(LocalAddr { protocol, address });
         }
-        Ok(Server { config, tls, sockets, local_addrs, datagram_rules })
+        Ok(Server { config, tls, sockets, local_addrs, datagram_rules, workers })
     }
 
     /// Where it listens, in the order of [`Config::listeners`].
@@ -169,7 +190,9 @@ impl Server {
         let Limits { max_connections, max_connections_per_ip } = self.config.limits;
         let max_connections = max_connections.unwrap_or_else(default_max_connections);
         let timeouts = self.config.timeouts;
-        let sessions = Arc::new(Sessions::new(max_connections, max_connections_per_ip, timeouts));
+        let sessions =
+            Sessions::new(max_connections, max_connections_per_ip, timeouts, self.workers);
+        let sessions = Arc::new(sessions);
         let drain = Arc::clone(&sessions.drain);
         let _abort = AbortOnDrop(Arc::clone(&drain));
         for LocalAddr { protocol, address } in &self.local_addrs {

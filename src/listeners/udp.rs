@@ -1,11 +1,12 @@
 //! UDP: a session for each of an address's sockets, whose peers come and go with each datagram.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
@@ -43,25 +44,32 @@ pub(crate) fn rules(policy: &UdpPolicy, own: Vec<SocketAddr>) -> Arc<Rules> {
 pub(crate) struct Udp {
     local: SocketAddr,
     sockets: Vec<Arc<UdpSocket>>,
-    echoes: Vec<DatagramEcho>,
+    /// Each with the runtime that it is in.
+    echoes: Vec<(DatagramEcho, Handle)>,
     totals: Arc<Mutex<Traffic>>,
 }
 
 impl Udp {
-    /// The front-end of `sockets`, which are all bound to `local`.
+    /// The front-end of `bound`, sockets that are all bound to `local`: one for each of
+    /// `runtimes`, or fewer.
     ///
     /// # Errors
     /// The system lacks what a socket needs.
     pub(crate) fn new(
-        sockets: Vec<UdpSocket>,
+        bound: Vec<net::UdpSocket>,
+        runtimes: &[&Handle],
         local: SocketAddr,
         rules: &Arc<Rules>,
     ) -> io::Result<Self> {
         let totals = Arc::default();
-        let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
-        let echo =
-            |socket| DatagramEcho::new(Arc::clone(socket), Arc::clone(rules), Arc::clone(&totals));
-        let echoes = sockets.iter().map(echo).collect::<io::Result<_>>()?;
+        let (mut sockets, mut echoes) = (Vec::new(), Vec::new());
+        for (socket, runtime) in bound.into_iter().zip(runtimes) {
+            let _there = runtime.enter();
+            let socket = Arc::new(UdpSocket::from_std(socket)?);
+            sockets.push(Arc::clone(&socket));
+            let echo = DatagramEcho::new(socket, Arc::clone(rules), Arc::clone(&totals))?;
+            echoes.push((echo, Handle::clone(runtime)));
+        }
         Ok(Udp { local, sockets, echoes, totals })
     }
 
@@ -72,8 +80,8 @@ impl Udp {
         let _member = sessions.drain.join();
         let subject = Subject::Socket;
         let mut running = JoinSet::new();
-        for echo in echoes {
-            running.spawn(Session::open(&sessions, subject, echo));
+        for (echo, runtime) in echoes {
+            running.spawn_on(Session::open(&sessions, subject, echo), &runtime);
         }
         let inodes = sockets.iter().filter_map(|socket| inode(socket)).collect();
         let mut drops = KernelDrops { inodes, seen: 0 };

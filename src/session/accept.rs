@@ -42,7 +42,9 @@ pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, session
         match accepted {
             Ok((tcp, peer)) => {
                 shortage.is_over(door.protocol());
-                welcome(tcp, peer, &door, &sessions);
+                if let Err(error) = welcome(tcp, peer, &door, &sessions) {
+                    shortage.wait(door.protocol(), &error, &sessions).await;
+                }
             }
             Err(error) if is_about_the_peer(&error) => {
                 debug!(protocol = %door.protocol(), %error, "A connection died before it was accepted");
@@ -53,19 +55,24 @@ pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, session
     // Those that the kernel has let in by now would be reset when the listener closes.
     for _ in 0..LAST_ACCEPTS {
         let Some(Ok((tcp, peer))) = listener.accept().now_or_never() else { return };
-        welcome(tcp, peer, &door, &sessions);
+        if welcome(tcp, peer, &door, &sessions).is_err() {
+            return;
+        }
     }
 }
 
 /// Starts a session for a connection, or closes it if there are enough.
-fn welcome<D: Door>(tcp: TcpStream, peer: SocketAddr, door: &D, sessions: &Arc<Sessions>) {
-    let Some((subject, permit)) = sessions.admit(door.protocol(), peer) else { return };
-    // Without it an echo waits in Nagle's algorithm for an acknowledgement that the peer delays.
-    if let Err(error) = tcp.set_nodelay(true) {
-        debug!(%peer, %error, "TCP_NODELAY could not be set");
-    }
-    let opening = door.open(tcp, subject);
-    tokio::spawn(Session::opening(sessions, subject, permit, opening));
+fn welcome<D: Door>(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    door: &D,
+    sessions: &Arc<Sessions>,
+) -> io::Result<()> {
+    let Some((subject, permit)) = sessions.admit(door.protocol(), peer) else { return Ok(()) };
+    sessions.workers.place(tcp, |tcp| {
+        let opening = door.open(tcp, subject);
+        tokio::spawn(Session::opening(sessions, subject, permit, opening));
+    })
 }
 
 impl Sessions {

@@ -14,6 +14,7 @@ mod ending;
 mod log_limit;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub(crate) use drain::{Drain, Stage};
 pub(crate) use driver::Session;
 pub(crate) use ending::{End, HandshakeError};
 pub(crate) use log_limit::{LogLimit, Throttle};
+pub(crate) use workers::Workers;
 
 use crate::config::{Protocol, Timeouts};
 use crate::echo::Echo;
@@ -83,6 +85,7 @@ pub(crate) enum Subject {
 pub(crate) struct Sessions {
     pub(crate) drain: Arc<Drain>,
     pub(crate) log: Arc<LogLimit>,
+    pub(crate) workers: Workers,
     admission: Arc<Admission>,
     timeouts: Timeouts,
     clock: Clock,
@@ -101,10 +104,16 @@ struct Tally {
 }
 
 impl Sessions {
-    pub(crate) fn new(max: usize, max_per_network: Option<usize>, timeouts: Timeouts) -> Self {
+    pub(crate) fn new(
+        max: usize,
+        max_per_network: Option<usize>,
+        timeouts: Timeouts,
+        workers: Workers,
+    ) -> Self {
         Sessions {
             drain: Arc::default(),
             log: Arc::new(LogLimit::new()),
+            workers,
             admission: Arc::new(Admission::new(max, max_per_network)),
             timeouts,
             clock: Clock::new(),
