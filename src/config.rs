@@ -265,8 +265,8 @@ impl Default for UdpPolicy {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// All connections. `None`: nine tenths of the descriptors that the process may have,
-    /// or 32 less than those if that is fewer.
+    /// All connections. `None`: nine tenths of the descriptors that the process may have, or 32 less
+    /// than those and 6 less for each thread that echoes, if that is fewer.
     pub max_connections: Option<usize>,
     /// Those of one IPv4 address, or of one IPv6 /64 network, which is what one host is given.
     /// `None`: no limit.

@@ -8,7 +8,7 @@
 //! | room | what it holds |
 //! | --- | --- |
 //! | [`echo`] | the shared core: what a transport that can echo must do, byte streams, WebSocket frames rewritten in place, datagrams |
-//! | `session` | one connection's life: accept, permit, handshake, echo, farewell, deadlines, drain, the closing log line |
+//! | `session` | one connection's life: accept, the thread that gets it, permit, handshake, echo, farewell, deadlines, drain, the closing log line |
 //! | `listeners` | the front-ends, one protocol a file |
 //! | `http` | what a request on a WebSocket port is answered with |
 //! | `page` | the page that a browser gets there |

@@ -59,7 +59,7 @@ fn serve(options: Options) -> ExitCode {
     let started = Threads::start(options.threads).and_then(|threads| Ok((threads, runtime()?)));
     let (threads, runtime) = match started {
         Ok(started) => started,
-        Err(error) => return fail(REFUSED, &format!("--threads: {error}")),
+        Err(error) => return fail(REFUSED, &format!("a thread for echoes did not start: {error}")),
     };
     let outcome = runtime.block_on(run(options, threads.handles()));
     // A thread may still wait for somebody to read the ready file.

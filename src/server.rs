@@ -188,7 +188,8 @@ impl Server {
     /// [`Timeouts::drain`]: crate::Timeouts::drain
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Summary {
         let Limits { max_connections, max_connections_per_ip } = self.config.limits;
-        let max_connections = max_connections.unwrap_or_else(default_max_connections);
+        let max_connections = max_connections
+            .unwrap_or_else(|| default_max_connections(self.workers.threads().len()));
         let timeouts = self.config.timeouts;
         let sessions =
             Sessions::new(max_connections, max_connections_per_ip, timeouts, self.workers);
@@ -220,13 +221,13 @@ impl Server {
     }
 }
 
-/// Nine tenths of the descriptors that the process may have. The rest, 32 at least, is for
-/// listeners, the runtime, and whatever else the process does.
-fn default_max_connections() -> usize {
+/// Nine tenths of the descriptors that the process may have. The rest, 32 at least and 6 for each of
+/// the threads that echo, is for listeners, runtimes, and whatever else the process does.
+fn default_max_connections(threads: usize) -> usize {
     #[cfg(unix)]
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-        let connections = limit.saturating_sub((limit / 10).max(32));
-        return usize::try_from(connections).unwrap_or(usize::MAX);
+        let connections = limit.saturating_sub((limit / 10).max(32 + 6 * threads as u64));
+        return usize::try_from(connections).unwrap_or(usize::MAX).max(1);
     }
     usize::MAX
 }

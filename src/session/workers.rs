@@ -73,9 +73,8 @@ impl Workers {
 impl Worker {
     /// The one with the fewest connections among those that keep up, or among all if none does.
     fn least_loaded(workers: &[Worker], now: Instant) -> &Worker {
-        let load = |worker: &&Worker| {
-            (worker.is_behind(now), worker.runtime.metrics().num_alive_tasks())
-        };
+        let load =
+            |worker: &&Worker| (worker.is_behind(now), worker.runtime.metrics().num_alive_tasks());
         workers.iter().min_by_key(load).expect("there is one")
     }
 

@@ -49,7 +49,11 @@ impl TestServer {
 
     /// The first door of `config`, with the test certificate.
     pub async fn with(config: Config) -> Self {
-        let server = Server::bind(config.identity(identity())).await.expect("the server binds");
+        TestServer::run(Server::bind(config.identity(identity())).await.expect("the server binds"))
+    }
+
+    /// The first door of `server`.
+    pub fn run(server: Server) -> Self {
         let address = server.local_addrs()[0].address;
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async { drop(stopped.await) }));

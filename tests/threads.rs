@@ -1,0 +1,188 @@
+//! Several threads that echo: a fair share for each, and for each connection.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use common::binary::Running;
+use common::client::Client;
+use common::{TestServer, identity};
+use echo_server::{Config, Protocol, Server};
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// Threads that drive a runtime each.
+struct Threads {
+    handles: Vec<Handle>,
+    running: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Threads {
+    fn start(count: usize) -> Threads {
+        let start = |_| {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            let (stop, stopped) = oneshot::channel::<()>();
+            let handle = runtime.handle().clone();
+            let thread = std::thread::spawn(move || {
+                let _ = runtime.block_on(stopped);
+            });
+            (handle, (stop, thread))
+        };
+        let (handles, running) = (0..count).map(start).unzip();
+        Threads { handles, running }
+    }
+
+    /// The tasks of each.
+    fn tasks(&self) -> Vec<usize> {
+        self.handles.iter().map(|handle| handle.metrics().num_alive_tasks()).collect()
+    }
+
+    /// Waits until all of them together have so many.
+    async fn wait_for(&self, tasks: usize) {
+        while self.tasks().iter().sum::<usize>() != tasks {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for (stop, thread) in self.running.drain(..) {
+            drop(stop);
+            thread.join().unwrap();
+        }
+    }
+}
+
+async fn serve(config: Config, threads: &Threads) -> TestServer {
+    let server = Server::bind_over(config.identity(identity()), threads.handles.clone());
+    TestServer::run(server.await.unwrap())
+}
+
+fn config(protocol: Protocol) -> Config {
+    Config::new().listen(protocol, ([127, 0, 0, 1], 0))
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).await.unwrap()
+}
+
+async fn echo(client: &mut TcpStream) {
+    client.write_all(b"x").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'x');
+}
+
+#[tokio::test]
+async fn every_door_can_be_served_by_several_threads() {
+    let threads = Threads::start(3);
+    for protocol in Protocol::ALL {
+        let server = serve(config(protocol), &threads).await;
+        for size in [0, 1, 1000, 60_000] {
+            let payload = common::client::noise(size);
+            // As many as threads, so that each has one; for UDP that is the kernel's choice.
+            for _ in 0..3 {
+                let mut client = Client::connect(protocol, &server).await;
+                assert!(client.echo(&payload).await == payload, "{protocol}, {size} bytes");
+            }
+        }
+        server.stop().await;
+        // A task is over a moment after what it did.
+        threads.wait_for(0).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_are_spread_evenly_and_again_when_some_have_left() {
+    let threads = Threads::start(4);
+    let server = serve(config(Protocol::Tcp), &threads).await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let mut client = connect(server.address).await;
+        echo(&mut client).await;
+        clients.push(client);
+    }
+    assert_eq!(threads.tasks(), [10; 4]);
+    // They came round by round, so these are all of one thread.
+    let mut n = 0;
+    clients.retain(|_| {
+        n += 1;
+        n % 4 != 0
+    });
+    threads.wait_for(30).await;
+    let uneven = threads.tasks();
+    assert_eq!(uneven.iter().min(), Some(&0), "{uneven:?}");
+    for _ in 0..10 {
+        let mut client = connect(server.address).await;
+        echo(&mut client).await;
+        clients.push(client);
+    }
+    assert_eq!(threads.tasks(), [10; 4]);
+    drop(clients);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stuck_thread_stalls_nobody_elses_connections() {
+    let threads = Threads::start(3);
+    let server = serve(config(Protocol::Tcp), &threads).await;
+    let (stuck, is_stuck) = mpsc::channel();
+    let (free, freed) = mpsc::channel::<()>();
+    threads.handles[1].spawn(async move {
+        stuck.send(()).unwrap();
+        let _ = freed.recv();
+    });
+    is_stuck.recv().unwrap();
+    let mut waiting = FuturesUnordered::new();
+    for _ in 0..20 {
+        let mut client = connect(server.address).await;
+        waiting.push(async move {
+            echo(&mut client).await;
+            client
+        });
+        // An echo is over long before that. One that is not may be on the stuck thread.
+        let a_while = Duration::from_millis(200);
+        while let Ok(Some(_)) = tokio::time::timeout(a_while, waiting.next()).await {}
+    }
+    assert!(waiting.len() <= 1, "{} of 20 wait", waiting.len());
+    drop(free);
+    while waiting.next().await.is_some() {}
+    server.stop().await;
+}
+
+/// Counted in echoes of others and not in time: nobody waits for much more than one of each.
+#[tokio::test]
+async fn of_very_many_connections_none_waits_for_much_longer_than_the_others() {
+    const CONNECTIONS: usize = 600;
+    const ECHOES: usize = 60;
+    let server = Running::start(&["--tcp", "0", "--threads", "1"]);
+    let address = server.address("tcp");
+    let clients = join_all((0..CONNECTIONS).map(|_| connect(address))).await;
+    let in_all = Arc::new(AtomicUsize::new(0));
+    // A task each, for tasks take turns in order.
+    let visits = clients.into_iter().map(|mut client| {
+        let in_all = Arc::clone(&in_all);
+        tokio::spawn(async move {
+            let mut waits = Vec::new();
+            for _ in 0..ECHOES {
+                let before = in_all.load(Ordering::Relaxed);
+                echo(&mut client).await;
+                waits.push(in_all.fetch_add(1, Ordering::Relaxed) - before);
+            }
+            waits
+        })
+    });
+    let waits = join_all(visits.collect::<Vec<_>>()).await;
+    let mut waits: Vec<usize> = waits.into_iter().flat_map(Result::unwrap).collect();
+    waits.sort_unstable();
+    let longest = waits[waits.len() - waits.len() / 1000];
+    assert!(longest < 4 * CONNECTIONS, "one of a thousand waits for {longest} echoes of others");
+}
