@@ -25,6 +25,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = positive)]
     pub idle: usize,
 
+    /// Only the questions whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+
     /// Only see whether everything runs and echoes
     #[arg(long = "smoke")]
     pub is_smoke: bool,

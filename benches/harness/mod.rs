@@ -8,7 +8,7 @@
 //! | `cores` | one core for servers, another for the load |
 //! | `process` | what /proc says of a server: processor time, memory |
 //! | `syscalls` | system calls, counted by perf or strace |
-//! | `traffic`, `churn`, `idle` | the questions |
+//! | `traffic`, `trains`, `churn`, `idle` | the questions |
 //! | `visit` | a connection made by hand, for churn and idle |
 //! | `pairs` | one server, then the other, and the ratios |
 //! | `sample` | what a measurement found |
@@ -28,6 +28,7 @@ mod servers;
 mod syscalls;
 mod table;
 mod traffic;
+mod trains;
 mod visit;
 
 use std::path::PathBuf;
@@ -74,6 +75,12 @@ struct Bench {
 
 impl Bench {
     fn run(&mut self) -> ExitCode {
+        if !self.args.is_smoke
+            && let Err(trouble) = servers::build()
+        {
+            println!("{trouble}");
+            return ExitCode::FAILURE;
+        }
         let began = Instant::now();
         let cases = plan::cases(&mut self.args);
         if !self.args.is_smoke {
@@ -141,6 +148,7 @@ impl Bench {
         let sample = self.runtime.block_on(async {
             match &case.work {
                 Work::Traffic(load) => traffic::measure(&server, load, seconds).await,
+                Work::Trains => trains::measure(&server, seconds),
                 Work::Churn => churn::measure(&server, seconds).await,
                 Work::Idle(connections) => idle::measure(&server, *connections).await,
                 Work::Start => Ok(server.start_sample()),

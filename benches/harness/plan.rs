@@ -9,6 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::args::{Args, Section};
 use super::sample::Metric;
 use super::servers::Which;
+use super::trains;
 use crate::controls::Control;
 
 /// One question, and whom it is put to.
@@ -24,6 +25,8 @@ pub struct Case {
 
 pub enum Work {
     Traffic(Load),
+    /// Trains of datagrams.
+    Trains,
     Churn,
     /// So many connections.
     Idle(usize),
@@ -37,16 +40,21 @@ pub struct Load {
     pub connections: usize,
     pub in_flight: usize,
     pub is_text: bool,
+    /// Messages a second, whatever comes back. Without it, the next one follows a reply.
+    pub rate: Option<f64>,
 }
 
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Load { size, connections, in_flight, is_text } = self;
+        let Load { size, connections, in_flight, is_text, rate } = self;
         match size {
             1024.. if size % 1024 == 0 => write!(f, "{} KiB", size / 1024)?,
             _ => write!(f, "{size} B")?,
         }
         let kind = if *is_text { " of text" } else { "" };
+        if let Some(rate) = rate {
+            return write!(f, "{kind}, {connections} connections, {rate} a second");
+        }
         match connections {
             1 => write!(f, "{kind}, 1 connection, {in_flight} in flight"),
             _ => write!(f, "{kind}, {connections} connections, {in_flight} in flight on each"),
@@ -55,11 +63,15 @@ impl fmt::Display for Load {
 }
 
 const fn load(size: usize, connections: usize, in_flight: usize) -> Load {
-    Load { size, connections, in_flight, is_text: false }
+    Load { size, connections, in_flight, is_text: false, rate: None }
 }
 
 const fn text(size: usize, connections: usize, in_flight: usize) -> Load {
-    Load { size, connections, in_flight, is_text: true }
+    Load { is_text: true, ..load(size, connections, in_flight) }
+}
+
+const fn paced(size: usize, connections: usize, rate: f64) -> Load {
+    Load { rate: Some(rate), ..load(size, connections, 1) }
 }
 
 const STREAMS: [Load; 5] = [
@@ -78,6 +90,12 @@ const MESSAGES: [Load; 5] = [
     text(16 * 1024, 4, 4),
 ];
 
+/// What a server spends on an echo depends on how many come at a time, and a client of WebSocket has
+/// more to do for each than one of TCP. At one rate they can be compared.
+const AT_ONE_RATE: [Load; 2] = [paced(64, 50, 50_000.0), paced(64, 50, 500_000.0)];
+
+const SECURE_MESSAGES: [Load; 2] = [load(64, 50, 1), load(16 * 1024, 4, 4)];
+
 const DATAGRAMS: [Load; 2] = [load(64, 50, 1), load(1200, 8, 16)];
 
 /// The connections that a smoke run has at most.
@@ -95,7 +113,9 @@ pub fn cases(args: &mut Args) -> Vec<Case> {
         args.idle = most;
     }
     let args = &*args;
-    sections.into_iter().flat_map(|section| of_section(section, args)).collect()
+    let cases = sections.into_iter().flat_map(|section| of_section(section, args));
+    let is_asked = |case: &Case| args.only.as_ref().is_none_or(|only| case.name.contains(only));
+    cases.filter(is_asked).collect()
 }
 
 fn of_section(section: Section, args: &Args) -> Vec<Case> {
@@ -122,8 +142,22 @@ fn of_section(section: Section, args: &Args) -> Vec<Case> {
     match section {
         Section::Tcp => traffic(Tcp, &STREAMS),
         Section::Tls => traffic(Tls, &STREAMS),
-        Section::Ws => traffic(Ws, &MESSAGES),
-        Section::Udp => traffic(Udp, &DATAGRAMS),
+        Section::Ws => {
+            let mut cases = traffic(Ws, &MESSAGES);
+            for mut case in traffic(Ws, &AT_ONE_RATE) {
+                case.rivals = vec![Which::Door(Tcp)];
+                case.compared = &[Metric::Cpu];
+                cases.push(case);
+            }
+            cases.extend(traffic(Wss, &SECURE_MESSAGES));
+            cases
+        }
+        Section::Udp => {
+            let compared = &[Metric::Cpu, Metric::Rate];
+            let mut cases = traffic(Udp, &DATAGRAMS);
+            cases.extend(each(&[Udp], |_| Work::Trains, trains::NAME, compared));
+            cases
+        }
         Section::Churn => {
             let compared = &[Metric::Cpu, Metric::Rate];
             each(&[Tcp, Tls, Ws], |_| Work::Churn, "connect, echo 64 B, close", compared)
@@ -146,7 +180,15 @@ fn case(protocol: Protocol, work: Work, args: &Args) -> Case {
         Protocol::Wss => &[],
     };
     let builds = args.builds.iter().map(|(name, path)| Which::Build(name.clone(), path.clone()));
-    let rivals = builds.chain(controls.iter().copied().map(Which::Control)).collect();
+    let door = match protocol {
+        Protocol::Ws => Some(Which::Door(Protocol::Tcp)),
+        Protocol::Wss => Some(Which::Door(Protocol::Tls)),
+        _ => None,
+    };
+    // What a connection carries is compared with what carries it.
+    let door = door.filter(|_| matches!(work, Work::Traffic(_)));
+    let controls = controls.iter().copied().map(Which::Control);
+    let rivals = builds.chain(door).chain(controls).collect();
     Case { name: String::new(), protocol, work, rivals, compared: &[] }
 }
 

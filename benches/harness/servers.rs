@@ -14,12 +14,30 @@ use super::sample::{Metric, Sample};
 use super::{Trouble, certs};
 use crate::controls::{self, Control};
 
+/// Our binary.
+const OURS: &str = env!("CARGO_BIN_EXE_echo-server");
+
+/// Builds our binary as it is built for use. What cargo has built for the benchmark has in it what
+/// tests want of tokio: a clock that can be stopped, some 300 instructions an echo.
+pub fn build() -> Result<(), Trouble> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--locked", "--bin", "echo-server"]);
+    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("cargo build: {status}")),
+        Err(error) => Err(format!("cargo build: {error}")),
+    }
+}
+
 /// Whose server.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Which {
     Ours,
     /// Another build of ours: its name, and the binary.
     Build(String, PathBuf),
+    /// Another door of ours.
+    Door(Protocol),
     Control(Control),
 }
 
@@ -28,13 +46,16 @@ impl Which {
         match self {
             Which::Ours => "echo-server",
             Which::Build(name, _) => name,
+            Which::Door(Protocol::Tcp) => "echo-server, TCP",
+            Which::Door(Protocol::Tls) => "echo-server, TLS",
+            Which::Door(_) => "echo-server, another door",
             Which::Control(control) => control.name(),
         }
     }
 
     fn command(&self, protocol: Protocol) -> Result<Command, Trouble> {
         match self {
-            Which::Ours => Ok(ours(Path::new(env!("CARGO_BIN_EXE_echo-server")), protocol)),
+            Which::Ours | Which::Door(_) => Ok(ours(Path::new(OURS), protocol)),
             Which::Build(_, path) => Ok(ours(path, protocol)),
             Which::Control(control) => {
                 let this = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -72,6 +93,7 @@ pub struct Running {
 impl Running {
     /// Starts it on the servers' core, and waits until it listens.
     pub fn start(which: &Which, protocol: Protocol, cores: &Cores) -> Result<Running, Trouble> {
+        let protocol = if let Which::Door(door) = which { *door } else { protocol };
         let trouble = |what: &dyn std::fmt::Display| format!("{}: {what}", which.name());
         let mut command = which.command(protocol)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped());

@@ -1,8 +1,5 @@
 //! A client's frame header (RFC 6455 section 5.2), judged byte by byte as it comes.
 
-use std::io::Cursor;
-
-use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::Violation;
@@ -24,14 +21,54 @@ pub(super) struct Expected {
 }
 
 /// A whole header.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
-    pub(super) frame: FrameHeader,
+    /// FIN, the reserved bits and the opcode, as they came.
+    first: u8,
     pub(super) mask: [u8; 4],
     /// Bytes of payload.
     pub(super) payload: u64,
     /// Bytes of header.
     pub(super) length: usize,
+}
+
+impl Header {
+    pub(super) fn is_final(&self) -> bool {
+        self.first & 0x80 != 0
+    }
+
+    /// The frame begins a compressed message, if compression was agreed upon.
+    pub(super) fn is_compressed(&self) -> bool {
+        self.first & 0x40 != 0
+    }
+
+    pub(super) fn opcode(&self) -> OpCode {
+        OpCode::from(self.first & 0x0F)
+    }
+
+    /// The length of the header of the frame's echo, which has no masking key.
+    pub(super) fn echo_length(&self) -> usize {
+        self.length - 4
+    }
+
+    /// Writes the header of the frame's echo to `place`, which has its length. A ping's is a pong's.
+    pub(super) fn write_echo(&self, place: &mut [u8]) {
+        let is_ping = self.first & 0x0F == u8::from(OpCode::Control(Control::Ping));
+        let pong = u8::from(OpCode::Control(Control::Pong));
+        place[0] = if is_ping { self.first & 0xF0 | pong } else { self.first };
+        match place {
+            [_, short] => *short = self.payload as u8,
+            [_, short, long @ ..] if long.len() == 2 => {
+                *short = LENGTH_16;
+                long.copy_from_slice(&(self.payload as u16).to_be_bytes());
+            }
+            [_, short, long @ ..] => {
+                *short = LENGTH_64;
+                long.copy_from_slice(&self.payload.to_be_bytes());
+            }
+            _ => unreachable!("a header has two bytes at least"),
+        }
+    }
 }
 
 /// Reads the header that `bytes` begin with. `None`: so far it is right, and there is more to come.
@@ -46,18 +83,32 @@ pub(super) fn parse(bytes: &[u8], expected: Expected) -> Result<Option<Header>, 
     if first & 0x08 != 0 && short > 125 {
         return Err(protocol("a control frame is longer than 125 bytes"));
     }
-    // The most significant bit of the 64 must be 0.
-    if short == LENGTH_64 && bytes.get(2).is_some_and(|byte| byte & 0x80 != 0) {
-        return Err(protocol("a frame is longer than 63 bits can say"));
-    }
-    let mut cursor = Cursor::new(bytes);
-    // What it could refuse is refused above.
-    let Ok(Some((frame, payload))) = FrameHeader::parse(&mut cursor) else { return Ok(None) };
-    if (short == LENGTH_16 && payload < 126) || (short == LENGTH_64 && payload < 1 << 16) {
-        return Err(protocol("a length is not encoded in the fewest bytes"));
-    }
-    let mask = frame.mask.expect("the mask bit is set");
-    Ok(Some(Header { frame, mask, payload, length: cursor.position() as usize }))
+    let rest = &bytes[2..];
+    let (payload, masked) = match short {
+        LENGTH_16 => {
+            let Some((length, masked)) = rest.split_first_chunk() else { return Ok(None) };
+            let payload = u16::from_be_bytes(*length);
+            if payload < 126 {
+                return Err(protocol("a length is not encoded in the fewest bytes"));
+            }
+            (u64::from(payload), masked)
+        }
+        LENGTH_64 => {
+            // The most significant bit of the 64 must be 0.
+            if rest.first().is_some_and(|byte| byte & 0x80 != 0) {
+                return Err(protocol("a frame is longer than 63 bits can say"));
+            }
+            let Some((length, masked)) = rest.split_first_chunk() else { return Ok(None) };
+            let payload = u64::from_be_bytes(*length);
+            if payload < 1 << 16 {
+                return Err(protocol("a length is not encoded in the fewest bytes"));
+            }
+            (payload, masked)
+        }
+        _ => (u64::from(short), rest),
+    };
+    let Some((mask, behind)) = masked.split_first_chunk() else { return Ok(None) };
+    Ok(Some(Header { first, mask: *mask, payload, length: bytes.len() - behind.len() }))
 }
 
 /// FIN, the reserved bits and the opcode.

@@ -220,23 +220,22 @@ impl Frames {
     /// A frame begins: writes its echo's header.
     fn begin(&mut self, header: &Header, pass: &mut Pass<'_>) {
         pass.input.start += header.length;
-        let FrameHeader { is_final, rsv1, opcode, .. } = header.frame;
-        let (kind, opcode) = match opcode {
-            OpCode::Control(Control::Close) => (Kind::Close, opcode),
-            OpCode::Control(Control::Ping) => (Kind::Ping, OpCode::Control(Control::Pong)),
-            OpCode::Control(_) => (Kind::Pong, opcode),
+        let kind = match header.opcode() {
+            OpCode::Control(Control::Close) => Kind::Close,
+            OpCode::Control(Control::Ping) => Kind::Ping,
+            OpCode::Control(_) => Kind::Pong,
             OpCode::Data(data) => {
                 match data {
-                    Data::Text => self.message = Some(Message::text(rsv1)),
+                    Data::Text => self.message = Some(Message::text(header.is_compressed())),
                     Data::Binary => self.message = Some(Message::Binary),
                     Data::Continue | Data::Reserved(_) => {}
                 }
-                (Kind::Data, opcode)
+                Kind::Data
             }
         };
         self.frame = Some(Frame {
             kind,
-            is_final,
+            is_final: header.is_final(),
             is_begun: false,
             mask: header.mask,
             left: header.payload,
@@ -245,16 +244,14 @@ impl Frames {
         if kind == Kind::Pong {
             return;
         }
-        let echo = FrameHeader { is_final, rsv1, opcode, ..FrameHeader::default() };
-        let length = echo.len(header.payload);
+        let length = header.echo_length();
         if pass.output.is_empty() {
             // The first output goes right in front of its payload, which can stay where it is.
             let at = pass.input.start - length;
             pass.output = at..at;
         }
         pass.frame_at = pass.output.end;
-        let mut place = &mut pass.buffer[pass.output.end..][..length];
-        echo.format(header.payload, &mut place).expect("the place has the header's size");
+        header.write_echo(&mut pass.buffer[pass.output.end..][..length]);
         pass.output.end += length;
     }
 

@@ -1,0 +1,122 @@
+//! Trains: datagrams of one size that the kernel passes on as one (UDP_SEGMENT), as QUIC sends them.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg, setsockopt, sockopt};
+
+use super::sample::{Metric, Sample};
+use super::servers::Running;
+use super::{Trouble, process};
+
+/// Sockets that send one train after the other. All that is under way has room in a receive buffer
+/// of the default size, or a server without a larger one would be waited for, and not measured.
+const FLOWS: usize = 4;
+
+/// Datagrams in a train, and the bytes of each.
+const DATAGRAMS: usize = 16;
+const SIZE: usize = 1200;
+
+pub const NAME: &str = "1200 B, 4 flows, trains of 16";
+
+/// What has not come back by then is lost.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long a server is warmed up.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Sends trains to `server` for so many `seconds`.
+pub fn measure(server: &Running, seconds: f64) -> Result<Sample, Trouble> {
+    let duration = Duration::from_secs_f64(seconds);
+    let trouble = |error: io::Error| error.to_string();
+    let flow = |n| Flow::to(server, n).map_err(trouble);
+    let mut flows = (0..FLOWS).map(flow).collect::<Result<Vec<_>, _>>()?;
+    run(&mut flows, duration.min(WARM_UP)).map_err(trouble)?;
+    let (cpu, began) = (process::cpu_time(server.pid()), Instant::now());
+    let Count { right, lost } = run(&mut flows, duration).map_err(trouble)?;
+    let took = began.elapsed();
+    let mut sample = Sample { right, lost, ..Sample::default() };
+    sample.values.insert(Metric::Rate, right as f64 / took.as_secs_f64());
+    if let Some((from, to)) = cpu.zip(process::cpu_time(server.pid())) {
+        let spent = to.saturating_sub(from).as_nanos() as f64;
+        sample.values.insert(Metric::Cpu, spent / right.max(1) as f64);
+    }
+    Ok(sample)
+}
+
+#[derive(Default)]
+struct Count {
+    right: u64,
+    lost: u64,
+}
+
+/// Every flow has a train under way, and sends the next when that has come back.
+fn run(flows: &mut [Flow], duration: Duration) -> io::Result<Count> {
+    let end = Instant::now() + duration;
+    let mut count = Count::default();
+    for flow in &mut *flows {
+        flow.send()?;
+    }
+    loop {
+        let is_over = Instant::now() >= end;
+        for flow in &mut *flows {
+            flow.receive(&mut count)?;
+            if !is_over {
+                flow.send()?;
+            }
+        }
+        if is_over {
+            return Ok(count);
+        }
+    }
+}
+
+struct Flow {
+    socket: UdpSocket,
+    /// What all trains are of: no two datagrams are alike.
+    train: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Flow {
+    fn to(server: &Running, n: usize) -> io::Result<Flow> {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.connect(server.address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        // What comes back as a train is taken as one, so that the server has more to do than we.
+        setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
+        let train =
+            (0..DATAGRAMS * SIZE).map(|i| (i / SIZE * 16 + n * 3 + i % SIZE) as u8).collect();
+        Ok(Flow { socket, train, buffer: vec![0; 64 * 1024] })
+    }
+
+    fn send(&self) -> io::Result<()> {
+        let size = SIZE as u16;
+        let segments = [ControlMessage::UdpGsoSegments(&size)];
+        let train = [IoSlice::new(&self.train)];
+        let flags = MsgFlags::empty();
+        sendmsg::<SockaddrIn>(self.socket.as_raw_fd(), &train, &segments, flags, None)?;
+        Ok(())
+    }
+
+    /// Waits for a whole train, in however many pieces.
+    fn receive(&mut self, count: &mut Count) -> io::Result<()> {
+        let mut received = 0;
+        while received < self.train.len() {
+            let length = match self.socket.recv(&mut self.buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+            // Over loopback they come in order, unless one is lost.
+            if self.train[received..].starts_with(&self.buffer[..length]) {
+                count.right += (length / SIZE) as u64;
+            }
+            received += length;
+        }
+        count.lost += ((self.train.len().saturating_sub(received)) / SIZE) as u64;
+        Ok(())
+    }
+}
