@@ -15,9 +15,12 @@
 //!
 //! | room | what it holds |
 //! | --- | --- |
+//! | `certificates` | the test certificates |
 //! | `controls` | the other servers |
 //! | `harness` | starts servers, measures them in pairs, reports |
 
+#[cfg(target_os = "linux")]
+mod certificates;
 #[cfg(target_os = "linux")]
 mod controls;
 #[cfg(target_os = "linux")]

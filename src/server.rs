@@ -17,7 +17,8 @@ use crate::http::Answers;
 use crate::listeners::tcp::Tcp;
 use crate::listeners::tls::Tls;
 use crate::listeners::udp::{self, Udp};
-use crate::listeners::ws::{Settings, WebSocket};
+use crate::listeners::upgraded::Settings;
+use crate::listeners::ws::WebSocket;
 use crate::session::{Door, Drain, Sessions, Stage, Workers, accept_loop};
 use crate::tls::{TlsReloader, TlsSettings};
 

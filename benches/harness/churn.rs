@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
-use super::sample::{Metric, Sample};
+use super::process;
+use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
 use super::visit::Visitors;
-use super::{Trouble, process};
 
 /// Visitors at a time.
 const AT_A_TIME: usize = 50;

@@ -4,10 +4,10 @@ use std::io;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::sample::{Metric, Sample};
+use super::process;
+use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
 use super::visit::{Visitor, Visitors};
-use super::{Trouble, process};
 
 /// Visitors that arrive at the same time.
 const ARRIVING: usize = 100;

@@ -31,19 +31,15 @@ mod traffic;
 mod trains;
 mod visit;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use args::{Args, Asked};
 use pairs::Comparison;
 use plan::{Case, Work};
-use sample::Sample;
+use sample::{Sample, Trouble};
 use servers::{Running, Which};
 use syscalls::Counter;
-
-/// What stopped a measurement, in one line.
-type Trouble = String;
 
 /// Measures what `arguments` ask for.
 pub fn run(arguments: &[String]) -> ExitCode {
@@ -59,11 +55,6 @@ pub fn run(arguments: &[String]) -> ExitCode {
         args,
     };
     bench.run()
-}
-
-/// A file of `certs/`.
-pub fn certs(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("certs").join(name)
 }
 
 struct Bench {

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Trouble;
 use super::plan::Case;
-use super::sample::{Metric, Sample};
+use super::sample::{Metric, Sample, Trouble};
 use super::servers::Which;
 
 /// The answers to one question.

@@ -86,6 +86,9 @@ impl Metric {
     }
 }
 
+/// What stopped a measurement, in one line.
+pub type Trouble = String;
+
 /// One measurement.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {

@@ -10,8 +10,8 @@ use echo_server::Protocol;
 use serde_json::Value;
 
 use super::cores::Cores;
-use super::sample::{Metric, Sample};
-use super::{Trouble, certs};
+use super::sample::{Metric, Sample, Trouble};
+use crate::certificates::certs;
 use crate::controls::{self, Control};
 
 /// Our binary.

@@ -8,10 +8,10 @@ use echo_server::probe::{self, DialOptions, LoadOptions, Messages, Progress, Sum
 
 use super::plan::Load;
 use super::process;
-use super::sample::{Metric, Sample};
+use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
 use super::syscalls::Counter;
-use super::{Trouble, certs};
+use crate::certificates::certs;
 
 /// How long a server is warmed up, by 50 connections at most.
 const WARM_UP: Duration = Duration::from_millis(300);

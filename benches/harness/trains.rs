@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg, setsockopt, sockopt};
 
-use super::sample::{Metric, Sample};
+use super::process;
+use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
-use super::{Trouble, process};
 
 /// Sockets that send one train after the other. All that is under way has room in a receive buffer
 /// of the default size, or a server without a larger one would be waited for, and not measured.

@@ -16,8 +16,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::sample::Trouble;
 use super::servers::Running;
-use super::{Trouble, certs};
+use crate::certificates::certs;
 
 /// Connections from one address; a client has 28,000 ports for each on Linux.
 const PER_ADDRESS: usize = 10_000;

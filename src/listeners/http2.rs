@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::replay::{Meter, Replay};
-use super::ws::{MAX_HEAD, Settings, log_opened, open};
+use super::upgraded::{MAX_HEAD, Settings, log_opened, open};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 use crate::http::full;
 use crate::session::{End, HandshakeError, Opened, Session, Subject};

@@ -6,6 +6,7 @@ mod replay;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod udp;
+pub(crate) mod upgraded;
 pub(crate) mod ws;
 
 use std::future::poll_fn;

@@ -17,40 +17,26 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tracing::info;
 
 use super::http2::Http2;
 use super::replay::Replay;
+use super::upgraded::{MAX_HEAD, Settings, log_opened, open};
 use super::{Carried, Transport, hang_up};
 use crate::config::Protocol;
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Raw, Step, StreamEcho, Traffic};
-use crate::http::{Agreed, Answers};
-use crate::session::{Door, End, HandshakeError, Opened, Opening, Sessions, Subject};
+use crate::session::{Door, End, HandshakeError, Opened, Opening, Subject};
 
-/// A request's head may be this long, and have this many fields; past it the answer is 431.
-pub(super) const MAX_HEAD: usize = 16 * 1024;
+/// A request's head may have this many fields; past it the answer is 431.
 const MAX_FIELDS: usize = 100;
 
 /// What an HTTP/2 client begins with (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// A compressed byte may inflate to a thousand, so that a connection that compresses gets its input
-/// in smaller pieces.
-const COMPRESSED_BATCH: usize = 16 * 1024;
 
 /// The door for WebSocket on the transport `T`.
 pub(crate) struct WebSocket<T> {
     protocol: Protocol,
     transport: T,
     settings: Settings,
-}
-
-/// What every WebSocket of a server has in common.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) answers: Answers,
-    pub(crate) buffer_size: usize,
-    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl<T> WebSocket<T> {
@@ -124,48 +110,6 @@ where
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
         (Ok(()), None) => End::Handshake(HandshakeError::Http("none came".to_owned())),
     })
-}
-
-/// The WebSocket on `stream`, whose handshake is done.
-pub(super) fn open<S>(
-    stream: S,
-    raw: Raw<S>,
-    agreed: &Agreed,
-    settings: &Settings,
-) -> StreamEcho<S, Frames> {
-    let compression = agreed.deflate.is_some();
-    let most = if compression { COMPRESSED_BATCH } else { usize::MAX };
-    let batch = settings.buffer_size.min(most);
-    StreamEcho::framed(stream, raw, batch, Frames::new(compression, settings.buffer_size))
-}
-
-/// Says what was agreed upon.
-pub(super) fn log_opened(
-    subject: Subject,
-    version: Version,
-    path: &str,
-    agreed: &Agreed,
-    settings: &Settings,
-) {
-    let Subject::Connection { protocol, conn, peer } = subject else { return };
-    if !settings.sessions.log.shows() {
-        return;
-    }
-    // Of what a client may make as long as a head, the log shows the beginning.
-    let shown = |text: &str| text.chars().take(200).collect::<String>();
-    let text = |value: &Option<hyper::header::HeaderValue>| {
-        let value = value.as_ref().and_then(|value| value.to_str().ok());
-        shown(value.unwrap_or("none"))
-    };
-    info!(
-        %protocol,
-        conn,
-        http = ?version,
-        path = shown(path),
-        subprotocol = text(&agreed.subprotocol),
-        extensions = text(&agreed.deflate),
-        "WebSocket established with: {peer}"
-    );
 }
 
 /// What an HTTP connection has become.

@@ -1,0 +1,69 @@
+//! A WebSocket whose opening handshake is done, over whichever version of HTTP: what it is made with,
+//! and the line that says so.
+
+use std::sync::Arc;
+
+use hyper::header::HeaderValue;
+use hyper::http::Version;
+use tracing::info;
+
+use crate::echo::{Frames, Raw, StreamEcho};
+use crate::http::{Agreed, Answers};
+use crate::session::{Sessions, Subject};
+
+/// A request's head may be this long; past it the answer is 431.
+pub(super) const MAX_HEAD: usize = 16 * 1024;
+
+/// A compressed byte may inflate to a thousand, so that a connection that compresses gets its input
+/// in smaller pieces.
+const COMPRESSED_BATCH: usize = 16 * 1024;
+
+/// What every WebSocket of a server has in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) answers: Answers,
+    pub(crate) buffer_size: usize,
+    pub(crate) sessions: Arc<Sessions>,
+}
+
+/// The WebSocket on `stream`, whose handshake is done.
+pub(super) fn open<S>(
+    stream: S,
+    raw: Raw<S>,
+    agreed: &Agreed,
+    settings: &Settings,
+) -> StreamEcho<S, Frames> {
+    let compression = agreed.deflate.is_some();
+    let most = if compression { COMPRESSED_BATCH } else { usize::MAX };
+    let batch = settings.buffer_size.min(most);
+    StreamEcho::framed(stream, raw, batch, Frames::new(compression, settings.buffer_size))
+}
+
+/// Says what was agreed upon.
+pub(super) fn log_opened(
+    subject: Subject,
+    version: Version,
+    path: &str,
+    agreed: &Agreed,
+    settings: &Settings,
+) {
+    let Subject::Connection { protocol, conn, peer } = subject else { return };
+    if !settings.sessions.log.shows() {
+        return;
+    }
+    // Of what a client may make as long as a head, the log shows the beginning.
+    let shown = |text: &str| text.chars().take(200).collect::<String>();
+    let text = |value: &Option<HeaderValue>| {
+        let value = value.as_ref().and_then(|value| value.to_str().ok());
+        shown(value.unwrap_or("none"))
+    };
+    info!(
+        %protocol,
+        conn,
+        http = ?version,
+        path = shown(path),
+        subprotocol = text(&agreed.subprotocol),
+        extensions = text(&agreed.deflate),
+        "WebSocket established with: {peer}"
+    );
+}
