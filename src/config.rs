@@ -265,8 +265,8 @@ impl Default for UdpPolicy {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// All connections. `None`: nine tenths of the descriptors that the process may have, or 32 less
-    /// than those and 6 less for each thread that echoes, if that is fewer.
+    /// All connections. `None`: nine tenths of the descriptors that the process may have, or if
+    /// that is fewer, 32 less than those, 4 less for each runtime and 1 for each UDP socket.
     pub max_connections: Option<usize>,
     /// Those of one IPv4 address, or of one IPv6 /64 network, which is what one host is given.
     /// `None`: no limit.

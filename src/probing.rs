@@ -22,7 +22,7 @@ pub fn run(probe: Probe) -> ExitCode {
     // A worker has room for 256 tasks in its queue. What is woken beyond that waits with those that
     // have no worker, until the queue is empty, which it may never be: of 1,000 connections some
     // would wait twenty times as long as others, and be reported so. If it takes 64 events at a
-    // time and runs 128 tasks before it looks for more, there is always room.
+    // time and runs 128 tasks before it looks for more, there is room as a rule.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.max_io_events_per_tick(64).event_interval(128).enable_all();
     let runtime = match runtime.build() {

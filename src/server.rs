@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Future;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::bind::{self, Socket};
 use crate::config::{Config, Identity, Limits, Protocol};
@@ -21,6 +22,9 @@ use crate::listeners::upgraded::Settings;
 use crate::listeners::ws::WebSocket;
 use crate::session::{Door, Drain, Sessions, Stage, Workers, accept_loop};
 use crate::tls::{TlsReloader, TlsSettings};
+
+/// How long aborted connections may take to be gone.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// An echo server that has bound its addresses, and does not serve yet.
 ///
@@ -67,6 +71,15 @@ enum Bound {
     Datagrams(Udp),
 }
 
+impl Bound {
+    fn datagram_sockets(&self) -> usize {
+        match self {
+            Bound::Stream(_) => 0,
+            Bound::Datagrams(udp) => udp.sockets(),
+        }
+    }
+}
+
 /// Where a front-end listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -89,7 +102,8 @@ pub struct Summary {
 
 impl Server {
     /// Reads all files and binds all addresses: either everything is ready to serve, or nothing
-    /// has begun. Connections will be served by the runtime that this is called in.
+    /// has begun. Connections will be served by the runtime that [`Server::run`] is polled in, which
+    /// has to be the one that this is called in.
     ///
     /// # Errors
     /// The configuration is unusable, or the system refused an address.
@@ -101,13 +115,14 @@ impl Server {
         Server::bind_with(config, Workers::here())
     }
 
-    /// [`Server::bind`], but connections are spread evenly over `runtimes`, and the one that this
-    /// is called in only accepts. A connection stays with its runtime. Meant for runtimes of one
+    /// [`Server::bind`], but connections are spread evenly over `runtimes`, and the one that
+    /// [`Server::run`] is polled in only accepts. A connection stays with its runtime. Meant for runtimes of one
     /// thread each (`current_thread`), all of which somebody has to drive: they take turns strictly
     /// in order, where a multi-thread runtime with more to do than it has room for lets some
     /// connections wait for long.
     ///
-    /// A runtime that is stuck keeps its own connections waiting; new ones go to the others.
+    /// A runtime that is stuck keeps its own connections waiting, and those that come within 10 ms
+    /// of that; later ones go to the others. One that was dropped gets no more after the first.
     ///
     /// # Errors
     /// Those of [`Server::bind`].
@@ -120,6 +135,7 @@ impl Server {
     }
 
     fn bind_with(config: Config, workers: Workers) -> Result<Server, StartError> {
+        workers.check_drivers();
         if config.listeners.is_empty() {
             return Err(StartError::Config("there is no front-end to start".to_owned()));
         }
@@ -189,8 +205,9 @@ impl Server {
     /// [`Timeouts::drain`]: crate::Timeouts::drain
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Summary {
         let Limits { max_connections, max_connections_per_ip } = self.config.limits;
+        let udp_sockets = self.sockets.iter().map(Bound::datagram_sockets).sum::<usize>();
         let max_connections = max_connections
-            .unwrap_or_else(|| default_max_connections(self.workers.threads().len()));
+            .unwrap_or_else(|| default_max_connections(self.workers.descriptors() + udp_sockets));
         let timeouts = self.config.timeouts;
         let sessions =
             Sessions::new(max_connections, max_connections_per_ip, timeouts, self.workers);
@@ -209,25 +226,34 @@ impl Server {
         drop(watching);
         info!(connections = sessions.connections(), "Shutting down");
         drain.advance(Stage::Draining);
+        let mut stuck = 0;
         if tokio::time::timeout(timeouts.drain, drain.emptied()).await.is_err() {
             drain.advance(Stage::Aborting);
-            drain.emptied().await;
+            // Each is dropped as soon as its thread has a moment. One that is stuck has none.
+            if tokio::time::timeout(LAST_MOMENT, drain.emptied()).await.is_err() {
+                stuck = sessions.connections() as u64;
+                error!(
+                    connections = stuck,
+                    "Some connections could not be dropped: a thread is stuck"
+                );
+            }
         }
         sessions.log.summarize();
         udp::summarize(&self.datagram_rules);
         let (drained, aborted) = sessions.drained_and_aborted();
+        let aborted = aborted + stuck;
         let (refused, panicked) = (sessions.refused(), sessions.panicked());
         info!(drained, aborted, refused, panicked, "Server stopped");
         Summary { drained, aborted }
     }
 }
 
-/// Nine tenths of the descriptors that the process may have. The rest, 32 at least and 6 for each of
-/// the threads that echo, is for listeners, runtimes, and whatever else the process does.
-fn default_max_connections(threads: usize) -> usize {
+/// Nine tenths of the descriptors that the process may have. The rest, `ours` and 32 at least, is for
+/// runtimes and sockets, and whatever else the process does.
+fn default_max_connections(ours: usize) -> usize {
     #[cfg(unix)]
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-        let connections = limit.saturating_sub((limit / 10).max(32 + 6 * threads as u64));
+        let connections = limit.saturating_sub((limit / 10).max(32 + ours as u64));
         return usize::try_from(connections).unwrap_or(usize::MAX).max(1);
     }
     usize::MAX
@@ -244,7 +270,7 @@ fn start(
     let listener = match socket {
         Bound::Stream(listener) => listener,
         Bound::Datagrams(udp) => {
-            tokio::spawn(udp.run(Arc::clone(sessions)));
+            tokio::spawn(udp.run(Arc::clone(sessions), sessions.drain.join()));
             return;
         }
     };
@@ -271,7 +297,9 @@ fn start(
 }
 
 fn accept<D: Door>(listener: TcpListener, door: D, sessions: &Arc<Sessions>) {
-    tokio::spawn(accept_loop(listener, door, Arc::clone(sessions)));
+    // Counted in before it runs for the first time: a drain may come before that.
+    let member = sessions.drain.join();
+    tokio::spawn(accept_loop(listener, door, Arc::clone(sessions), member));
 }
 
 /// A task that ends with its owner.

@@ -30,6 +30,8 @@ impl Threads {
         let (stop, stopped) = watch::channel(false);
         let (end, ended) = mpsc::channel();
         let mut threads = Threads { handles: Vec::new(), stop, ended };
+        // Dropped before the threads are, who would wait for it.
+        let end = end;
         for number in 1..=count {
             let runtime = runtime()?;
             threads.handles.push(runtime.handle().clone());

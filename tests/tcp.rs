@@ -75,6 +75,50 @@ async fn at_shutdown_a_client_gets_its_echo_and_a_fin() {
 }
 
 #[tokio::test]
+async fn at_shutdown_those_who_wait_to_be_accepted_are_served() {
+    // More than a task may do in one turn.
+    const CLIENTS: usize = 500;
+    let server = TestServer::start(Protocol::Tcp).await;
+    // This thread is the server's, too: while it does not wait, nobody is accepted.
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = std::net::TcpStream::connect(server.address).unwrap();
+            std::io::Write::write_all(&mut client, b"early").unwrap();
+            client.set_nonblocking(true).unwrap();
+            client
+        })
+        .collect();
+    let stopping = tokio::spawn(server.stop());
+    for client in clients {
+        let mut rest = String::new();
+        TcpStream::from_std(client).unwrap().read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "early");
+    }
+    assert_eq!(stopping.await.unwrap().drained, CLIENTS as u64);
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopped_at_once_serves_who_is_there() {
+    let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0));
+    let server = echo_server::Server::bind(config).await.unwrap();
+    let mut client = connect_to(server.local_addrs()[0].address);
+    client.write_all(b"early").await.unwrap();
+    let running = tokio::spawn(server.run(std::future::ready(())));
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "early");
+    drop(client);
+    assert_eq!(running.await.unwrap().drained, 1);
+}
+
+/// Without a turn for anybody else.
+fn connect_to(address: std::net::SocketAddr) -> TcpStream {
+    let client = std::net::TcpStream::connect(address).unwrap();
+    client.set_nonblocking(true).unwrap();
+    TcpStream::from_std(client).unwrap()
+}
+
+#[tokio::test]
 async fn dropping_a_running_server_leaves_no_connection_behind() {
     let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0));
     let server = echo_server::Server::bind(config).await.unwrap();

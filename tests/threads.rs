@@ -48,9 +48,13 @@ impl Threads {
 
     /// Waits until all of them together have so many.
     async fn wait_for(&self, tasks: usize) {
-        while self.tasks().iter().sum::<usize>() != tasks {
-            tokio::task::yield_now().await;
-        }
+        let arrived = async {
+            while self.tasks().iter().sum::<usize>() != tasks {
+                tokio::task::yield_now().await;
+            }
+        };
+        let arrived = tokio::time::timeout(Duration::from_secs(30), arrived).await;
+        arrived.unwrap_or_else(|_| panic!("{tasks} tasks are not to be: {:?}", self.tasks()));
     }
 }
 
@@ -88,11 +92,17 @@ async fn every_door_can_be_served_by_several_threads() {
         let server = serve(config(protocol), &threads).await;
         for size in [0, 1, 1000, 60_000] {
             let payload = common::client::noise(size);
-            // As many as threads, so that each has one; for UDP that is the kernel's choice.
+            let mut clients = Vec::new();
             for _ in 0..3 {
                 let mut client = Client::connect(protocol, &server).await;
                 assert!(client.echo(&payload).await == payload, "{protocol}, {size} bytes");
+                clients.push(client);
             }
+            // A connection for each, or the UDP socket that each has.
+            threads.wait_for(3).await;
+            assert_eq!(threads.tasks(), [1; 3], "{protocol}");
+            drop(clients);
+            threads.wait_for(if protocol == Protocol::Udp { 3 } else { 0 }).await;
         }
         server.stop().await;
         // A task is over a moment after what it did.
@@ -141,7 +151,7 @@ async fn a_stuck_thread_stalls_nobody_elses_connections() {
         let _ = freed.recv();
     });
     is_stuck.recv().unwrap();
-    let mut waiting = FuturesUnordered::new();
+    let (mut waiting, mut served) = (FuturesUnordered::new(), Vec::new());
     for _ in 0..20 {
         let mut client = connect(server.address).await;
         waiting.push(async move {
@@ -149,13 +159,136 @@ async fn a_stuck_thread_stalls_nobody_elses_connections() {
             client
         });
         // An echo is over long before that. One that is not may be on the stuck thread.
-        let a_while = Duration::from_millis(200);
-        while let Ok(Some(_)) = tokio::time::timeout(a_while, waiting.next()).await {}
+        let a_while = Duration::from_millis(50);
+        while let Ok(Some(client)) = tokio::time::timeout(a_while, waiting.next()).await {
+            // It stays, so that the stuck thread has fewer than the others.
+            served.push(client);
+        }
     }
     assert!(waiting.len() <= 1, "{} of 20 wait", waiting.len());
     drop(free);
     while waiting.next().await.is_some() {}
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_thread_is_not_taken_for_a_stuck_one() {
+    let threads = Threads::start(2);
+    let server = serve(config(Protocol::Tcp), &threads).await;
+    let (stuck, is_stuck) = mpsc::channel();
+    let (free, freed) = mpsc::channel::<()>();
+    threads.handles[0].spawn(async move {
+        stuck.send(()).unwrap();
+        let _ = freed.recv();
+    });
+    is_stuck.recv().unwrap();
+    // These always have something to do, and what is new has to wait for its turn.
+    for _ in 0..40 {
+        threads.handles[1].spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(connect(server.address).await);
+        // Longer than it takes to be noticed.
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    let tasks = threads.tasks();
+    // It has the task that it is stuck in, and what came before that was noticed.
+    assert!(tasks[0] < 10 && tasks[1] > 60, "{tasks:?}");
+    drop(free);
+    drop(clients);
+    server.stop().await;
+}
+
+/// A thread may hear of the drain before its runtime has heard of what came in.
+#[tokio::test]
+async fn a_drain_over_several_threads_echoes_what_has_been_sent() {
+    const CLIENTS: usize = 100;
+    let threads = Threads::start(2);
+    let server = serve(config(Protocol::Tcp), &threads).await;
+    let address = server.address;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = connect(address).await;
+        echo(&mut client).await;
+        clients.push(client);
+    }
+    let mut stuck = Vec::new();
+    for handle in &threads.handles {
+        let (free, freed) = mpsc::channel::<()>();
+        let (is_stuck, was_stuck) = mpsc::channel();
+        handle.spawn(async move {
+            is_stuck.send(()).unwrap();
+            let _ = freed.recv();
+        });
+        was_stuck.recv().unwrap();
+        stuck.push(free);
+    }
+    for client in &mut clients {
+        client.write_all(b"sent before the drain").await.unwrap();
+    }
+    let stopping = tokio::spawn(server.stop());
+    // When the listener is closed, the drain has begun.
+    while TcpStream::connect(address).await.is_ok() {}
+    drop(stuck);
+    for mut client in clients {
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "sent before the drain");
+    }
+    let summary = stopping.await.unwrap();
+    assert_eq!(summary.aborted, 0);
+}
+
+#[tokio::test]
+async fn a_stuck_thread_does_not_hold_up_the_end() {
+    let threads = Threads::start(2);
+    let mut config = config(Protocol::Tcp);
+    config.timeouts.drain = Duration::from_millis(10);
+    let server = serve(config, &threads).await;
+    let mut client = connect(server.address).await;
+    echo(&mut client).await;
+    let (free, freed) = mpsc::channel::<()>();
+    threads.handles[0].spawn(async move {
+        let _ = freed.recv();
+    });
+    while threads.handles[0].metrics().global_queue_depth() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let summary = server.stop().await;
+    assert_eq!((summary.drained, summary.aborted), (0, 1));
+    drop(free);
+}
+
+#[tokio::test]
+async fn a_thread_that_is_gone_gets_no_connections() {
+    let threads = Threads::start(2);
+    let gone = Builder::new_current_thread().enable_all().build().unwrap();
+    let handles = vec![gone.handle().clone(), threads.handles[0].clone()];
+    let server = Server::bind_over(config(Protocol::Tcp), handles).await.unwrap();
+    let server = TestServer::run(server);
+    gone.shutdown_background();
+    // This one is how it is noticed.
+    let mut first = connect(server.address).await;
+    let mut rest = Vec::new();
+    assert!(matches!(first.read_to_end(&mut rest).await, Ok(0) | Err(_)));
+    for _ in 0..10 {
+        echo(&mut connect(server.address).await).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+#[should_panic = "timers are disabled"]
+async fn a_runtime_without_timers_is_noticed_at_once() {
+    let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+    let server = Server::bind_over(config(Protocol::Tcp), vec![runtime.handle().clone()]).await;
+    runtime.shutdown_background();
+    drop(server);
 }
 
 /// Counted in echoes of others and not in time: nobody waits for much more than one of each.

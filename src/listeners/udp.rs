@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Protocol, UdpPolicy};
 use crate::echo::{Answerable, DatagramEcho, Rules, Traffic, Unanswered};
-use crate::session::{Session, Sessions, Subject, Throttle};
+use crate::session::{Member, Session, Sessions, Subject, Throttle};
 
 /// How often the kernel is asked what it has dropped.
 const LOOK: Duration = Duration::from_secs(10);
@@ -73,11 +73,15 @@ impl Udp {
         Ok(Udp { local, sockets, echoes, totals })
     }
 
-    /// Echoes until the server ends, then says what it was in all.
-    pub(crate) async fn run(self, sessions: Arc<Sessions>) {
+    /// How many sockets there are.
+    pub(crate) fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Echoes until the server ends, then says what it was in all; for that last word the server
+    /// waits, since `_member` is counted in.
+    pub(crate) async fn run(self, sessions: Arc<Sessions>, _member: Member) {
         let Udp { local, sockets, echoes, totals } = self;
-        // The server waits for the last word, too.
-        let _member = sessions.drain.join();
         let subject = Subject::Socket;
         let mut running = JoinSet::new();
         for (echo, runtime) in echoes {

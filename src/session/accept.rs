@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::admission::Permit;
+use super::drain::Member;
 use super::{Door, Session, Sessions, Stage, Subject};
 use crate::config::Protocol;
 
@@ -28,9 +28,15 @@ const CALM: Duration = Duration::from_secs(5);
 const LAST_ACCEPTS: usize = 4096;
 
 /// Accepts connections and spawns a session for each, until the server drains. The listener is
-/// closed before the server counts itself empty.
-pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, sessions: Arc<Sessions>) {
-    let _member = sessions.drain.join();
+/// closed before the server counts itself empty, for `member` is counted in.
+pub(crate) async fn accept_loop<D: Door>(
+    listener: TcpListener,
+    door: D,
+    sessions: Arc<Sessions>,
+    member: Member,
+) {
+    // Dropped after what is declared below.
+    let _member = member;
     let listener = listener;
     let mut shortage = Shortage::default();
     loop {
@@ -52,16 +58,27 @@ pub(crate) async fn accept_loop<D: Door>(listener: TcpListener, door: D, session
             Err(error) => shortage.wait(door.protocol(), &error, &sessions).await,
         }
     }
-    // Those that the kernel has let in by now would be reset when the listener closes.
+    // Those that the kernel has let in by now would be reset when the listener closes. It is the
+    // kernel that is asked: the runtime may not know of them yet.
+    let Ok(listener) = listener.into_std() else { return };
     for _ in 0..LAST_ACCEPTS {
-        let Some(Ok((tcp, peer))) = listener.accept().now_or_never() else { return };
-        if welcome(tcp, peer, &door, &sessions).is_err() {
-            return;
+        match listener.accept() {
+            Ok((tcp, peer)) => {
+                let tcp = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp));
+                if tcp.and_then(|tcp| welcome(tcp, peer, &door, &sessions)).is_err() {
+                    return;
+                }
+            }
+            Err(error) if is_about_the_peer(&error) => {}
+            Err(_) => return,
         }
     }
 }
 
 /// Starts a session for a connection, or closes it if there are enough.
+///
+/// # Errors
+/// The system could not give it to a runtime.
 fn welcome<D: Door>(
     tcp: TcpStream,
     peer: SocketAddr,
@@ -69,10 +86,11 @@ fn welcome<D: Door>(
     sessions: &Arc<Sessions>,
 ) -> io::Result<()> {
     let Some((subject, permit)) = sessions.admit(door.protocol(), peer) else { return Ok(()) };
-    sessions.workers.place(tcp, |tcp| {
+    let placed = sessions.workers.place(tcp, |tcp| {
         let opening = door.open(tcp, subject);
         tokio::spawn(Session::opening(sessions, subject, permit, opening));
-    })
+    });
+    placed.inspect_err(|error| error!(%peer, %error, "Connection closed: no thread took it"))
 }
 
 impl Sessions {

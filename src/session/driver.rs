@@ -1,13 +1,14 @@
 //! The future that drives one echo from its handshake to its closing log line.
 
 use std::ops::Deref;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Future;
-use tokio::task::coop;
+use tokio::runtime::Handle;
+use tokio::task::{coop, yield_now};
 use tracing::{error, info};
 
 use super::admission::Permit;
@@ -25,6 +26,9 @@ const STEPS_PER_TURN: usize = 16;
 /// A draining session echoes what it has been sent until its input pauses; for a peer that never
 /// pauses, no longer than this.
 const TURNS_WHILE_DRAINING: u8 = 64;
+
+/// What a runtime asks the kernel for at a time: tokio's default.
+const EVENTS: usize = 1024;
 
 pin_project_lite::pin_project! {
     /// Drives one echo.
@@ -48,6 +52,8 @@ pin_project_lite::pin_project! {
         // When the peer was last asked whether it is there.
         asked: Moment,
         turns_while_draining: u8,
+        // While it drains: how often the runtime has asked the kernel since the last step had nothing.
+        looks: u8,
         subject: Subject,
         client: Option<Box<String>>,
         permit: Option<Permit>,
@@ -162,6 +168,7 @@ impl<E: Echo> Session<E> {
             taken: now,
             asked: now,
             turns_while_draining: 0,
+            looks: 0,
             subject,
             client: None,
             permit,
@@ -232,7 +239,7 @@ impl<E: Echo> Session<E> {
                     self.as_mut().begin_goodbye(Goodbye::Answer, End::Failed(error));
                 }
                 Turn::Ended(Err(error)) => return self.finish(End::Failed(error)),
-                turn if stage == Stage::Draining && self.as_mut().may_leave(&turn) => {
+                turn if stage == Stage::Draining && self.as_mut().may_leave(&turn, cx) => {
                     self.as_mut().begin_goodbye(Goodbye::GoingAway, End::GoingAway);
                 }
                 Turn::Waiting | Turn::Busy => return Poll::Pending,
@@ -287,11 +294,30 @@ impl<E: Echo> Session<E> {
     }
 
     /// Whether a draining session has echoed what it had been sent, or enough of it.
-    fn may_leave(self: Pin<&mut Self>, turn: &Turn) -> bool {
+    fn may_leave(self: Pin<&mut Self>, turn: &Turn, cx: &mut Context<'_>) -> bool {
         let this = self.project();
         *this.turns_while_draining = this.turns_while_draining.saturating_add(1);
-        let has_paused = matches!(turn, Turn::Waiting) && !this.phase.owes();
-        has_paused || *this.turns_while_draining >= TURNS_WHILE_DRAINING
+        if *this.turns_while_draining >= TURNS_WHILE_DRAINING {
+            return true;
+        }
+        if !matches!(turn, Turn::Waiting) {
+            *this.looks = 0;
+            return false;
+        }
+        if this.phase.owes() {
+            return false;
+        }
+        // That a socket is readable a runtime knows from the kernel, which it asks between tasks; we
+        // may have been woken before that. The wake of a yield comes when it has asked again. Where
+        // there are more sockets than events at a time, ours may be among the last.
+        let enough = Handle::current().metrics().num_alive_tasks() / EVENTS + 1;
+        if usize::from(*this.looks) < enough {
+            *this.looks += 1;
+            let is_over = pin!(yield_now()).poll(cx);
+            debug_assert!(is_over.is_pending(), "it yields once");
+            return false;
+        }
+        true
     }
 
     /// Asks the peer whether it is there, unless it has not answered the last time.

@@ -24,7 +24,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpStream;
 
 pub(crate) use accept::accept_loop;
-pub(crate) use drain::{Drain, Stage};
+pub(crate) use drain::{Drain, Member, Stage};
 pub(crate) use driver::Session;
 pub(crate) use ending::{End, HandshakeError};
 pub(crate) use log_limit::{LogLimit, Throttle};

@@ -1,14 +1,15 @@
 //! The runtimes that echo, and which of them gets a connection.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, is_rt_shutdown_err};
 use tokio::time::Instant;
 
-/// A runtime that has not begun with a connection for so long does something else.
+/// A runtime that has begun with nothing new for so long, although there is something, is stuck, or
+/// as good as that.
 const BEHIND: Duration = Duration::from_millis(10);
 
 /// The runtimes that echo.
@@ -23,8 +24,18 @@ pub(crate) enum Workers {
 #[derive(Debug)]
 pub(crate) struct Worker {
     runtime: Handle,
-    /// Since when it has, each time it was looked at, had a task that it had not begun with.
-    behind: Mutex<Option<Instant>>,
+    queue: Mutex<Queue>,
+}
+
+/// What was last seen of the tasks that a runtime has not begun with. What is spawned from outside
+/// waits in its global queue; one with little to do empties that at once, a busy one bit by bit.
+#[derive(Debug, Default)]
+struct Queue {
+    length: usize,
+    /// Since when it has not become shorter.
+    unmoved: Option<Instant>,
+    /// The runtime has been dropped.
+    is_gone: bool,
 }
 
 impl Workers {
@@ -38,7 +49,7 @@ impl Workers {
         if runtimes.is_empty() {
             return Workers::here();
         }
-        let worker = |runtime| Worker { runtime, behind: Mutex::default() };
+        let worker = |runtime| Worker { runtime, queue: Mutex::default() };
         Workers::Others(runtimes.into_iter().map(worker).collect())
     }
 
@@ -50,11 +61,31 @@ impl Workers {
         }
     }
 
+    /// The descriptors that runtimes other than the caller's have: two of epoll, one to wake it, one
+    /// for signals.
+    pub(crate) fn descriptors(&self) -> usize {
+        match self {
+            Workers::Here(_) => 0,
+            Workers::Others(workers) => 4 * workers.len(),
+        }
+    }
+
+    /// Panics here, and not at the first connection, if a runtime lacks timers or I/O.
+    pub(crate) fn check_drivers(&self) {
+        for runtime in self.threads() {
+            let _there = runtime.enter();
+            drop(tokio::time::sleep(Duration::ZERO));
+            // A refusal is not about the runtime.
+            #[cfg(unix)]
+            drop(tokio::net::UnixDatagram::unbound());
+        }
+    }
+
     /// Chooses a runtime for a connection, and has it started there: what `start` spawns is
     /// spawned in that runtime.
     ///
     /// # Errors
-    /// The system refused to watch the connection.
+    /// The system refused to watch the connection, or no runtime is left.
     pub(super) fn place(&self, tcp: TcpStream, start: impl FnOnce(TcpStream)) -> io::Result<()> {
         let Workers::Others(workers) = self else {
             start(tcp);
@@ -62,33 +93,53 @@ impl Workers {
         };
         let tcp = tcp.into_std()?;
         let now = Instant::now();
-        let worker = Worker::least_loaded(workers, now);
+        let load = |worker: &&Worker| worker.load(now);
+        let worker = workers.iter().min_by_key(load).expect("there is one");
         let _there = worker.runtime.enter();
-        start(TcpStream::from_std(tcp)?);
-        worker.behind().get_or_insert(now);
-        Ok(())
+        match TcpStream::from_std(tcp) {
+            Ok(tcp) => {
+                start(tcp);
+                worker.queue().is_longer(now);
+                Ok(())
+            }
+            Err(error) => {
+                // If so, the next one goes to another.
+                worker.queue().is_gone |= is_rt_shutdown_err(&error);
+                Err(error)
+            }
+        }
     }
 }
 
 impl Worker {
-    /// The one with the fewest connections among those that keep up, or among all if none does.
-    fn least_loaded(workers: &[Worker], now: Instant) -> &Worker {
-        let load =
-            |worker: &&Worker| (worker.is_behind(now), worker.runtime.metrics().num_alive_tasks());
-        workers.iter().min_by_key(load).expect("there is one")
+    /// What is compared: whether it is there, how long it has been stuck, how many tasks it has.
+    fn load(&self, now: Instant) -> (bool, Duration, usize) {
+        let metrics = self.runtime.metrics();
+        let mut queue = self.queue();
+        queue.is_now(metrics.global_queue_depth(), now);
+        let stuck = queue.unmoved.map_or(Duration::ZERO, |since| now - since);
+        let stuck = if stuck < BEHIND { Duration::ZERO } else { stuck };
+        (queue.is_gone, stuck, metrics.num_alive_tasks())
     }
 
-    /// Whether it is stuck, or as good as that. What is spawned from outside waits in the runtime's
-    /// global queue; in one that keeps up, that is empty most of the time.
-    fn is_behind(&self, now: Instant) -> bool {
-        let mut behind = self.behind();
-        if self.runtime.metrics().global_queue_depth() == 0 {
-            *behind = None;
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn is_now(&mut self, length: usize, now: Instant) {
+        if length == 0 {
+            self.unmoved = None;
+        } else if length < self.length {
+            self.unmoved = Some(now);
         }
-        behind.is_some_and(|since| now - since >= BEHIND)
+        self.length = length;
     }
 
-    fn behind(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A task was added.
+    fn is_longer(&mut self, now: Instant) {
+        self.length += 1;
+        self.unmoved.get_or_insert(now);
     }
 }
