@@ -5,10 +5,11 @@
 //! measured in pairs, one right after the other, and only ratios within a pair are compared.
 //!
 //! ```text
-//! cargo bench                                everything, in about twelve minutes
+//! cargo bench                                everything, in about a quarter of an hour
 //! cargo bench -- tcp churn                   some doors, or some questions
 //! cargo bench -- idle --idle 100000          memory of that many idle connections
 //! cargo bench -- ws --server before=PATH     beside another build of ours
+//! cargo bench -- --only 'UDP, 64'            some questions, by their names
 //! cargo bench -- --smoke                     whether it all runs, in a few seconds
 //! ```
 //! `cargo test` runs the last one, and looks at echoes, never at times.

@@ -231,3 +231,22 @@ fn is_absent(error: &io::Error) -> bool {
     }
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn accepted_connections_do_not_wait_in_nagles_algorithm() {
+        let listen =
+            Listen { protocol: Protocol::Tcp, addresses: vec![([127, 0, 0, 1], 0).into()] };
+        let options = Options { stall: None, workers: 1, recv_buffer: None };
+        let bound = all(&[listen], &options).unwrap();
+        let (_, address, Socket::Stream(listener)) = &bound[0] else { panic!("it is TCP") };
+        let _client = TcpStream::connect(address).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(accepted.nodelay().unwrap());
+    }
+}

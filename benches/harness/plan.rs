@@ -145,7 +145,7 @@ fn of_section(section: Section, args: &Args) -> Vec<Case> {
         Section::Ws => {
             let mut cases = traffic(Ws, &MESSAGES);
             for mut case in traffic(Ws, &AT_ONE_RATE) {
-                case.rivals = vec![Which::Door(Tcp)];
+                case.rivals.retain(|rival| !matches!(rival, Which::Control(_)));
                 case.compared = &[Metric::Cpu];
                 cases.push(case);
             }

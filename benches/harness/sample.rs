@@ -104,11 +104,15 @@ pub struct Sample {
 impl Sample {
     /// The counts and times of a load.
     pub fn of(summary: &Summary) -> Sample {
-        let Summary { corrupted, duplicated, .. } = *summary;
+        let Summary { sent, unsent, corrupted, duplicated, .. } = *summary;
         let errors = summary.errors.keys().next();
         let wrong = (corrupted + duplicated > 0)
             .then(|| format!("{corrupted} corrupted, {duplicated} duplicated"))
-            .or_else(|| errors.cloned());
+            .or_else(|| errors.cloned())
+            // Then it is another rate than was asked for.
+            .or_else(|| {
+                (unsent > sent / 100).then(|| format!("{unsent} could not be sent in time"))
+            });
         let percentile = |percent| summary.rtt_percentile(percent).as_nanos() as f64;
         let mut values = BTreeMap::new();
         values.insert(Metric::P50, percentile(50.0));

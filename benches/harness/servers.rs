@@ -14,21 +14,8 @@ use super::sample::{Metric, Sample, Trouble};
 use crate::certificates::certs;
 use crate::controls::{self, Control};
 
-/// Our binary.
+/// Our binary, built as the controls are: with what tests want of tokio, a clock that can be stopped.
 const OURS: &str = env!("CARGO_BIN_EXE_echo-server");
-
-/// Builds our binary as it is built for use. What cargo has built for the benchmark has in it what
-/// tests want of tokio: a clock that can be stopped, some 300 instructions an echo.
-pub fn build() -> Result<(), Trouble> {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--locked", "--bin", "echo-server"]);
-    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("cargo build: {status}")),
-        Err(error) => Err(format!("cargo build: {error}")),
-    }
-}
 
 /// Whose server.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,9 +33,9 @@ impl Which {
         match self {
             Which::Ours => "echo-server",
             Which::Build(name, _) => name,
-            Which::Door(Protocol::Tcp) => "echo-server, TCP",
-            Which::Door(Protocol::Tls) => "echo-server, TLS",
-            Which::Door(_) => "echo-server, another door",
+            Which::Door(Protocol::Tcp) => "our own TCP",
+            Which::Door(Protocol::Tls) => "our own TLS",
+            Which::Door(_) => "another door of ours",
             Which::Control(control) => control.name(),
         }
     }

@@ -44,7 +44,7 @@ pub async fn measure(server: &Running, load: &Load, seconds: f64) -> Result<Samp
         if progress.elapsed < SETTLING || progress.elapsed > duration {
             return;
         }
-        let mark = Mark::now(pid, &progress);
+        let mark = Mark::now(pid, load, &progress);
         first.get_or_insert(mark);
         last = Some(Mark { resident: process::resident(pid), ..mark });
     })
@@ -108,9 +108,12 @@ struct Mark {
 }
 
 impl Mark {
-    fn now(pid: u32, progress: &Progress) -> Mark {
+    fn now(pid: u32, load: &Load, progress: &Progress) -> Mark {
         let cpu = process::cpu_time(pid);
-        Mark { at: Instant::now(), echoes: progress.sent, cpu, resident: None }
+        // Messages are counted at once, replies in batches; but where one does not wait for the
+        // other, messages are not echoes.
+        let echoes = if load.rate.is_some() { progress.replies } else { progress.sent };
+        Mark { at: Instant::now(), echoes, cpu, resident: None }
     }
 }
 

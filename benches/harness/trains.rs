@@ -35,9 +35,10 @@ pub fn measure(server: &Running, seconds: f64) -> Result<Sample, Trouble> {
     let mut flows = (0..FLOWS).map(flow).collect::<Result<Vec<_>, _>>()?;
     run(&mut flows, duration.min(WARM_UP)).map_err(trouble)?;
     let (cpu, began) = (process::cpu_time(server.pid()), Instant::now());
-    let Count { right, lost } = run(&mut flows, duration).map_err(trouble)?;
+    let Count { right, lost, wrong } = run(&mut flows, duration).map_err(trouble)?;
     let took = began.elapsed();
-    let mut sample = Sample { right, lost, ..Sample::default() };
+    let wrong = (wrong > 0).then(|| format!("{wrong} corrupted"));
+    let mut sample = Sample { right, lost, wrong, ..Sample::default() };
     sample.values.insert(Metric::Rate, right as f64 / took.as_secs_f64());
     if let Some((from, to)) = cpu.zip(process::cpu_time(server.pid())) {
         let spent = to.saturating_sub(from).as_nanos() as f64;
@@ -50,6 +51,7 @@ pub fn measure(server: &Running, seconds: f64) -> Result<Sample, Trouble> {
 struct Count {
     right: u64,
     lost: u64,
+    wrong: u64,
 }
 
 /// Every flow has a train under way, and sends the next when that has come back.
@@ -75,8 +77,9 @@ fn run(flows: &mut [Flow], duration: Duration) -> io::Result<Count> {
 
 struct Flow {
     socket: UdpSocket,
-    /// What all trains are of: no two datagrams are alike.
+    /// The train that is under way. Each of its datagrams begins with the train's number.
     train: Vec<u8>,
+    number: u64,
     buffer: Vec<u8>,
 }
 
@@ -87,12 +90,17 @@ impl Flow {
         socket.set_read_timeout(Some(PATIENCE))?;
         // What comes back as a train is taken as one, so that the server has more to do than we.
         setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
+        // No two datagrams are alike.
         let train =
             (0..DATAGRAMS * SIZE).map(|i| (i / SIZE * 16 + n * 3 + i % SIZE) as u8).collect();
-        Ok(Flow { socket, train, buffer: vec![0; 64 * 1024] })
+        Ok(Flow { socket, train, number: 0, buffer: vec![0; 64 * 1024] })
     }
 
-    fn send(&self) -> io::Result<()> {
+    fn send(&mut self) -> io::Result<()> {
+        self.number += 1;
+        for datagram in self.train.chunks_mut(SIZE) {
+            datagram[..8].copy_from_slice(&self.number.to_be_bytes());
+        }
         let size = SIZE as u16;
         let segments = [ControlMessage::UdpGsoSegments(&size)];
         let train = [IoSlice::new(&self.train)];
@@ -103,20 +111,24 @@ impl Flow {
 
     /// Waits for a whole train, in however many pieces.
     fn receive(&mut self, count: &mut Count) -> io::Result<()> {
-        let mut received = 0;
-        while received < self.train.len() {
+        let mut missing = DATAGRAMS;
+        while missing > 0 {
             let length = match self.socket.recv(&mut self.buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             };
-            // Over loopback they come in order, unless one is lost.
-            if self.train[received..].starts_with(&self.buffer[..length]) {
-                count.right += (length / SIZE) as u64;
+            for datagram in self.buffer[..length].chunks(SIZE) {
+                let is_late = datagram.get(..8).is_some_and(|number| number != &self.train[..8]);
+                if self.train.chunks(SIZE).any(|sent| sent == datagram) {
+                    count.right += 1;
+                    missing = missing.saturating_sub(1);
+                } else if !is_late {
+                    count.wrong += 1;
+                }
             }
-            received += length;
         }
-        count.lost += ((self.train.len().saturating_sub(received)) / SIZE) as u64;
+        count.lost += missing as u64;
         Ok(())
     }
 }

@@ -24,7 +24,6 @@ mod utf8;
 use std::ops::Range;
 use std::time::Duration;
 
-use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::framing::{Framing, Rewritten};
@@ -409,10 +408,7 @@ fn judge_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
 
 /// A control frame of ours.
 fn control(control: Control, payload: &[u8]) -> Box<[u8]> {
-    let header = FrameHeader { opcode: OpCode::Control(control), ..FrameHeader::default() };
-    let length = payload.len() as u64;
-    let mut frame = Vec::with_capacity(header.len(length) + payload.len());
-    header.format(length, &mut frame).expect("a vector takes all");
-    frame.extend_from_slice(payload);
-    frame.into()
+    debug_assert!(payload.len() <= 125, "a control frame has a short length");
+    let header = [0x80 | u8::from(OpCode::Control(control)), payload.len() as u8];
+    [&header, payload].concat().into()
 }

@@ -299,7 +299,7 @@ fn a_close_is_answered_in_kind_and_is_the_last() {
 
 #[test]
 fn a_violation_is_seen_at_the_byte_that_shows_it() {
-    let cases: [(&[u8], u16); 9] = [
+    let cases: [(&[u8], u16); 11] = [
         (&[0x83], 1002),
         (&[0x91], 1002),
         (&[0x09], 1002),
@@ -307,6 +307,9 @@ fn a_violation_is_seen_at_the_byte_that_shows_it() {
         (&[0x82, 0x01], 1002),
         (&[0x89, 0xFE], 1002),
         (&[0x82, 0xFF, 0x80], 1002),
+        // Lengths that fewer bytes can say.
+        (&[0x82, 0xFE, 0, 125], 1002),
+        (&[0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], 1002),
         // Of a text of a thousand bytes, and of one of three.
         (&[0x81, 0xFE, 0x03, 0xE8, 0, 0, 0, 0, 0xFF], 1007),
         (&[0x81, 0x83, 0, 0, 0, 0, 0xF4, 0x90], 1007),
