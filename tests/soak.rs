@@ -178,9 +178,17 @@ async fn load(doors: Doors, until: Instant, tally: &Arc<Tally>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 #[ignore = "takes ten minutes"]
-async fn soak() {
+fn soak() {
+    // So many tasks get their turns in order only if they have room in the workers' own queues. A
+    // client that does not is late with its handshake, and that is not the server's fault.
+    let mut clients = tokio::runtime::Builder::new_multi_thread();
+    clients.worker_threads(2).max_io_events_per_tick(64).event_interval(128).enable_all();
+    clients.build().unwrap().block_on(all_doors_and_faults());
+}
+
+async fn all_doors_and_faults() {
     let seconds = std::env::var("ECHO_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
     let length = Duration::from_secs(seconds.unwrap_or(600));
     let server = Running::spawn(
