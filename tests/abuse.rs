@@ -72,8 +72,14 @@ fn peak_mib(server: &Running) -> usize {
 
 #[test]
 fn descriptors_run_out_and_come_back() {
-    let server =
-        Running::spawn(with_descriptors(64).args(["--tcp", "0", "--max-connections", "1000"]));
+    let server = Running::spawn(with_descriptors(64).args([
+        "--tcp",
+        "0",
+        "--threads",
+        "2",
+        "--max-connections",
+        "1000",
+    ]));
     let address = server.address("tcp");
     // The kernel completes all of these; the server can accept only some.
     let mut clients: Vec<_> = (0..100).map(|_| connect(address)).collect();
