@@ -46,6 +46,18 @@ impl Threads {
         self.handles.iter().map(|handle| handle.metrics().num_alive_tasks()).collect()
     }
 
+    /// Has the `n`th stuck in a task until what this returns is dropped.
+    fn block(&self, n: usize) -> mpsc::Sender<()> {
+        let (stuck, is_stuck) = mpsc::channel();
+        let (free, freed) = mpsc::channel();
+        self.handles[n].spawn(async move {
+            stuck.send(()).unwrap();
+            let _ = freed.recv();
+        });
+        is_stuck.recv().unwrap();
+        free
+    }
+
     /// Waits until all of them together have so many.
     async fn wait_for(&self, tasks: usize) {
         let arrived = async {
@@ -144,13 +156,7 @@ async fn connections_are_spread_evenly_and_again_when_some_have_left() {
 async fn a_stuck_thread_stalls_nobody_elses_connections() {
     let threads = Threads::start(3);
     let server = serve(config(Protocol::Tcp), &threads).await;
-    let (stuck, is_stuck) = mpsc::channel();
-    let (free, freed) = mpsc::channel::<()>();
-    threads.handles[1].spawn(async move {
-        stuck.send(()).unwrap();
-        let _ = freed.recv();
-    });
-    is_stuck.recv().unwrap();
+    let free = threads.block(1);
     let (mut waiting, mut served) = (FuturesUnordered::new(), Vec::new());
     for _ in 0..20 {
         let mut client = connect(server.address).await;
@@ -175,13 +181,7 @@ async fn a_stuck_thread_stalls_nobody_elses_connections() {
 async fn a_busy_thread_is_not_taken_for_a_stuck_one() {
     let threads = Threads::start(2);
     let server = serve(config(Protocol::Tcp), &threads).await;
-    let (stuck, is_stuck) = mpsc::channel();
-    let (free, freed) = mpsc::channel::<()>();
-    threads.handles[0].spawn(async move {
-        stuck.send(()).unwrap();
-        let _ = freed.recv();
-    });
-    is_stuck.recv().unwrap();
+    let free = threads.block(0);
     // These always have something to do, and what is new has to wait for its turn.
     for _ in 0..40 {
         threads.handles[1].spawn(async {
@@ -217,17 +217,7 @@ async fn a_drain_over_several_threads_echoes_what_has_been_sent() {
         echo(&mut client).await;
         clients.push(client);
     }
-    let mut stuck = Vec::new();
-    for handle in &threads.handles {
-        let (free, freed) = mpsc::channel::<()>();
-        let (is_stuck, was_stuck) = mpsc::channel();
-        handle.spawn(async move {
-            is_stuck.send(()).unwrap();
-            let _ = freed.recv();
-        });
-        was_stuck.recv().unwrap();
-        stuck.push(free);
-    }
+    let stuck = [threads.block(0), threads.block(1)];
     for client in &mut clients {
         client.write_all(b"sent before the drain").await.unwrap();
     }
@@ -252,13 +242,7 @@ async fn a_stuck_thread_does_not_hold_up_the_end() {
     let server = serve(config, &threads).await;
     let mut client = connect(server.address).await;
     echo(&mut client).await;
-    let (free, freed) = mpsc::channel::<()>();
-    threads.handles[0].spawn(async move {
-        let _ = freed.recv();
-    });
-    while threads.handles[0].metrics().global_queue_depth() > 0 {
-        tokio::task::yield_now().await;
-    }
+    let free = threads.block(0);
     let summary = server.stop().await;
     assert_eq!((summary.drained, summary.aborted), (0, 1));
     drop(free);

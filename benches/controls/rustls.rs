@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::certificates::certs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -11,6 +10,8 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::certificates::certs;
 
 pub fn serve() -> io::Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(settings()?));
