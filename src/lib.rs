@@ -23,19 +23,17 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
-mod bind;
 pub mod certs;
 mod config;
-mod deadline;
-pub mod echo;
+mod connection;
+mod echo;
 mod error;
-mod http;
-mod listeners;
-mod page;
+mod net;
 pub mod probe;
+mod protocols;
 mod server;
-mod session;
 mod tls;
+mod transport;
 
 pub use config::{
     CertificateFiles, ClientAuth, Config, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol,

@@ -13,15 +13,16 @@ mod frames;
 mod framing;
 mod scratch;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub(crate) use datagrams::LARGEST as MAX_DATAGRAM;
-pub use datagrams::{Answerable, DatagramEcho, Report, Rules, Unanswered};
+pub use datagrams::{Answerable, DatagramEcho, Rules, Unanswered};
 pub use frames::Frames;
-pub use framing::{Bytes, Framing, Rewritten};
 pub use stream::{Raw, StreamEcho};
 
 /// A transport that sends back what it receives.

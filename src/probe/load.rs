@@ -18,7 +18,7 @@ use super::pace::{Pace, later};
 use super::payload::Payloads;
 use super::summary::Summary;
 use super::{DialOptions, Messages, ProbeError, Reply, Target};
-use crate::deadline::Deadline;
+use crate::connection::deadline::Deadline;
 
 /// Connections that are made at the same time.
 const DIALS: usize = 100;

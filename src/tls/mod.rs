@@ -8,7 +8,6 @@ mod identity;
 pub(crate) mod negotiated;
 pub(crate) mod pem;
 mod policy;
-mod read_ahead;
 mod reload;
 
 use std::cmp::Reverse;
@@ -31,7 +30,6 @@ use crate::error::StartError;
 use identity::Identities;
 
 pub(crate) use identity::describe;
-pub(crate) use read_ahead::ReadAhead;
 pub use reload::TlsReloader;
 use reload::{Stamp, look};
 

@@ -24,7 +24,7 @@ use batch::{Batch, LIMIT};
 use calls::Calls;
 
 pub(crate) use batch::LARGEST;
-pub use rules::{Answerable, Report, Rules, Unanswered};
+pub use rules::{Answerable, Rules, Unanswered};
 
 /// How long replies wait for room in the socket's send buffer. Meanwhile nothing is received, and
 /// the kernel's receive buffer decides what is lost; so after that they are dropped.

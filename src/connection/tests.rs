@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::{End, Opened, Session, Sessions, Stage, Subject, Workers};
+use super::{End, Opened, Session, Sessions, Stage, Subject};
 use crate::config::{Protocol, Timeouts};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
 
@@ -22,7 +22,7 @@ const PIPE: usize = 64;
 fn sessions(change: impl FnOnce(&mut Timeouts)) -> Arc<Sessions> {
     let mut timeouts = Timeouts::default();
     change(&mut timeouts);
-    Arc::new(Sessions::new(100, None, timeouts, Workers::here()))
+    Arc::new(Sessions::new(100, None, timeouts))
 }
 
 fn subject() -> Subject {

@@ -12,7 +12,7 @@ use crate::echo::Moved;
 
 /// Gives what was read first, then the stream itself.
 #[derive(Debug)]
-pub(super) struct Replay<S> {
+pub(crate) struct Replay<S> {
     io: S,
     read: Vec<u8>,
     replayed: usize,
@@ -21,13 +21,13 @@ pub(super) struct Replay<S> {
 
 /// What has moved on a stream that somebody else owns.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     inward: AtomicU64,
     outward: AtomicU64,
 }
 
 impl Meter {
-    pub(super) fn moved(&self) -> Moved {
+    pub(crate) fn moved(&self) -> Moved {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Moved { inward: read(&self.inward), outward: read(&self.outward) }
     }
@@ -35,7 +35,7 @@ impl Meter {
 
 impl<S: AsyncRead + Unpin> Replay<S> {
     /// Reads until it is decided whether `io` begins with `word`, and says so. Nothing is lost.
-    pub(super) async fn begins_with(mut io: S, word: &[u8]) -> io::Result<(Self, bool)> {
+    pub(crate) async fn begins_with(mut io: S, word: &[u8]) -> io::Result<(Self, bool)> {
         let mut read = Vec::with_capacity(1024);
         while read.len() < word.len() && word.starts_with(&read) {
             if io.read_buf(&mut read).await? == 0 {
@@ -49,12 +49,12 @@ impl<S: AsyncRead + Unpin> Replay<S> {
 
 impl<S> Replay<S> {
     /// The stream, and what was read of it and nobody has taken.
-    pub(super) fn into_parts(mut self) -> (S, Vec<u8>) {
+    pub(crate) fn into_parts(mut self) -> (S, Vec<u8>) {
         self.read.drain(..self.replayed);
         (self.io, self.read)
     }
 
-    pub(super) fn meter(&self) -> Arc<Meter> {
+    pub(crate) fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.meter)
     }
 }

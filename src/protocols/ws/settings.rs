@@ -7,9 +7,9 @@ use hyper::header::HeaderValue;
 use hyper::http::Version;
 use tracing::info;
 
+use super::handshake::{Agreed, Answers};
+use crate::connection::{Sessions, Subject};
 use crate::echo::{Frames, Raw, StreamEcho};
-use crate::http::{Agreed, Answers};
-use crate::session::{Sessions, Subject};
 
 /// A request's head may be this long; past it the answer is 431.
 pub(super) const MAX_HEAD: usize = 16 * 1024;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use echo_server::echo::{Echo, Goodbye, PeerEnd, Step, StreamEcho};
+use super::{Echo, Goodbye, PeerEnd, Step, StreamEcho};
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 

@@ -12,8 +12,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::config::{Protocol, UdpPolicy};
+use crate::connection::{Member, Session, Sessions, Subject, Throttle};
 use crate::echo::{Answerable, DatagramEcho, Rules, Traffic, Unanswered};
-use crate::session::{Member, Session, Sessions, Subject, Throttle};
 
 /// How often the kernel is asked what it has dropped.
 const LOOK: Duration = Duration::from_secs(10);

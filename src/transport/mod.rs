@@ -1,13 +1,11 @@
 //! The front-ends, one protocol a file. None imports another: WebSocket over TLS is the WebSocket
 //! door on the transport of the TLS door, and it is the server that puts the two together.
 
-mod http2;
+mod read_ahead;
 mod replay;
-pub(crate) mod tcp;
-pub(crate) mod tls;
-pub(crate) mod udp;
-pub(crate) mod upgraded;
-pub(crate) mod ws;
+
+pub(crate) use read_ahead::ReadAhead;
+pub(crate) use replay::{Meter, Replay};
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -16,8 +14,8 @@ use futures::Future;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::connection::{End, Subject};
 use crate::echo::{Echo, Goodbye, Raw, StreamEcho};
-use crate::session::{End, Subject};
 
 /// What carries a byte stream: TCP itself, or TLS over it.
 pub(crate) trait Transport: Send + Sync + 'static {
@@ -47,7 +45,7 @@ pub(crate) struct Carried<S> {
 const HANG_UP: Duration = Duration::from_secs(2);
 
 /// Closes a stream that will not be echoed, without destroying the answer that is in flight.
-async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: S, raw: Raw<S>) {
+pub(crate) async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: S, raw: Raw<S>) {
     let mut refused = StreamEcho::over(stream, raw, 4096);
     let farewell = poll_fn(|cx| refused.poll_close(cx, Goodbye::Answer));
     // Either way it is over, and the reason for it is known.

@@ -12,11 +12,11 @@ use tokio_rustls::rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
 use tracing::info;
 
-use super::{Carried, Transport, hang_up};
 use crate::config::Protocol;
+use crate::connection::{Door, End, HandshakeError, LogLimit, Opened, Opening, Subject};
 use crate::echo::{Raw, StreamEcho};
-use crate::session::{Door, End, HandshakeError, LogLimit, Opened, Opening, Subject};
-use crate::tls::{ReadAhead, TlsSettings, causes, describe, negotiated};
+use crate::tls::{TlsSettings, causes, describe, negotiated};
+use crate::transport::{Carried, ReadAhead, Transport, hang_up};
 
 /// The door for TLS, and the transport of what runs over it.
 #[derive(Clone)]

@@ -5,16 +5,15 @@
 //! [`Echo`]; everything after that happens here. This room may use the echo core and tokio; it
 //! knows protocols only by the name that the log gives them.
 
-mod accept;
-mod admission;
+pub(crate) mod admission;
 mod clock;
+pub(crate) mod deadline;
 mod drain;
-mod driver;
-mod ending;
+mod end;
 mod log_limit;
+mod session;
 #[cfg(test)]
 mod tests;
-mod workers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,17 +21,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::BoxFuture;
 use tokio::net::TcpStream;
+use tracing::{info, warn};
 
-pub(crate) use accept::accept_loop;
 pub(crate) use drain::{Drain, Member, Stage};
-pub(crate) use driver::Session;
-pub(crate) use ending::{End, HandshakeError};
+pub(crate) use end::{End, HandshakeError};
 pub(crate) use log_limit::{LogLimit, Throttle};
-pub(crate) use workers::Workers;
+pub(crate) use session::Session;
 
 use crate::config::{Protocol, Timeouts};
 use crate::echo::Echo;
-use admission::Admission;
+use admission::{Admission, Permit};
 use clock::Clock;
 
 /// What makes an echo of an accepted TCP connection: a front-end.
@@ -85,7 +83,6 @@ pub(crate) enum Subject {
 pub(crate) struct Sessions {
     pub(crate) drain: Arc<Drain>,
     pub(crate) log: Arc<LogLimit>,
-    pub(crate) workers: Workers,
     admission: Arc<Admission>,
     timeouts: Timeouts,
     clock: Clock,
@@ -104,16 +101,10 @@ struct Tally {
 }
 
 impl Sessions {
-    pub(crate) fn new(
-        max: usize,
-        max_per_network: Option<usize>,
-        timeouts: Timeouts,
-        workers: Workers,
-    ) -> Self {
+    pub(crate) fn new(max: usize, max_per_network: Option<usize>, timeouts: Timeouts) -> Self {
         Sessions {
             drain: Arc::default(),
             log: Arc::new(LogLimit::new()),
-            workers,
             admission: Arc::new(Admission::new(max, max_per_network)),
             timeouts,
             clock: Clock::new(),
@@ -121,6 +112,25 @@ impl Sessions {
             accepted: AtomicU64::new(0),
             tally: Tally::default(),
         }
+    }
+
+    /// Lets a connection in, or a stream that is as good as one, unless there are enough.
+    pub(crate) fn admit(&self, protocol: Protocol, peer: SocketAddr) -> Option<(Subject, Permit)> {
+        let permit = match self.admission.admit(peer.ip()) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                self.tally.refused.fetch_add(1, Ordering::Relaxed);
+                if let Some(connections) = self.refusals.count() {
+                    warn!(%protocol, %peer, %reason, connections, "Refused connections");
+                }
+                return None;
+            }
+        };
+        let conn = self.next_conn();
+        if self.log.shows() {
+            info!(%protocol, conn, "New connection from: {peer}");
+        }
+        Some((Subject::Connection { protocol, conn, peer }, permit))
     }
 
     /// Connections that are in.

@@ -10,18 +10,21 @@ use tokio::runtime::Handle;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::{error, info, warn};
 
-use crate::bind::{self, Socket};
+mod accept;
+mod placement;
+
 use crate::config::{Config, Identity, Limits, Protocol};
+use crate::connection::{Door, Drain, Sessions, Stage};
 use crate::echo::Rules;
 use crate::error::StartError;
-use crate::http::Answers;
-use crate::listeners::tcp::Tcp;
-use crate::listeners::tls::Tls;
-use crate::listeners::udp::{self, Udp};
-use crate::listeners::upgraded::Settings;
-use crate::listeners::ws::WebSocket;
-use crate::session::{Door, Drain, Sessions, Stage, Workers, accept_loop};
+use crate::net::bind::{self, Socket};
+use crate::protocols::tcp::Tcp;
+use crate::protocols::tls::Tls;
+use crate::protocols::udp::{self, Udp};
+use crate::protocols::ws::{Answers, Settings, WebSocket};
 use crate::tls::{TlsReloader, TlsSettings};
+use accept::accept_loop;
+use placement::Workers;
 
 /// How long aborted connections may take to be gone.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
@@ -209,16 +212,16 @@ impl Server {
         let max_connections = max_connections
             .unwrap_or_else(|| default_max_connections(self.workers.descriptors() + udp_sockets));
         let timeouts = self.config.timeouts;
-        let sessions =
-            Sessions::new(max_connections, max_connections_per_ip, timeouts, self.workers);
+        let sessions = Sessions::new(max_connections, max_connections_per_ip, timeouts);
         let sessions = Arc::new(sessions);
+        let workers = Arc::new(self.workers);
         let drain = Arc::clone(&sessions.drain);
         let _abort = AbortOnDrop(Arc::clone(&drain));
         for LocalAddr { protocol, address } in &self.local_addrs {
             info!(%protocol, %address, "Server listening on port {}", address.port());
         }
         for (socket, local) in self.sockets.into_iter().zip(self.local_addrs) {
-            start(socket, local, &self.config, self.tls.as_ref(), &sessions);
+            start(socket, local, &self.config, self.tls.as_ref(), &sessions, &workers);
         }
         let watching =
             self.tls.map(|tls| AbortOnDropHandle(tokio::spawn(TlsReloader::new(tls).watch())));
@@ -266,6 +269,7 @@ fn start(
     config: &Config,
     tls: Option<&Arc<TlsSettings>>,
     sessions: &Arc<Sessions>,
+    workers: &Arc<Workers>,
 ) {
     let listener = match socket {
         Bound::Stream(listener) => listener,
@@ -285,21 +289,28 @@ fn start(
         sessions: Arc::clone(sessions),
     };
     match local.protocol {
-        Protocol::Tcp => accept(listener, plain, sessions),
-        Protocol::Tls => accept(listener, secured(false), sessions),
-        Protocol::Ws => accept(listener, WebSocket::new(Protocol::Ws, plain, settings()), sessions),
+        Protocol::Tcp => accept(listener, plain, sessions, workers),
+        Protocol::Tls => accept(listener, secured(false), sessions, workers),
+        Protocol::Ws => {
+            accept(listener, WebSocket::new(Protocol::Ws, plain, settings()), sessions, workers)
+        }
         Protocol::Wss => {
             let door = WebSocket::new(Protocol::Wss, secured(true), settings());
-            accept(listener, door, sessions);
+            accept(listener, door, sessions, workers);
         }
         Protocol::Udp => unreachable!("UDP has no listener to accept from"),
     }
 }
 
-fn accept<D: Door>(listener: TcpListener, door: D, sessions: &Arc<Sessions>) {
+fn accept<D: Door>(
+    listener: TcpListener,
+    door: D,
+    sessions: &Arc<Sessions>,
+    workers: &Arc<Workers>,
+) {
     // Counted in before it runs for the first time: a drain may come before that.
     let member = sessions.drain.join();
-    tokio::spawn(accept_loop(listener, door, Arc::clone(sessions), member));
+    tokio::spawn(accept_loop(listener, door, Arc::clone(sessions), Arc::clone(workers), member));
 }
 
 /// A task that ends with its owner.

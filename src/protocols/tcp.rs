@@ -4,10 +4,10 @@ use futures::future::ready;
 use futures::{Future, FutureExt};
 use tokio::net::TcpStream;
 
-use super::{Carried, Transport};
 use crate::config::Protocol;
+use crate::connection::{Door, End, Opened, Opening, Subject};
 use crate::echo::{Raw, StreamEcho};
-use crate::session::{Door, End, Opened, Opening, Subject};
+use crate::transport::{Carried, Transport};
 
 /// The door for plain TCP, and the transport of what runs on it.
 #[derive(Debug)]

@@ -1,9 +1,6 @@
 //! What an HTTP request on a WebSocket port is answered with: an upgrade (RFC 6455 section 4.2, RFC
 //! 8441 section 5), the page, or what is wrong. Pure: this room knows no connections and no I/O.
 
-mod deflate;
-mod fields;
-
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,9 +14,9 @@ use hyper::{ext, header::HeaderName, header::HeaderValue};
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
+use super::fields::{elements, has_element, is_token};
+use super::{deflate, page};
 use crate::config::WebSocketPolicy;
-use crate::page;
-use fields::{elements, has_element, is_token};
 
 /// What a client and the server have agreed upon.
 #[derive(Debug, Clone, PartialEq, Eq)]

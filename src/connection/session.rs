@@ -14,9 +14,9 @@ use tracing::{error, info};
 use super::admission::Permit;
 
 use super::clock::Moment;
+use super::deadline::Deadline;
 use super::drain::{Stage, StageWatch};
 use super::{End, Opened, Opening, Sessions, Subject};
-use crate::deadline::Deadline;
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 
 /// A session gives its thread back after this many steps in one turn, so that a peer who always

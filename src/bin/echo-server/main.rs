@@ -2,12 +2,12 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
-mod certifying;
+mod certs;
 mod cli;
 mod descriptors;
-mod logging;
+mod log;
 mod new_files;
-mod probing;
+mod probe;
 mod ready_file;
 mod report;
 mod signals;
@@ -37,8 +37,8 @@ const REFUSED: u8 = 1;
 fn main() -> ExitCode {
     match cli::parse() {
         Ok(Command::Serve(options)) => serve(*options),
-        Ok(Command::Probe(probe)) => probing::run(*probe),
-        Ok(Command::Certs(certs)) => certifying::run(certs),
+        Ok(Command::Probe(probe)) => probe::run(*probe),
+        Ok(Command::Certs(certs)) => certs::run(certs),
         Err(Stop::Usage(message)) => fail(USAGE, &message),
         Err(Stop::Print(text)) => {
             let printed = text.print();
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: Options) -> ExitCode {
-    let log = match logging::start(options.log) {
+    let log = match log::start(options.log) {
         Ok(log) => log,
         Err(error) => return fail(USAGE, &format!("RUST_LOG: {error}")),
     };

@@ -1,6 +1,13 @@
 //! WebSocket: the HTTP request that opens it, over TCP or over TLS. Over HTTP/1.1 the connection
 //! itself becomes the WebSocket (RFC 6455 section 4.2); over HTTP/2 each stream can (`http2.rs`).
 
+mod deflate;
+mod fields;
+mod handshake;
+mod http2;
+mod page;
+mod settings;
+
 use std::convert::Infallible;
 use std::future::{poll_fn, ready};
 use std::sync::{Arc, OnceLock};
@@ -18,13 +25,15 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::http2::Http2;
-use super::replay::Replay;
-use super::upgraded::{MAX_HEAD, Settings, log_opened, open};
-use super::{Carried, Transport, hang_up};
 use crate::config::Protocol;
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Raw, Step, StreamEcho, Traffic};
-use crate::session::{Door, End, HandshakeError, Opened, Opening, Subject};
+use crate::transport::{Carried, Replay, Transport, hang_up};
+use http2::Http2;
+use settings::{MAX_HEAD, log_opened, open};
+
+use crate::connection::{Door, End, HandshakeError, Opened, Opening, Subject};
+pub(crate) use handshake::Answers;
+pub(crate) use settings::Settings;
 
 /// A request's head may have this many fields; past it the answer is 431.
 const MAX_FIELDS: usize = 100;

@@ -4,17 +4,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::admission::Permit;
-use super::drain::Member;
-use super::{Door, Session, Sessions, Stage, Subject};
+use super::placement::Workers;
 use crate::config::Protocol;
+use crate::connection::{Door, Member, Session, Sessions, Stage};
 
 /// How long to leave the system alone when it has no descriptor or memory for another connection.
 const BACK_OFF: std::ops::RangeInclusive<Duration> =
@@ -33,6 +31,7 @@ pub(crate) async fn accept_loop<D: Door>(
     listener: TcpListener,
     door: D,
     sessions: Arc<Sessions>,
+    workers: Arc<Workers>,
     member: Member,
 ) {
     // Dropped after what is declared below.
@@ -48,7 +47,7 @@ pub(crate) async fn accept_loop<D: Door>(
         match accepted {
             Ok((tcp, peer)) => {
                 shortage.is_over(door.protocol());
-                if let Err(error) = welcome(tcp, peer, &door, &sessions) {
+                if let Err(error) = welcome(tcp, peer, &door, &sessions, &workers) {
                     shortage.wait(door.protocol(), &error, &sessions).await;
                 }
             }
@@ -65,7 +64,7 @@ pub(crate) async fn accept_loop<D: Door>(
         match listener.accept() {
             Ok((tcp, peer)) => {
                 let tcp = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp));
-                if tcp.and_then(|tcp| welcome(tcp, peer, &door, &sessions)).is_err() {
+                if tcp.and_then(|tcp| welcome(tcp, peer, &door, &sessions, &workers)).is_err() {
                     return;
                 }
             }
@@ -84,34 +83,14 @@ fn welcome<D: Door>(
     peer: SocketAddr,
     door: &D,
     sessions: &Arc<Sessions>,
+    workers: &Workers,
 ) -> io::Result<()> {
     let Some((subject, permit)) = sessions.admit(door.protocol(), peer) else { return Ok(()) };
-    let placed = sessions.workers.place(tcp, |tcp| {
+    let placed = workers.place(tcp, |tcp| {
         let opening = door.open(tcp, subject);
         tokio::spawn(Session::opening(sessions, subject, permit, opening));
     });
     placed.inspect_err(|error| error!(%peer, %error, "Connection closed: no thread took it"))
-}
-
-impl Sessions {
-    /// Lets a connection in, or a stream that is as good as one, unless there are enough.
-    pub(crate) fn admit(&self, protocol: Protocol, peer: SocketAddr) -> Option<(Subject, Permit)> {
-        let permit = match self.admission.admit(peer.ip()) {
-            Ok(permit) => permit,
-            Err(reason) => {
-                self.tally.refused.fetch_add(1, Ordering::Relaxed);
-                if let Some(connections) = self.refusals.count() {
-                    warn!(%protocol, %peer, %reason, connections, "Refused connections");
-                }
-                return None;
-            }
-        };
-        let conn = self.next_conn();
-        if self.log.shows() {
-            info!(%protocol, conn, "New connection from: {peer}");
-        }
-        Some((Subject::Connection { protocol, conn, peer }, permit))
-    }
 }
 
 /// Whether accept failed because of the one connection it was about. Linux hands a connection's

@@ -23,11 +23,11 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::replay::{Meter, Replay};
-use super::upgraded::{MAX_HEAD, Settings, log_opened, open};
+use super::handshake::full;
+use super::settings::{MAX_HEAD, Settings, log_opened, open};
+use crate::connection::{End, HandshakeError, Opened, Session, Subject};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
-use crate::http::full;
-use crate::session::{End, HandshakeError, Opened, Session, Subject};
+use crate::transport::{Meter, Replay};
 
 /// Requests and WebSockets that one connection may have at a time: as many as RFC 9113 section
 /// 6.5.2 wants at least.
