@@ -23,6 +23,7 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod address;
 pub mod certs;
 mod config;
 mod connection;
@@ -35,10 +36,11 @@ mod server;
 mod tls;
 mod transport;
 
+pub use address::{Address, UnixAddress, UnixAddressError};
 pub use config::{
-    CertificateFiles, ClientAuth, Config, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol,
-    Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
+    ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol,
+    Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
 };
-pub use error::StartError;
+pub use error::{BoxError, Credential, CredentialError, Setting, StartError};
 pub use server::{LocalAddr, Server, Summary};
 pub use tls::TlsReloader;

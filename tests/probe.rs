@@ -23,7 +23,7 @@ fn target(protocol: Protocol, address: SocketAddr) -> Target {
 /// Trusts the test CA, and stays on IPv4, where the tests' servers are.
 fn dial() -> DialOptions {
     let mut tls = TlsOptions::default();
-    tls.ca = Some(cert("ca.pem"));
+    tls.ca = Some(cert("ca.pem").into());
     let mut dial = DialOptions::default();
     dial.family = Some(probe::Family::V4);
     dial.tls = tls;
@@ -44,7 +44,7 @@ async fn ping(target: &Target, messages: Messages, options: &PingOptions) -> Sum
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_door_is_clean() {
-    for protocol in Protocol::ALL {
+    for &protocol in Protocol::ALL {
         let server = TestServer::start(protocol).await;
         for size in [1, 7, 64, 1000, 60_000] {
             let target = target(protocol, server.address);
@@ -132,7 +132,7 @@ async fn a_certificate_is_verified_or_said_not_to_be() {
     let error = connect(elsewhere).await.unwrap_err();
     assert!(matches!(error, ProbeError::Tls(_)), "{error}");
     let mut unknown = TlsOptions::default();
-    unknown.ca = Some(cert("client.pem"));
+    unknown.ca = Some(cert("client.pem").into());
     assert!(matches!(connect(unknown.clone()).await.unwrap_err(), ProbeError::Tls(_)));
     unknown.insecure = true;
     let facts = connect(unknown).await.unwrap();
@@ -286,7 +286,7 @@ async fn load(target: &Target, change: impl FnOnce(&mut LoadOptions)) -> Summary
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_door_bears_a_load() {
-    for protocol in Protocol::ALL {
+    for &protocol in Protocol::ALL {
         let server = TestServer::start(protocol).await;
         let target = target(protocol, server.address);
         let summary = load(&target, |options| {

@@ -101,7 +101,7 @@ async fn at_shutdown_those_who_wait_to_be_accepted_are_served() {
 async fn a_server_that_is_stopped_at_once_serves_who_is_there() {
     let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0));
     let server = echo_server::Server::bind(config).await.unwrap();
-    let mut client = connect_to(server.local_addrs()[0].address);
+    let mut client = connect_to(server.local_addrs()[0].address.ip().unwrap());
     client.write_all(b"early").await.unwrap();
     let running = tokio::spawn(server.run(std::future::ready(())));
     let mut rest = String::new();
@@ -122,7 +122,7 @@ fn connect_to(address: std::net::SocketAddr) -> TcpStream {
 async fn dropping_a_running_server_leaves_no_connection_behind() {
     let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0));
     let server = echo_server::Server::bind(config).await.unwrap();
-    let address = server.local_addrs()[0].address;
+    let address = server.local_addrs()[0].address.ip().unwrap();
     let running = tokio::spawn(server.run(std::future::pending()));
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"x").await.unwrap();

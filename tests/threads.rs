@@ -100,7 +100,7 @@ async fn echo(client: &mut TcpStream) {
 #[tokio::test]
 async fn every_door_can_be_served_by_several_threads() {
     let threads = Threads::start(3);
-    for protocol in Protocol::ALL {
+    for &protocol in Protocol::ALL {
         let server = serve(config(protocol), &threads).await;
         for size in [0, 1, 1000, 60_000] {
             let payload = common::client::noise(size);

@@ -46,7 +46,7 @@ async fn the_self_signed_certificate_can_be_trusted() {
     let config = Config::new().listen(Protocol::Tls, ([127, 0, 0, 1], 0));
     assert_eq!(config.identity, Identity::SelfSigned);
     let server = Server::bind(config).await.unwrap();
-    let address = server.local_addrs()[0].address;
+    let address = server.local_addrs()[0].address.ip().unwrap();
     let roots = server.certificate_chain().to_vec();
     tokio::spawn(server.run(std::future::pending()));
     echoes(tls_connect_trusting(address, roots, ALL_VERSIONS).await).await;

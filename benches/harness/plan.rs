@@ -177,7 +177,7 @@ fn case(protocol: Protocol, work: Work, args: &Args) -> Case {
         Protocol::Tls => &[Control::Rustls],
         Protocol::Udp => &[Control::Datagrams, Control::Mmsg],
         Protocol::Ws => &[Control::Tungstenite, Control::TungsteniteTuned],
-        Protocol::Wss => &[],
+        _ => &[],
     };
     let builds = args.builds.iter().map(|(name, path)| Which::Build(name.clone(), path.clone()));
     let door = match protocol {
@@ -199,6 +199,7 @@ fn title(protocol: Protocol) -> &'static str {
         Protocol::Udp => "UDP",
         Protocol::Ws => "WebSocket",
         Protocol::Wss => "WebSocket over TLS",
+        other => other.name(),
     }
 }
 

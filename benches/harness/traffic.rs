@@ -126,7 +126,7 @@ async fn run(
     let url = format!("{}://{}", server.protocol, server.address);
     let target: Target = url.parse().map_err(|error| format!("{error}"))?;
     let mut dial = DialOptions::default();
-    dial.tls.ca = Some(certs("ca.pem"));
+    dial.tls.ca = Some(certs("ca.pem").into());
     let mut messages = Messages::of(load.size);
     // Beside a door that knows no text, text is compared with the same number of bytes.
     messages.is_text = load.is_text && matches!(server.protocol, Protocol::Ws | Protocol::Wss);

@@ -1,4 +1,4 @@
-//! Who is let in: the limits on connections, all together and for each address.
+//! Who is admitted: the limits on connections, all together and for each address.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts the connections that are in.
+/// Counts the admitted connections.
 #[derive(Debug)]
 pub(crate) struct Admission {
     max: usize,
@@ -17,12 +17,12 @@ pub(crate) struct Admission {
     by_network: Mutex<HashMap<Network, usize>>,
 }
 
-/// Why a connection was not let in.
+/// Why a connection was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("--max-connections is reached")]
+    #[error("the limit on connections is reached")]
     Full,
-    #[error("--max-connections-per-ip is reached")]
+    #[error("the limit on connections of one address is reached")]
     NetworkFull,
 }
 
@@ -36,13 +36,14 @@ impl Admission {
         }
     }
 
-    /// Connections that are in.
+    /// How many are admitted.
     pub(crate) fn admitted(&self) -> usize {
         self.admitted.load(Ordering::Relaxed)
     }
 
-    /// Lets a connection from `peer` in, until the permit is dropped.
-    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Permit, Refusal> {
+    /// Admits a connection until the permit is dropped. A peer without an IP address counts among
+    /// all connections only.
+    pub(crate) fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Permit, Refusal> {
         // Counted before it is compared, so that two threads cannot both take the last place. The
         // permit gives the place back on every way out.
         let before = self.admitted.fetch_add(1, Ordering::Relaxed);
@@ -50,7 +51,7 @@ impl Admission {
         if before >= self.max {
             return Err(Refusal::Full);
         }
-        if let Some(max) = self.max_per_network {
+        if let (Some(max), Some(peer)) = (self.max_per_network, peer) {
             let network = Network::of(peer);
             let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
             let connections = by_network.entry(network).or_insert(0);
@@ -109,8 +110,8 @@ impl Network {
 mod tests {
     use super::*;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
     }
 
     #[test]
@@ -146,7 +147,7 @@ mod tests {
     fn nothing_is_kept_of_a_network_that_left() {
         let admission = Arc::new(Admission::new(100, Some(1)));
         for host in 0..200 {
-            drop(admission.admit(IpAddr::from([10, 0, 0, host])));
+            drop(admission.admit(Some(IpAddr::from([10, 0, 0, host]))));
         }
         assert!(admission.by_network.lock().unwrap().is_empty());
     }

@@ -12,11 +12,10 @@ use tokio::task::{coop, yield_now};
 use tracing::{error, info};
 
 use super::admission::Permit;
-
 use super::clock::Moment;
 use super::deadline::Deadline;
 use super::drain::{Stage, StageWatch};
-use super::{End, Opened, Opening, Sessions, Subject};
+use super::{Admitted, Connection, End, Opened, Opening, Sessions};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 
 /// A session gives its thread back after this many steps in one turn, so that a peer who always
@@ -49,12 +48,13 @@ pin_project_lite::pin_project! {
         moved: Moment,
         // When bytes last moved out, or began to be owed.
         taken: Moment,
-        // When the peer was last asked whether it is there.
-        asked: Moment,
+        // When a ping was last due.
+        pinged: Moment,
         turns_while_draining: u8,
-        // While it drains: how often the runtime has asked the kernel since the last step had nothing.
-        looks: u8,
-        subject: Subject,
+        // While it drains: how often the runtime has polled the kernel since the last step had nothing.
+        kernel_polls: u8,
+        // None: a datagram socket, whose peers come and go. It has no deadlines.
+        connection: Option<Connection>,
         client: Option<Box<String>>,
         permit: Option<Permit>,
         // The last, so that who waits for the sessions to leave finds nothing of them.
@@ -70,14 +70,15 @@ pin_project_lite::pin_project! {
                 Some(end) => *end,
                 None => End::Aborted,
             };
-            let is_connection = matches!(this.subject, Subject::Connection { .. });
-            if is_connection || end.is_our_fault() {
-                this.sessions.count(&end, this.phase.owes());
+            if this.connection.is_some() || end.is_our_fault() {
+                this.sessions.count_end(&end, this.phase.owes());
             }
+            // An address has several datagram sockets, and its protocol one line for all of them.
+            let Some(connection) = this.connection else { return };
             if end.is_our_fault() || this.sessions.log.shows() {
                 let client = this.client.as_ref().map(|client| client.as_str());
                 let duration = this.sessions.clock.since(*this.began);
-                log_end(*this.subject, client, this.phase.traffic(), duration, &end);
+                log_end(connection, client, this.phase.traffic(), duration, &end);
             }
         }
     }
@@ -136,26 +137,22 @@ enum Passed {
 
 impl<E: Echo> Session<E> {
     /// A session for a connection that starts with a handshake.
-    pub(crate) fn opening(
+    pub(crate) fn of_connection(
         sessions: &Arc<Sessions>,
-        subject: Subject,
-        permit: Permit,
+        admitted: Admitted,
         opening: Opening<E>,
     ) -> Self {
-        Session::new(sessions, subject, Some(permit), Phase::Opening(opening))
+        Session::new(sessions, Some(admitted), Phase::Opening(opening))
     }
 
-    /// A session for what can echo right away.
-    pub(crate) fn open(sessions: &Arc<Sessions>, subject: Subject, echo: E) -> Self {
-        Session::new(sessions, subject, None, Phase::Open(echo))
+    /// A session for a datagram socket, which can echo right away.
+    pub(crate) fn of_socket(sessions: &Arc<Sessions>, echo: E) -> Self {
+        Session::new(sessions, None, Phase::Open(echo))
     }
 
-    fn new(
-        sessions: &Arc<Sessions>,
-        subject: Subject,
-        permit: Option<Permit>,
-        phase: Phase<E>,
-    ) -> Self {
+    fn new(sessions: &Arc<Sessions>, admitted: Option<Admitted>, phase: Phase<E>) -> Self {
+        let (connection, permit) =
+            admitted.map(|admitted| (admitted.connection, admitted.permit)).unzip();
         let now = sessions.clock.now();
         Session {
             phase,
@@ -166,10 +163,10 @@ impl<E: Echo> Session<E> {
             began: now,
             moved: now,
             taken: now,
-            asked: now,
+            pinged: now,
             turns_while_draining: 0,
-            looks: 0,
-            subject,
+            kernel_polls: 0,
+            connection,
             client: None,
             permit,
             sessions: Membership::of(sessions),
@@ -191,7 +188,7 @@ impl<E: Echo> Future for Session<E> {
             if self.as_mut().poll_life(cx, stage).is_ready() {
                 return Poll::Ready(());
             }
-            self.as_mut().note(moved, owed);
+            self.as_mut().record_progress(moved, owed);
             let Some((at, passed)) = self.next_deadline() else { return Poll::Pending };
             let this = self.as_mut().project();
             ready!(this.deadline.poll_passed(cx, this.sessions.clock.at(at)));
@@ -206,7 +203,7 @@ impl<E: Echo> Future for Session<E> {
                     return Poll::Ready(());
                 }
                 Passed::Idle => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Idle),
-                Passed::Ping => self.as_mut().ask(),
+                Passed::Ping => self.as_mut().ping(),
                 Passed::Lifetime => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Lifetime),
             }
         }
@@ -228,7 +225,7 @@ impl<E: Echo> Session<E> {
                 Poll::Pending => return Poll::Pending,
             }
             *this.moved = this.sessions.clock.now();
-            *this.asked = *this.moved;
+            *this.pinged = *this.moved;
         }
         if self.goodbye.is_none() {
             match self.as_mut().turn(cx) {
@@ -259,8 +256,8 @@ impl<E: Echo> Session<E> {
         Poll::Ready(())
     }
 
-    /// Puts the deadlines off, if something has moved since `moved` and `owed` were looked at.
-    fn note(self: Pin<&mut Self>, moved: Moved, owed: bool) {
+    /// Puts the deadlines off, if something has moved since `moved` and `owed` were read.
+    fn record_progress(self: Pin<&mut Self>, moved: Moved, owed: bool) {
         let this = self.project();
         let now_moved = this.phase.moved();
         let is_taking = now_moved.outward != moved.outward;
@@ -301,7 +298,7 @@ impl<E: Echo> Session<E> {
             return true;
         }
         if !matches!(turn, Turn::Waiting) {
-            *this.looks = 0;
+            *this.kernel_polls = 0;
             return false;
         }
         if this.phase.owes() {
@@ -311,8 +308,8 @@ impl<E: Echo> Session<E> {
         // may have been woken before that. The wake of a yield comes when it has asked again. Where
         // there are more sockets than events at a time, ours may be among the last.
         let enough = Handle::current().metrics().num_alive_tasks() / EVENTS + 1;
-        if usize::from(*this.looks) < enough {
-            *this.looks += 1;
+        if usize::from(*this.kernel_polls) < enough {
+            *this.kernel_polls += 1;
             let is_over = pin!(yield_now()).poll(cx);
             debug_assert!(is_over.is_pending(), "it yields once");
             return false;
@@ -320,10 +317,10 @@ impl<E: Echo> Session<E> {
         true
     }
 
-    /// Asks the peer whether it is there, unless it has not answered the last time.
-    fn ask(mut self: Pin<&mut Self>) {
+    /// Has a ping sent, unless the peer has not answered the last one.
+    fn ping(mut self: Pin<&mut Self>) {
         let this = self.as_mut().project();
-        *this.asked = this.sessions.clock.now();
+        *this.pinged = this.sessions.clock.now();
         if let Phase::Open(echo) = this.phase
             && !echo.heartbeat()
         {
@@ -357,9 +354,7 @@ impl<E: Echo> Session<E> {
 
     /// The next deadline, and which it is.
     fn next_deadline(&self) -> Option<(Moment, Passed)> {
-        if matches!(self.subject, Subject::Socket) {
-            return None;
-        }
+        self.connection?;
         let timeouts = &self.sessions.timeouts;
         let after = |start: Moment, timeout: Option<Duration>, passed: Passed| {
             timeout.map(|timeout| (start.after(timeout), passed))
@@ -376,7 +371,7 @@ impl<E: Echo> Session<E> {
             }
             (Phase::Open(_), None) => {
                 let ping = timeouts.ping.filter(|_| E::PINGS);
-                let ping = after(self.asked, ping, Passed::Ping);
+                let ping = after(self.pinged, ping, Passed::Ping);
                 [after(self.moved, timeouts.idle, Passed::Idle), lifetime, ping]
             }
             (Phase::Open(_), Some(_)) => {
@@ -414,26 +409,26 @@ impl<E: Echo> Phase<E> {
 
 /// The closing line.
 fn log_end(
-    subject: Subject,
+    connection: &Connection,
     client: Option<&str>,
     traffic: Traffic,
     duration: Duration,
     end: &End,
 ) {
+    let Connection { protocol, number, peer } = connection;
     let duration_ms = duration.as_micros() as f64 / 1000.0;
     let (received, sent, messages) = (traffic.received, traffic.sent, traffic.messages);
     // As a string, so that the log quotes it and escapes what a peer may have put into it.
     let reason = end.to_string();
-    match subject {
-        Subject::Connection { protocol, conn, peer } if end.is_our_fault() => error!(
-            %protocol, conn, client, received, sent, messages, duration_ms, reason,
+    if end.is_our_fault() {
+        error!(
+            %protocol, conn = number, client, received, sent, messages, duration_ms, reason,
             "Connection closed: {peer}"
-        ),
-        Subject::Connection { protocol, conn, peer } => info!(
-            %protocol, conn, client, received, sent, messages, duration_ms, reason,
+        );
+    } else {
+        info!(
+            %protocol, conn = number, client, received, sent, messages, duration_ms, reason,
             "Connection closed: {peer}"
-        ),
-        // An address has several sockets, and its front-end one line for all of them.
-        Subject::Socket => {}
+        );
     }
 }

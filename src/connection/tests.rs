@@ -1,6 +1,7 @@
 //! A session's life on a scripted clock: time is paused, and passes only when nothing else can
 //! happen.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,9 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::{End, Opened, Session, Sessions, Stage, Subject};
-use crate::config::{Protocol, Timeouts};
+use super::{Admitted, End, Opened, Opening, Session, Sessions, Stage};
+use crate::config::{Limits, Protocol, Timeouts};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
+use crate::net::Peer;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -22,18 +24,29 @@ const PIPE: usize = 64;
 fn sessions(change: impl FnOnce(&mut Timeouts)) -> Arc<Sessions> {
     let mut timeouts = Timeouts::default();
     change(&mut timeouts);
-    Arc::new(Sessions::new(100, None, timeouts))
+    Arc::new(Sessions::new(Limits::default(), 100, timeouts))
 }
 
-fn subject() -> Subject {
-    Subject::Connection { protocol: Protocol::Tcp, conn: 1, peer: ([127, 0, 0, 1], 1).into() }
+fn admit(sessions: &Sessions) -> Admitted {
+    sessions.admit(Protocol::Tcp, Peer::Ip(([127, 0, 0, 1], 1).into())).expect("there is room")
+}
+
+/// A session whose handshake has nothing to do.
+fn session_of<E: Echo + Send + 'static>(sessions: &Arc<Sessions>, echo: E) -> Session<E> {
+    let opening: Opening<E> = ready(Ok(Opened::new(echo, None))).boxed();
+    Session::of_connection(sessions, admit(sessions), opening)
 }
 
 /// A client, and the session that echoes it.
 fn connect(sessions: &Arc<Sessions>) -> (DuplexStream, JoinHandle<()>) {
     let (client, server) = duplex(PIPE);
-    let session = Session::open(sessions, subject(), StreamEcho::new(server, 1024));
+    let session = session_of(sessions, StreamEcho::new(server, 1024));
     (client, tokio::spawn(session))
+}
+
+fn drained_and_aborted(sessions: &Sessions) -> (u64, u64) {
+    let statistics = sessions.statistics();
+    (statistics.drained, statistics.aborted)
 }
 
 /// Seconds on the paused clock until `session` is over.
@@ -121,9 +134,9 @@ async fn a_lifetime_waits_for_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_never_ends_is_ended() {
     let sessions = sessions(|timeouts| timeouts.handshake = Some(10 * SECOND));
-    let permit = sessions.admission.admit(([127, 0, 0, 1]).into()).unwrap();
+    let admitted = admit(&sessions);
     let silence = std::future::pending::<Result<Opened<StreamEcho<DuplexStream>>, End>>().boxed();
-    let session = tokio::spawn(Session::opening(&sessions, subject(), permit, silence));
+    let session = tokio::spawn(Session::of_connection(&sessions, admitted, silence));
     assert_eq!(sessions.connections(), 1);
     assert_eq!(seconds_of(session).await, 10);
     assert_eq!(sessions.connections(), 0);
@@ -156,7 +169,7 @@ async fn a_drain_echoes_what_has_been_sent() {
     assert_eq!(echo, "sent before the drain");
     drop(client);
     sessions.drain.emptied().await;
-    assert_eq!(sessions.drained_and_aborted(), (1, 0));
+    assert_eq!(drained_and_aborted(&sessions), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +186,7 @@ async fn a_drain_does_not_wait_for_a_peer_that_never_pauses() {
     sender.abort();
     drop(reading);
     session.await.unwrap();
-    assert_eq!(sessions.drained_and_aborted(), (1, 0));
+    assert_eq!(drained_and_aborted(&sessions), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +202,7 @@ async fn what_is_stuck_in_a_drain_is_aborted() {
     assert!(idle.is_finished() && !stuck.is_finished());
     sessions.drain.advance(Stage::Aborting);
     sessions.drain.emptied().await;
-    assert_eq!(sessions.drained_and_aborted(), (1, 1));
+    assert_eq!(drained_and_aborted(&sessions), (1, 1));
     // All that was sent before the abort is still there to read.
     let mut rest = Vec::new();
     stuck_client.read_to_end(&mut rest).await.unwrap();
@@ -201,7 +214,7 @@ async fn what_a_stalled_peer_sends_does_not_save_it() {
     let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));
     let (mut client, server) = duplex(PIPE);
     let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
-    let session = tokio::spawn(Session::open(&sessions, subject(), echo));
+    let session = tokio::spawn(session_of(&sessions, echo));
     // A binary frame that does not fit into the pipe on its way back.
     client.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0]).await.unwrap();
     client.write_all(&[7; 100]).await.unwrap();
@@ -222,7 +235,7 @@ async fn a_peer_is_asked_at_intervals_and_closed_if_it_says_nothing() {
     });
     let (mut client, server) = duplex(PIPE);
     let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
-    let session = tokio::spawn(Session::open(&sessions, subject(), echo));
+    let session = tokio::spawn(session_of(&sessions, echo));
     let start = Instant::now();
     for pings in 1..=5 {
         let mut ping = [0; 13];
@@ -248,7 +261,7 @@ async fn a_drain_waits_for_the_end_of_a_frame_but_not_for_ever() {
         let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));
         let (mut client, server) = duplex(PIPE);
         let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
-        let session = tokio::spawn(Session::open(&sessions, subject(), echo));
+        let session = tokio::spawn(session_of(&sessions, echo));
         // Half of a binary frame.
         client.write_all(&[0x82, 0x82, 0, 0, 0, 0, 7]).await.unwrap();
         let mut echo = [0; 3];
@@ -293,7 +306,7 @@ async fn the_longest_lifetime_is_not_too_long() {
     });
     let (_client, session) = connect(&sessions);
     assert_eq!(seconds_of(session).await, 3);
-    assert_eq!(sessions.panicked(), 0);
+    assert_eq!(sessions.statistics().panicked, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -305,7 +318,7 @@ async fn who_stalls_in_a_drain_is_not_counted_as_drained() {
     }
     sessions.drain.advance(Stage::Draining);
     session.await.unwrap();
-    assert_eq!(sessions.drained_and_aborted(), (0, 1));
+    assert_eq!(drained_and_aborted(&sessions), (0, 1));
 }
 
 /// Panics at its first step, as a bug would.
@@ -339,12 +352,10 @@ impl Echo for Buggy {
 async fn a_panic_ends_its_own_connection_alone() {
     let sessions = sessions(|_| {});
     let (mut bystander, _session) = connect(&sessions);
-    let permit = sessions.admission.admit(([127, 0, 0, 1]).into()).unwrap();
-    let opening = async { Ok(Opened::new(Buggy, None)) }.boxed();
-    let buggy = tokio::spawn(Session::opening(&sessions, subject(), permit, opening));
+    let buggy = tokio::spawn(session_of(&sessions, Buggy));
     assert!(buggy.await.unwrap_err().is_panic());
-    assert_eq!(sessions.panicked(), 1);
-    assert_eq!(sessions.connections(), 0, "its permit is free again");
+    assert_eq!(sessions.statistics().panicked, 1);
+    assert_eq!(sessions.connections(), 1, "its permit is free again");
     assert_eq!(sessions.drain.members(), 1, "and nobody waits for it in a drain");
     bystander.write_all(b"x").await.unwrap();
     assert_eq!(bystander.read_u8().await.unwrap(), b'x');

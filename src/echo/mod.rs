@@ -23,7 +23,7 @@ use std::time::Duration;
 pub(crate) use datagrams::LARGEST as MAX_DATAGRAM;
 pub use datagrams::{Answerable, DatagramEcho, Rules, Unanswered};
 pub use frames::Frames;
-pub use stream::{Raw, StreamEcho};
+pub use stream::{StreamEcho, Underlying};
 
 /// A transport that sends back what it receives.
 pub trait Echo: Unpin {

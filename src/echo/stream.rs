@@ -21,7 +21,7 @@ use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch};
 pub struct StreamEcho<S, F = Bytes> {
     io: S,
     framing: F,
-    raw: Raw<S>,
+    underlying: Underlying<S>,
     batch: u32,
     /// The last batch took a lot of computing.
     toiled: bool,
@@ -39,8 +39,8 @@ pub struct StreamEcho<S, F = Bytes> {
 /// enough for the others not to notice.
 const TOILSOME: usize = 1024;
 
-/// The connection below a protocol.
-pub type Raw<S> = fn(&mut S) -> &mut (dyn AsyncRead + Unpin + Send);
+/// The stream below a protocol's own.
+pub type Underlying<S> = fn(&mut S) -> &mut (dyn AsyncRead + Unpin + Send);
 
 /// Whether the peer was asked if it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,7 @@ enum Farewell {
     Done,
 }
 
+#[cfg(test)]
 impl<S: AsyncRead + Unpin + Send> StreamEcho<S> {
     /// Echoes `io`, at most `batch` bytes at a time.
     ///
@@ -81,13 +82,13 @@ impl<S: AsyncRead + Unpin + Send> StreamEcho<S> {
 }
 
 impl<S> StreamEcho<S> {
-    /// Echoes `io`, a protocol on the connection that `raw` gives. Once the farewell is out, what
+    /// Echoes `io`, a protocol on the stream that `underlying` gives. Once the farewell is out, what
     /// the peer still sends is read there and dropped.
     ///
     /// # Panics
     /// If `batch` is 0.
-    pub fn over(io: S, raw: Raw<S>, batch: usize) -> Self {
-        StreamEcho::framed(io, raw, batch, Bytes::default())
+    pub fn over(io: S, underlying: Underlying<S>, batch: usize) -> Self {
+        StreamEcho::framed(io, underlying, batch, Bytes::default())
     }
 }
 
@@ -96,12 +97,12 @@ impl<S, F: Framing> StreamEcho<S, F> {
     ///
     /// # Panics
     /// If `batch` is 0.
-    pub fn framed(io: S, raw: Raw<S>, batch: usize, framing: F) -> Self {
+    pub fn framed(io: S, underlying: Underlying<S>, batch: usize, framing: F) -> Self {
         assert!(batch > 0, "a batch of no bytes moves none");
         StreamEcho {
             io,
             framing,
-            raw,
+            underlying,
             // What does not fit is more than anybody reads at a time.
             batch: u32::try_from(batch).unwrap_or(u32::MAX),
             toiled: false,
@@ -114,9 +115,9 @@ impl<S, F: Framing> StreamEcho<S, F> {
         }
     }
 
-    /// The same, when `input` was read already.
+    /// Echoes first the bytes that the handshake has read past its own end.
     #[must_use]
-    pub fn behind(mut self, input: &[u8]) -> Self {
+    pub fn with_early_input(mut self, input: &[u8]) -> Self {
         self.moved.inward += input.len() as u64;
         for piece in input.chunks(self.batch as usize) {
             if self.end.is_some() {
@@ -362,7 +363,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         scratch::with(self.batch as usize, |buffer| {
             let mut into = ReadBuf::new(buffer);
-            let read = ready!(Pin::new((self.raw)(&mut self.io)).poll_read(cx, &mut into));
+            let read = ready!(Pin::new((self.underlying)(&mut self.io)).poll_read(cx, &mut into));
             if read.is_err() || into.filled().is_empty() {
                 self.farewell = Farewell::Done;
             }

@@ -1,17 +1,22 @@
-//! Addresses become sockets, all of them or none.
+//! Addresses become sockets.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Type};
+use tokio::net::TcpListener;
 
+use super::AnyListener;
+#[cfg(unix)]
+use super::UnixListener;
+use crate::address::{Address, UnixAddress};
 use crate::config::{Listen, Protocol};
-use crate::error::StartError;
+use crate::error::{Setting, StartError};
 
 /// Connections that the kernel completes before we accept them. The default of mio differs from
 /// version to version.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// The receive buffer of a UDP socket, in bytes, unless another one is asked for.
 const RECV_BUFFER: usize = 4 << 20;
@@ -24,78 +29,116 @@ const SEND_BUFFER: usize = 4 << 20;
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 * 1024;
 
-/// A bound socket, not blocking, not in a runtime yet.
-pub(crate) enum Socket {
-    Stream(TcpListener),
-    /// Several on one address: the kernel spreads the clients over them.
-    Datagrams(Vec<UdpSocket>),
-}
-
 /// What sockets are bound with.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// When the kernel is to give a connection up.
     pub(crate) stall: Option<Duration>,
+    /// The permission bits of the files of Unix sockets.
+    pub(crate) unix_mode: Option<u32>,
     /// How many sockets a UDP address gets, where the system can have more than one.
     pub(crate) workers: usize,
-    /// The receive buffer of each, in bytes, if the default does not do.
+    /// The receive buffer of each UDP socket, in bytes, if the default does not do.
     pub(crate) recv_buffer: Option<usize>,
 }
 
-/// Binds everything, in the order of `listeners`.
-///
-/// Of a name's addresses, those that this machine does not have are passed over as long as one
-/// remains: `localhost` is `::1` too, IPv6 or not.
-pub(crate) fn all(
-    listeners: &[Listen],
+/// Binds the addresses of `listen`, one of `all`, to listeners in the current runtime.
+pub(crate) fn listeners(
+    listen: &Listen,
+    all: &[Listen],
     options: &Options,
-) -> Result<Vec<(Protocol, SocketAddr, Socket)>, StartError> {
-    let mut bound = Vec::new();
-    for listen in listeners {
-        let before = bound.len();
-        let mut absent = None;
-        for &address in &listen.addresses {
-            let protocol = listen.protocol;
-            // ::ffff:0.0.0.0 is 0.0.0.0, and nothing else must be thought of it.
-            let address = match address.ip().to_canonical() {
-                IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
-                IpAddr::V6(_) => address,
-            };
-            if protocol == Protocol::Udp && is_for_many(address.ip()) {
-                let why = "datagrams that were sent to many are not answered";
-                return Err(StartError::Config(format!("--udp {address}: {why}")));
-            }
-            let is_v6_only = has_ipv4_twin(protocol, address, listeners);
-            match bind(protocol, address, is_v6_only, options) {
-                Ok((local, socket)) => bound.push((protocol, local, socket)),
-                Err(source) => {
-                    let is_absent = is_absent(&source);
-                    let error = StartError::Bind { protocol, address, source };
-                    if !is_absent {
-                        return Err(error);
-                    }
-                    absent.get_or_insert(error);
-                }
-            }
+) -> Result<Vec<(Address, AnyListener)>, StartError> {
+    each_address(listen, |address| match address {
+        Address::Ip(address) => {
+            let is_v6_only = has_ipv4_twin(listen.protocol, *address, all);
+            let listener = bind_tcp(*address, is_v6_only, options)?;
+            Ok((listener.local_addr()?.into(), AnyListener::Tcp(listener)))
         }
-        if let Some(error) = absent.filter(|_| bound.len() == before) {
-            return Err(error);
+        Address::Unix(name) => {
+            Ok((Address::Unix(name.clone()), bind_unix(name, options.unix_mode)?))
         }
-    }
-    Ok(bound)
+    })
 }
 
-/// Binds one address. An IPv6 wildcard takes IPv4 too, unless `is_v6_only`.
-fn bind(
-    protocol: Protocol,
-    address: SocketAddr,
-    is_v6_only: bool,
+/// Sockets that share one address.
+pub(crate) type SharedAddress = (SocketAddr, Vec<UdpSocket>);
+
+/// Binds the addresses of `listen`, one of `all`, to sockets for datagrams, not blocking and not in
+/// a runtime yet. Each address gets several, and the kernel spreads the clients over them.
+pub(crate) fn datagrams(
+    listen: &Listen,
+    all: &[Listen],
     options: &Options,
-) -> io::Result<(SocketAddr, Socket)> {
-    if protocol == Protocol::Udp {
-        let sockets = bind_datagrams(address, is_v6_only, options)?;
-        return Ok((sockets[0].local_addr()?, Socket::Datagrams(sockets)));
+) -> Result<Vec<SharedAddress>, StartError> {
+    let refuse = |address: &Address, why: &str| {
+        let problem = format!("{} on {address}: {why}", listen.protocol);
+        Err(StartError::setting(Setting::Listeners, problem))
+    };
+    for address in &listen.addresses {
+        match address {
+            Address::Ip(ip) if is_for_many(ip.ip().to_canonical()) => {
+                return refuse(address, "datagrams that were sent to many are not answered");
+            }
+            Address::Ip(_) => {}
+            Address::Unix(_) => return refuse(address, "UDP has no Unix sockets"),
+        }
     }
+    each_address(listen, |address| {
+        let address = address.ip().ok_or(io::ErrorKind::Unsupported)?;
+        let is_v6_only = has_ipv4_twin(listen.protocol, address, all);
+        let sockets = bind_udp(address, is_v6_only, options)?;
+        Ok((sockets[0].local_addr()?, sockets))
+    })
+}
+
+/// Binds each address. Of a name's addresses, those that this machine does not have are passed
+/// over as long as one remains: `localhost` is `::1` too, IPv6 or not.
+fn each_address<T>(
+    listen: &Listen,
+    bind: impl Fn(&Address) -> io::Result<T>,
+) -> Result<Vec<T>, StartError> {
+    let mut bound = Vec::new();
+    let mut absent = None;
+    for address in &listen.addresses {
+        let address = canonical(address);
+        match bind(&address) {
+            Ok(socket) => bound.push(socket),
+            Err(source) => {
+                let is_absent = is_absent(&source);
+                let error = StartError::Bind { protocol: listen.protocol, address, source };
+                if !is_absent {
+                    return Err(error);
+                }
+                absent.get_or_insert(error);
+            }
+        }
+    }
+    match absent {
+        Some(error) if bound.is_empty() => Err(error),
+        _ => Ok(bound),
+    }
+}
+
+/// `::ffff:0.0.0.0` is bound as `0.0.0.0`, so that what holds for the one holds for the other.
+fn canonical(address: &Address) -> Address {
+    match address {
+        Address::Ip(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).into(),
+        Address::Unix(_) => address.clone(),
+    }
+}
+
+#[cfg(unix)]
+fn bind_unix(address: &UnixAddress, mode: Option<u32>) -> io::Result<AnyListener> {
+    UnixListener::bind(address, mode).map(AnyListener::Unix)
+}
+
+#[cfg(not(unix))]
+fn bind_unix(_address: &UnixAddress, _mode: Option<u32>) -> io::Result<AnyListener> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets"))
+}
+
+/// Listens on one address. An IPv6 wildcard takes IPv4 too, unless `is_v6_only`.
+fn bind_tcp(address: SocketAddr, is_v6_only: bool, options: &Options) -> io::Result<TcpListener> {
     let socket = new_socket(address, Type::STREAM, is_v6_only)?;
     // A restart must not wait for the old server's connections to leave TIME_WAIT. On Windows the
     // option means something else.
@@ -104,13 +147,11 @@ fn bind(
     // Without it an echo waits in Nagle's algorithm for an acknowledgement that the peer delays.
     // Accepted connections inherit it.
     socket.set_tcp_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    watch_for_stalls(&socket, options.stall)?;
+    set_stall_options(&socket, options)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    let socket = TcpListener::from(socket);
-    Ok((socket.local_addr()?, Socket::Stream(socket)))
+    TcpListener::from_std(socket.into())
 }
 
 fn new_socket(address: SocketAddr, kind: Type, is_v6_only: bool) -> io::Result<socket2::Socket> {
@@ -123,7 +164,7 @@ fn new_socket(address: SocketAddr, kind: Type, is_v6_only: bool) -> io::Result<s
 }
 
 /// As many sockets as there are workers, where the kernel spreads clients over them, else one.
-fn bind_datagrams(
+fn bind_udp(
     address: SocketAddr,
     is_v6_only: bool,
     options: &Options,
@@ -155,8 +196,8 @@ fn bind_datagrams(
     Ok(sockets)
 }
 
-/// Replies to a neighbour that does not answer wait for it in the send buffer, some 200 KiB of them
-/// for seconds. There has to be room beside them for the others' replies.
+/// While ARP or ND is pending for a neighbour, the kernel charges up to 200 KiB of replies to this
+/// socket. The send buffer needs room beside them for the replies to others.
 fn set_send_buffer(socket: &socket2::Socket) {
     #[cfg(target_os = "linux")]
     if rustix::net::sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_ok() {
@@ -189,21 +230,28 @@ fn set_recv_buffer(
     if tell && asked.is_some() && given < wanted {
         tracing::warn!(
             %address, given,
-            "--udp-recv-buffer {wanted}: the system gives less (net.core.rmem_max)"
+            "A receive buffer of {wanted} bytes was asked for; the system gives less (net.core.rmem_max)"
         );
     }
 }
 
-/// Sets what the kernel has to do for the stall rule. Accepted connections inherit it.
+/// Tells the kernel its part of the stall rule. Accepted connections inherit it.
 #[cfg(target_os = "linux")]
-fn watch_for_stalls(socket: &socket2::Socket, stall: Option<Duration>) -> io::Result<()> {
-    // Bytes that the kernel has taken from us are out of our sight: if the peer acknowledges none
-    // of them in that time, the kernel is to end the connection.
-    socket.set_tcp_user_timeout(stall)?;
+fn set_stall_options(socket: &socket2::Socket, options: &Options) -> io::Result<()> {
+    // We do not see what becomes of bytes that the kernel has taken from us: if the peer
+    // acknowledges none of them in that time, the kernel is to end the connection.
+    socket.set_tcp_user_timeout(options.stall)?;
     // A socket becomes writable only when a third of its send buffer is free, which can be more
     // than a megabyte: a slow reader would look stalled for minutes. With a limit on what the
     // kernel keeps unsent it becomes writable in smaller steps.
     socket.set_tcp_notsent_lowat(UNSENT)
+}
+
+/// Elsewhere the session's own clock is all there is.
+#[cfg(not(target_os = "linux"))]
+fn set_stall_options(_socket: &socket2::Socket, options: &Options) -> io::Result<()> {
+    let _ = options.stall;
+    Ok(())
 }
 
 /// Whether the IPv4 wildcard is asked for on the same port as the IPv6 wildcard `address`, which
@@ -211,7 +259,7 @@ fn watch_for_stalls(socket: &socket2::Socket, stall: Option<Duration>) -> io::Re
 fn has_ipv4_twin(protocol: Protocol, address: SocketAddr, listeners: &[Listen]) -> bool {
     let is_udp = protocol == Protocol::Udp;
     let same_kind = listeners.iter().filter(|other| (other.protocol == Protocol::Udp) == is_udp);
-    let mut others = same_kind.flat_map(|other| &other.addresses);
+    let mut others = same_kind.flat_map(|other| &other.addresses).filter_map(Address::ip);
     address.ip().is_unspecified()
         && others.any(|other| {
             other.is_ipv4() && other.ip().is_unspecified() && other.port() == address.port()
@@ -238,15 +286,16 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn accepted_connections_do_not_wait_in_nagles_algorithm() {
-        let listen =
-            Listen { protocol: Protocol::Tcp, addresses: vec![([127, 0, 0, 1], 0).into()] };
-        let options = Options { stall: None, workers: 1, recv_buffer: None };
-        let bound = all(&[listen], &options).unwrap();
-        let (_, address, Socket::Stream(listener)) = &bound[0] else { panic!("it is TCP") };
+    #[tokio::test]
+    async fn accepted_connections_do_not_wait_in_nagles_algorithm() {
+        let listen = Listen::new(Protocol::Tcp, ([127, 0, 0, 1], 0));
+        let options = Options { stall: None, unix_mode: None, workers: 1, recv_buffer: None };
+        let bound = listeners(&listen, &[], &options).unwrap();
+        let [(Address::Ip(address), AnyListener::Tcp(listener))] = &bound[..] else {
+            panic!("it is TCP: {bound:?}")
+        };
         let _client = TcpStream::connect(address).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
         assert!(accepted.nodelay().unwrap());
     }
 }

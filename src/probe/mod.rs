@@ -11,7 +11,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let server = Server::bind(Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0))).await?;
-//! let target: Target = format!("tcp://{}", server.local_addrs()[0].address).parse()?;
+//! let target: Target = format!("tcp://{}", server.local_addrs()[0].address.ip().unwrap()).parse()?;
 //! tokio::spawn(server.run(std::future::pending()));
 //!
 //! let mut options = PingOptions::default();
@@ -59,7 +59,7 @@ pub use tracker::{Reply, Verdict};
 pub use trust::{TlsFacts, TlsOptions};
 
 use crate::config::Protocol;
-use crate::error::StartError;
+use crate::error::CredentialError;
 
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +131,9 @@ pub enum ProbeError {
     /// It was asked for something that cannot be.
     #[error("{0}")]
     Usage(String),
+    /// A certificate or key of one's own could not be used.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
     /// There is no connection.
     #[error("{0}")]
     Connect(String),
@@ -146,9 +149,5 @@ impl ProbeError {
 
     fn tls(target: &Target, error: &io::Error) -> ProbeError {
         ProbeError::Tls(format!("{target}: TLS: {error}"))
-    }
-
-    fn file(error: StartError) -> ProbeError {
-        ProbeError::Usage(error.to_string())
     }
 }

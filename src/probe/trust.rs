@@ -1,7 +1,6 @@
 //! TLS for the probe: whom it trusts, and what it saw of the other side.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,22 +15,24 @@ use tokio_rustls::rustls::{
 };
 
 use super::ProbeError;
+use crate::config::{Credentials, Source};
+use crate::error::{Credential, CredentialError};
 use crate::tls::{self, negotiated, pem};
 
 /// How a probe does TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsOptions {
-    /// PEM certificates to trust instead of the system's.
-    pub ca: Option<PathBuf>,
+    /// PEM certificates of the CAs to trust instead of the system's.
+    pub ca: Option<Source>,
     /// Go on when the certificate does not verify. What was wrong is still reported.
     pub insecure: bool,
     /// The name to ask for (SNI) and to verify; the target's host if `None`.
     pub server_name: Option<String>,
     /// The protocols to offer (ALPN), the preferred first.
     pub alpn: Vec<String>,
-    /// PEM certificate chain and key to present if the server asks.
-    pub client_identity: Option<(PathBuf, PathBuf)>,
+    /// The certificate to present if the server asks for one.
+    pub client_identity: Option<Credentials>,
 }
 
 /// What a TLS handshake came to.
@@ -76,12 +77,12 @@ impl Trust {
             .with_custom_certificate_verifier(Arc::clone(&verdict) as _);
         let mut config = match &options.client_identity {
             None => config.with_no_client_auth(),
-            Some((cert, key)) => {
-                let chain = pem::certificates("--cert", cert).map_err(ProbeError::file)?;
-                let private_key = pem::private_key("--key", key).map_err(ProbeError::file)?;
-                config.with_client_auth_cert(chain, private_key).map_err(|error| {
-                    ProbeError::Usage(format!("--key {}: {error}", key.display()))
-                })?
+            Some(Credentials { chain, key, .. }) => {
+                let certificates = pem::certificates(Credential::Chain, chain)?;
+                let private_key = pem::private_key(key)?;
+                config
+                    .with_client_auth_cert(certificates, private_key)
+                    .map_err(|error| CredentialError::caused_by(Credential::Key, key, error))?
             }
         };
         if let Some(name) = options.alpn.iter().find(|name| !(1..=255).contains(&name.len())) {
@@ -115,10 +116,10 @@ fn verifier(
 ) -> Result<Option<Arc<WebPkiServerVerifier>>, ProbeError> {
     let mut roots = RootCertStore::empty();
     match &options.ca {
-        Some(path) => {
-            for certificate in pem::certificates("--ca", path).map_err(ProbeError::file)? {
+        Some(source) => {
+            for certificate in pem::certificates(Credential::ServerCa, source)? {
                 roots.add(certificate).map_err(|error| {
-                    ProbeError::Usage(format!("--ca {}: {error}", path.display()))
+                    CredentialError::caused_by(Credential::ServerCa, source, error)
                 })?;
             }
         }

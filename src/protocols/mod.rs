@@ -1,6 +1,7 @@
-//! What is spoken, one protocol a file.
+//! Protocols: what is spoken on a listener's streams, or on a datagram socket. None imports another:
+//! TCP and TLS are [`bytes`] on two transports, WebSocket is [`ws`] on the same two, and it is the
+//! server that puts them together.
 
-pub(crate) mod tcp;
-pub(crate) mod tls;
+pub(crate) mod bytes;
 pub(crate) mod udp;
 pub(crate) mod ws;

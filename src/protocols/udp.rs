@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::config::{Protocol, UdpPolicy};
-use crate::connection::{Member, Session, Sessions, Subject, Throttle};
+use crate::connection::{Member, Session, Sessions, Throttle};
 use crate::echo::{Answerable, DatagramEcho, Rules, Traffic, Unanswered};
 
 /// How often the kernel is asked what it has dropped.
@@ -82,10 +82,9 @@ impl Udp {
     /// waits, since `_member` is counted in.
     pub(crate) async fn run(self, sessions: Arc<Sessions>, _member: Member) {
         let Udp { local, sockets, echoes, totals } = self;
-        let subject = Subject::Socket;
         let mut running = JoinSet::new();
         for (echo, runtime) in echoes {
-            running.spawn_on(Session::open(&sessions, subject, echo), &runtime);
+            running.spawn_on(Session::of_socket(&sessions, echo), &runtime);
         }
         let inodes = sockets.iter().filter_map(|socket| inode(socket)).collect();
         let mut drops = KernelDrops { inodes, seen: 0 };
@@ -135,7 +134,7 @@ impl KernelDrops {
         let more = now.saturating_sub(self.seen);
         if more > 0 {
             self.seen = now;
-            warn!(%local, datagrams = more, "Dropped by the kernel: the receive buffer was full (--udp-recv-buffer)");
+            warn!(%local, datagrams = more, "Dropped by the kernel: the receive buffer was full (SO_RCVBUF)");
         }
     }
 }

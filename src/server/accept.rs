@@ -1,96 +1,101 @@
-//! The accept loop of every TCP-based front-end. Nothing that a peer does, and nothing that the
-//! system is short of, ends it.
+//! The accept loop of every listener. Nothing that a peer does, and nothing that the system is short
+//! of, ends it.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::placement::Workers;
 use crate::config::Protocol;
-use crate::connection::{Door, Member, Session, Sessions, Stage};
+use crate::connection::{Handshake, Member, Session, Sessions, Stage};
+use crate::net::{Listener, Peer};
 
-/// How long to leave the system alone when it has no descriptor or memory for another connection.
+/// How long to leave the system alone when it gives us no connections.
 const BACK_OFF: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(1);
 
 /// Accepting has to work for this long before a shortage is over.
 const CALM: Duration = Duration::from_secs(5);
 
+/// So many connections may fail one after the other before accepting itself is taken to fail: a
+/// firewall hook or a seccomp filter refuses each of them, for ever.
+const FAILURES_IN_A_ROW: u32 = 64;
+
 /// At the end, no more connections than this are taken from the kernel's queue: while we do, new
 /// ones come.
 const LAST_ACCEPTS: usize = 4096;
 
-/// Accepts connections and spawns a session for each, until the server drains. The listener is
-/// closed before the server counts itself empty, for `member` is counted in.
-pub(crate) async fn accept_loop<D: Door>(
-    listener: TcpListener,
-    door: D,
-    sessions: Arc<Sessions>,
-    workers: Arc<Workers>,
-    member: Member,
-) {
-    // Dropped after what is declared below.
-    let _member = member;
-    let listener = listener;
-    let mut shortage = Shortage::default();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = sessions.drain.reached(Stage::Draining) => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((tcp, peer)) => {
-                shortage.is_over(door.protocol());
-                if let Err(error) = welcome(tcp, peer, &door, &sessions, &workers) {
-                    shortage.wait(door.protocol(), &error, &sessions).await;
-                }
-            }
-            Err(error) if is_about_the_peer(&error) => {
-                debug!(protocol = %door.protocol(), %error, "A connection died before it was accepted");
-            }
-            Err(error) => shortage.wait(door.protocol(), &error, &sessions).await,
-        }
-    }
-    // Those that the kernel has let in by now would be reset when the listener closes. It is the
-    // kernel that is asked: the runtime may not know of them yet.
-    let Ok(listener) = listener.into_std() else { return };
-    for _ in 0..LAST_ACCEPTS {
-        match listener.accept() {
-            Ok((tcp, peer)) => {
-                let tcp = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp));
-                if tcp.and_then(|tcp| welcome(tcp, peer, &door, &sessions, &workers)).is_err() {
-                    return;
-                }
-            }
-            Err(error) if is_about_the_peer(&error) => {}
-            Err(_) => return,
-        }
-    }
+/// Accepts the connections of one listener.
+pub(super) struct Acceptor<H> {
+    pub(super) protocol: Protocol,
+    pub(super) handshake: H,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) workers: Arc<Workers>,
 }
 
-/// Starts a session for a connection, or closes it if there are enough.
-///
-/// # Errors
-/// The system could not give it to a runtime.
-fn welcome<D: Door>(
-    tcp: TcpStream,
-    peer: SocketAddr,
-    door: &D,
-    sessions: &Arc<Sessions>,
-    workers: &Workers,
-) -> io::Result<()> {
-    let Some((subject, permit)) = sessions.admit(door.protocol(), peer) else { return Ok(()) };
-    let placed = workers.place(tcp, |tcp| {
-        let opening = door.open(tcp, subject);
-        tokio::spawn(Session::opening(sessions, subject, permit, opening));
-    });
-    placed.inspect_err(|error| error!(%peer, %error, "Connection closed: no thread took it"))
+impl<H> Acceptor<H> {
+    /// Accepts connections and spawns a session for each, until the server drains. The listener is
+    /// closed before the server counts itself empty, for `member` is counted in.
+    pub(super) async fn run<L>(self, listener: L, member: Member)
+    where
+        L: Listener,
+        H: Handshake<L::Stream>,
+    {
+        // Dropped after what is declared below.
+        let _member = member;
+        let listener = listener;
+        let mut shortage = Shortage::default();
+        let mut failures = 0;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.sessions.drain.reached(Stage::Draining) => break,
+                accepted = listener.accept() => accepted,
+            };
+            let placed = accepted.and_then(|(stream, peer)| {
+                shortage.is_over(self.protocol);
+                failures = 0;
+                self.admit(stream, peer)
+            });
+            match placed {
+                Ok(()) => {}
+                Err(error) if is_about_the_peer(&error) && failures < FAILURES_IN_A_ROW => {
+                    failures += 1;
+                    debug!(protocol = %self.protocol, %error, "A connection died before it was accepted");
+                }
+                Err(error) => shortage.wait(self.protocol, &error, &self.sessions).await,
+            }
+        }
+        // Those that the kernel has let in by now would be reset when the listener closes.
+        let Ok(backlog) = listener.into_backlog() else { return };
+        for accepted in backlog.take(LAST_ACCEPTS) {
+            match accepted.and_then(|(stream, peer)| self.admit(stream, peer)) {
+                Ok(()) => {}
+                Err(error) if is_about_the_peer(&error) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Starts a session for a connection, or closes it if there are enough.
+    ///
+    /// # Errors
+    /// The system could not give it to a runtime.
+    fn admit<S>(&self, stream: S, peer: Peer) -> io::Result<()>
+    where
+        S: crate::net::Stream,
+        H: Handshake<S>,
+    {
+        let Some(admitted) = self.sessions.admit(self.protocol, peer) else { return Ok(()) };
+        let placed = self.workers.place(stream, |stream| {
+            let opening = self.handshake.begin(stream, admitted.connection);
+            tokio::spawn(Session::of_connection(&self.sessions, admitted, opening));
+        });
+        placed.inspect_err(|error| error!(%peer, %error, "Connection closed: no thread took it"))
+    }
 }
 
 /// Whether accept failed because of the one connection it was about. Linux hands a connection's

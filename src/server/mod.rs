@@ -1,29 +1,29 @@
-//! The server: binds everything, starts the front-ends, ends them together.
-
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
-
-use futures::Future;
-use tokio::net::TcpListener;
-use tokio::runtime::Handle;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tracing::{error, info, warn};
+//! The server: binds everything, starts every protocol on its listeners, ends them together.
 
 mod accept;
 mod placement;
 
-use crate::config::{Config, Identity, Limits, Protocol};
-use crate::connection::{Door, Drain, Sessions, Stage};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Future;
+use tokio::runtime::Handle;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tracing::{error, info, warn};
+
+use crate::address::Address;
+use crate::config::{Config, Identity, Protocol};
+use crate::connection::{Drain, Handshake, Sessions, Stage, Statistics};
 use crate::echo::Rules;
-use crate::error::StartError;
-use crate::net::bind::{self, Socket};
-use crate::protocols::tcp::Tcp;
-use crate::protocols::tls::Tls;
+use crate::error::{Setting, StartError};
+use crate::net::{AnyListener, Listener, bind};
+use crate::protocols::bytes::Bytes;
 use crate::protocols::udp::{self, Udp};
 use crate::protocols::ws::{Answers, Settings, WebSocket};
 use crate::tls::{TlsReloader, TlsSettings};
-use accept::accept_loop;
+use crate::transport::{Plain, Tls};
+use accept::Acceptor;
 use placement::Workers;
 
 /// How long aborted connections may take to be gone.
@@ -40,7 +40,7 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0));
 /// let server = Server::bind(config).await?;
-/// let address = server.local_addrs()[0].address;
+/// let address = server.local_addrs()[0].address.ip().expect("an IP address");
 ///
 /// let (stop, stopped) = oneshot::channel::<()>();
 /// let running = tokio::spawn(server.run(async { drop(stopped.await) }));
@@ -61,46 +61,51 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 pub struct Server {
     config: Config,
     tls: Option<Arc<TlsSettings>>,
-    sockets: Vec<Bound>,
-    local_addrs: Vec<LocalAddr>,
+    listeners: Vec<(Protocol, AnyListener, Service)>,
+    datagrams: Vec<Udp>,
     datagram_rules: Arc<Rules>,
+    local_addrs: Vec<LocalAddr>,
     workers: Workers,
 }
 
-/// A front-end's socket, in the runtime.
-#[derive(Debug)]
-enum Bound {
-    Stream(TcpListener),
-    Datagrams(Udp),
+/// What is spoken on a listener's streams, and what carries it.
+#[derive(Debug, Clone)]
+enum Service {
+    Bytes(Carrier),
+    WebSocket(Carrier),
 }
 
-impl Bound {
-    fn datagram_sockets(&self) -> usize {
-        match self {
-            Bound::Stream(_) => 0,
-            Bound::Datagrams(udp) => udp.sockets(),
-        }
-    }
+/// A transport with its settings.
+#[derive(Debug, Clone)]
+enum Carrier {
+    Plain,
+    Tls(Arc<TlsSettings>),
 }
 
-/// Where a front-end listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a protocol listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LocalAddr {
-    /// What it speaks.
+    /// What is spoken there.
     pub protocol: Protocol,
     /// Its address, with the port that the system chose if port 0 was asked for.
-    pub address: SocketAddr,
+    pub address: Address,
 }
 
-/// What became of the connections that were there when a server shut down.
+/// What became of a server's connections, as its last log line says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Those that got what they were owed, or left by themselves.
+    /// Of those that were there when it shut down: those that got what they were owed, or left by
+    /// themselves.
     pub drained: u64,
-    /// Those that were dropped when the drain timeout was over.
+    /// Of those that were there when it shut down: those that were dropped when the drain timeout
+    /// was over.
     pub aborted: u64,
+    /// Those that were refused at a limit, since the start.
+    pub refused: u64,
+    /// Those that a bug of this library has ended, since the start.
+    pub panicked: u64,
 }
 
 impl Server {
@@ -139,47 +144,40 @@ impl Server {
 
     fn bind_with(config: Config, workers: Workers) -> Result<Server, StartError> {
         workers.check_drivers();
-        if config.listeners.is_empty() {
-            return Err(StartError::Config("there is no front-end to start".to_owned()));
+        check(&config)?;
+        // All files are read before anything is bound.
+        let mut tls = None;
+        let services =
+            config.listeners.iter().map(|listen| service(listen.protocol, &config, &mut tls));
+        let services = services.collect::<Result<Vec<_>, _>>()?;
+        if tls.is_none() && config.identity != Identity::SelfSigned {
+            warn!("The certificates are not used: no listener speaks TLS");
         }
-        if config.buffer_size == 0 {
-            return Err(StartError::Config("--buffer-size 0: must be at least 1".to_owned()));
-        }
-        let needs_tls = config.listeners.iter().any(|listen| listen.protocol.is_over_tls());
-        let tls = if needs_tls {
-            Some(Arc::new(TlsSettings::new(&config.identity, &config.tls)?))
-        } else {
-            None
-        };
-        if !needs_tls && config.identity != Identity::SelfSigned {
-            warn!("--cert and --key are not used: no listener speaks TLS");
-        }
-        let mut sockets = Vec::new();
-        let mut local_addrs = Vec::new();
         let options = bind::Options {
             stall: config.timeouts.stall,
+            unix_mode: config.unix_mode,
             workers: workers.threads().len(),
             recv_buffer: config.udp.recv_buffer,
         };
-        let bound = bind::all(&config.listeners, &options)?;
-        let is_udp = |(protocol, address, _): &(_, SocketAddr, _)| {
-            (*protocol == Protocol::Udp).then_some(*address)
-        };
-        let datagram_rules = udp::rules(&config.udp, bound.iter().filter_map(is_udp).collect());
-        for (protocol, address, socket) in bound {
-            let refused = |source| StartError::Bind { protocol, address, source };
-            sockets.push(match socket {
-                Socket::Stream(socket) => {
-                    Bound::Stream(TcpListener::from_std(socket).map_err(refused)?)
+        let (mut listeners, mut shared, mut local_addrs) = (Vec::new(), Vec::new(), Vec::new());
+        for (listen, service) in config.listeners.iter().zip(services) {
+            let protocol = listen.protocol;
+            let Some(service) = service else {
+                for (address, sockets) in bind::datagrams(listen, &config.listeners, &options)? {
+                    local_addrs.push(LocalAddr { protocol, address: address.into() });
+                    shared.push((address, sockets));
                 }
-                Socket::Datagrams(sockets) => {
-                    let udp = Udp::new(sockets, &workers.threads(), address, &datagram_rules);
-                    Bound::Datagrams(udp.map_err(refused)?)
-                }
-            });
-            local_addrs.push(LocalAddr { protocol, address });
+                continue;
+            };
+            for (address, listener) in bind::listeners(listen, &config.listeners, &options)? {
+                local_addrs.push(LocalAddr { protocol, address });
+                listeners.push((protocol, listener, service.clone()));
+            }
         }
-        Ok(Server { config, tls, sockets, local_addrs, datagram_rules, workers })
+        let own = shared.iter().map(|(address, _)| *address).collect();
+        let datagram_rules = udp::rules(&config.udp, own);
+        let datagrams = datagram_protocols(shared, &workers, &datagram_rules)?;
+        Ok(Server { config, tls, listeners, datagrams, datagram_rules, local_addrs, workers })
     }
 
     /// Where it listens, in the order of [`Config::listeners`].
@@ -187,13 +185,13 @@ impl Server {
         &self.local_addrs
     }
 
-    /// The certificate chain of the TLS front-ends, the server's own certificate first; empty if
-    /// there is no such front-end. A test can trust a self-signed certificate by it.
+    /// The certificate chain of the TLS protocols, the server's own certificate first; empty if
+    /// there is no such protocol. A test can trust a self-signed certificate by it.
     pub fn certificate_chain(&self) -> Vec<CertificateDer<'static>> {
         self.tls.as_ref().map_or_else(Vec::new, |tls| tls.current().chain)
     }
 
-    /// What has the TLS front-ends read their files again, if there is such a front-end. The server
+    /// What has the TLS protocols read their files again, if there is such a protocol. The server
     /// does so by itself, too, when they change.
     pub fn tls_reloader(&self) -> Option<TlsReloader> {
         self.tls.clone().map(TlsReloader::new)
@@ -207,21 +205,34 @@ impl Server {
     ///
     /// [`Timeouts::drain`]: crate::Timeouts::drain
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Summary {
-        let Limits { max_connections, max_connections_per_ip } = self.config.limits;
-        let udp_sockets = self.sockets.iter().map(Bound::datagram_sockets).sum::<usize>();
-        let max_connections = max_connections
-            .unwrap_or_else(|| default_max_connections(self.workers.descriptors() + udp_sockets));
+        let udp_sockets = self.datagrams.iter().map(Udp::sockets).sum::<usize>();
+        let max_connections = default_max_connections(self.workers.descriptors() + udp_sockets);
         let timeouts = self.config.timeouts;
-        let sessions = Sessions::new(max_connections, max_connections_per_ip, timeouts);
-        let sessions = Arc::new(sessions);
-        let workers = Arc::new(self.workers);
+        let sessions = Arc::new(Sessions::new(self.config.limits, max_connections, timeouts));
         let drain = Arc::clone(&sessions.drain);
         let _abort = AbortOnDrop(Arc::clone(&drain));
         for LocalAddr { protocol, address } in &self.local_addrs {
-            info!(%protocol, %address, "Server listening on port {}", address.port());
+            match address {
+                Address::Ip(ip) => {
+                    info!(%protocol, %address, "Server listening on port {}", ip.port());
+                }
+                Address::Unix(_) => info!(%protocol, %address, "Server listening on {address}"),
+            }
         }
-        for (socket, local) in self.sockets.into_iter().zip(self.local_addrs) {
-            start(socket, local, &self.config, self.tls.as_ref(), &sessions, &workers);
+        let starter = Starter {
+            config: self.config,
+            sessions: Arc::clone(&sessions),
+            workers: Arc::new(self.workers),
+        };
+        for (protocol, listener, service) in self.listeners {
+            match listener {
+                AnyListener::Tcp(listener) => starter.serve(protocol, listener, service),
+                #[cfg(unix)]
+                AnyListener::Unix(listener) => starter.serve(protocol, listener, service),
+            }
+        }
+        for udp in self.datagrams {
+            tokio::spawn(udp.run(Arc::clone(&sessions), drain.join()));
         }
         let watching =
             self.tls.map(|tls| AbortOnDropHandle(tokio::spawn(TlsReloader::new(tls).watch())));
@@ -232,7 +243,7 @@ impl Server {
         let mut stuck = 0;
         if tokio::time::timeout(timeouts.drain, drain.emptied()).await.is_err() {
             drain.advance(Stage::Aborting);
-            // Each is dropped as soon as its thread has a moment. One that is stuck has none.
+            // Each is dropped as soon as its thread has a moment. A stuck thread has none.
             if tokio::time::timeout(LAST_MOMENT, drain.emptied()).await.is_err() {
                 stuck = sessions.connections() as u64;
                 error!(
@@ -243,18 +254,71 @@ impl Server {
         }
         sessions.log.summarize();
         udp::summarize(&self.datagram_rules);
-        let (drained, aborted) = sessions.drained_and_aborted();
+        let Statistics { drained, aborted, refused, panicked } = sessions.statistics();
         let aborted = aborted + stuck;
-        let (refused, panicked) = (sessions.refused(), sessions.panicked());
         info!(drained, aborted, refused, panicked, "Server stopped");
-        Summary { drained, aborted }
+        Summary { drained, aborted, refused, panicked }
     }
+}
+
+/// What no value of its own type can be wrong about.
+fn check(config: &Config) -> Result<(), StartError> {
+    if config.listeners.is_empty() {
+        return Err(StartError::setting(Setting::Listeners, "there are none"));
+    }
+    if config.buffer_size == 0 {
+        return Err(StartError::setting(Setting::BufferSize, "0 bytes: must be at least 1"));
+    }
+    if config.unix_mode.is_some_and(|mode| mode > 0o777) {
+        return Err(StartError::setting(Setting::UnixMode, "more than the nine permission bits"));
+    }
+    Ok(())
+}
+
+/// What serves `protocol` on a listener; `None` if it has no listeners but datagram sockets. All
+/// that need settings for TLS share them: the first makes them.
+fn service(
+    protocol: Protocol,
+    config: &Config,
+    tls: &mut Option<Arc<TlsSettings>>,
+) -> Result<Option<Service>, StartError> {
+    let mut secured = || {
+        let settings = match tls {
+            Some(settings) => settings,
+            None => tls.insert(Arc::new(TlsSettings::new(&config.identity, &config.tls)?)),
+        };
+        Ok::<_, StartError>(Carrier::Tls(Arc::clone(settings)))
+    };
+    Ok(Some(match protocol {
+        Protocol::Tcp => Service::Bytes(Carrier::Plain),
+        Protocol::Tls => Service::Bytes(secured()?),
+        Protocol::Ws => Service::WebSocket(Carrier::Plain),
+        Protocol::Wss => Service::WebSocket(secured()?),
+        Protocol::Udp => return Ok(None),
+    }))
+}
+
+/// The datagram sockets, each in the runtime that will echo it.
+fn datagram_protocols(
+    shared: Vec<(SocketAddr, Vec<UdpSocket>)>,
+    workers: &Workers,
+    rules: &Arc<Rules>,
+) -> Result<Vec<Udp>, StartError> {
+    let threads = workers.threads();
+    let protocols = shared.into_iter().map(|(address, sockets)| {
+        Udp::new(sockets, &threads, address, rules).map_err(|source| StartError::Bind {
+            protocol: Protocol::Udp,
+            address: address.into(),
+            source,
+        })
+    });
+    protocols.collect()
 }
 
 /// Nine tenths of the descriptors that the process may have. The rest, `ours` and 32 at least, is for
 /// runtimes and sockets, and whatever else the process does.
+#[cfg(unix)]
 fn default_max_connections(ours: usize) -> usize {
-    #[cfg(unix)]
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
         let connections = limit.saturating_sub((limit / 10).max(32 + ours as u64));
         return usize::try_from(connections).unwrap_or(usize::MAX).max(1);
@@ -262,55 +326,60 @@ fn default_max_connections(ours: usize) -> usize {
     usize::MAX
 }
 
-/// Starts the front-end of one socket.
-fn start(
-    socket: Bound,
-    local: LocalAddr,
-    config: &Config,
-    tls: Option<&Arc<TlsSettings>>,
-    sessions: &Arc<Sessions>,
-    workers: &Arc<Workers>,
-) {
-    let listener = match socket {
-        Bound::Stream(listener) => listener,
-        Bound::Datagrams(udp) => {
-            tokio::spawn(udp.run(Arc::clone(sessions), sessions.drain.join()));
-            return;
-        }
-    };
-    let plain = Tcp { buffer_size: config.buffer_size };
-    let secured = |is_for_http| {
-        let tls = tls.expect("settings were made for every front-end over TLS");
-        Tls::new(Arc::clone(tls), is_for_http, config.buffer_size, Arc::clone(&sessions.log))
-    };
-    let settings = || Settings {
-        answers: Answers::new(&config.websocket),
-        buffer_size: config.buffer_size,
-        sessions: Arc::clone(sessions),
-    };
-    match local.protocol {
-        Protocol::Tcp => accept(listener, plain, sessions, workers),
-        Protocol::Tls => accept(listener, secured(false), sessions, workers),
-        Protocol::Ws => {
-            accept(listener, WebSocket::new(Protocol::Ws, plain, settings()), sessions, workers)
-        }
-        Protocol::Wss => {
-            let door = WebSocket::new(Protocol::Wss, secured(true), settings());
-            accept(listener, door, sessions, workers);
-        }
-        Protocol::Udp => unreachable!("UDP has no listener to accept from"),
-    }
+/// Elsewhere there is no limit on descriptors.
+#[cfg(not(unix))]
+fn default_max_connections(_ours: usize) -> usize {
+    usize::MAX
 }
 
-fn accept<D: Door>(
-    listener: TcpListener,
-    door: D,
-    sessions: &Arc<Sessions>,
-    workers: &Arc<Workers>,
-) {
-    // Counted in before it runs for the first time: a drain may come before that.
-    let member = sessions.drain.join();
-    tokio::spawn(accept_loop(listener, door, Arc::clone(sessions), Arc::clone(workers), member));
+/// What it takes to start a service on a listener.
+struct Starter {
+    config: Config,
+    sessions: Arc<Sessions>,
+    workers: Arc<Workers>,
+}
+
+impl Starter {
+    /// Starts `service` on `listener`.
+    fn serve<L: Listener>(&self, protocol: Protocol, listener: L, service: Service) {
+        let buffer_size = self.config.buffer_size;
+        let tls =
+            |settings, is_for_http| Tls::new(settings, is_for_http, Arc::clone(&self.sessions.log));
+        let settings = || Settings {
+            answers: Answers::new(&self.config.websocket),
+            buffer_size,
+            sessions: Arc::clone(&self.sessions),
+        };
+        match service {
+            Service::Bytes(Carrier::Plain) => {
+                self.accept(protocol, listener, Bytes { transport: Plain, buffer_size });
+            }
+            Service::Bytes(Carrier::Tls(tls_settings)) => {
+                let transport = tls(tls_settings, false);
+                self.accept(protocol, listener, Bytes { transport, buffer_size });
+            }
+            Service::WebSocket(Carrier::Plain) => {
+                let handshake = WebSocket { transport: Plain, settings: settings() };
+                self.accept(protocol, listener, handshake);
+            }
+            Service::WebSocket(Carrier::Tls(tls_settings)) => {
+                let transport = tls(tls_settings, true);
+                self.accept(protocol, listener, WebSocket { transport, settings: settings() });
+            }
+        }
+    }
+
+    fn accept<L, H>(&self, protocol: Protocol, listener: L, handshake: H)
+    where
+        L: Listener,
+        H: Handshake<L::Stream>,
+    {
+        // Counted in before it runs for the first time: a drain may come before that.
+        let member = self.sessions.drain.join();
+        let (sessions, workers) = (Arc::clone(&self.sessions), Arc::clone(&self.workers));
+        let acceptor = Acceptor { protocol, handshake, sessions, workers };
+        tokio::spawn(acceptor.run(listener, member));
+    }
 }
 
 /// A task that ends with its owner.

@@ -4,17 +4,17 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::runtime::{Handle, is_rt_shutdown_err};
 use tokio::time::Instant;
 
-/// A runtime that has begun with nothing new for so long, although there is something, is stuck, or
-/// as good as that.
-const BEHIND: Duration = Duration::from_millis(10);
+use crate::net::Stream;
+
+/// A worker whose non-empty queue has not shrunk for this long counts as stuck.
+const STUCK_AFTER: Duration = Duration::from_millis(10);
 
 /// The runtimes that echo.
 #[derive(Debug)]
-pub(crate) enum Workers {
+pub(super) enum Workers {
     /// The one that accepts: it spreads tasks over its threads by itself, if it has several.
     Here(Handle),
     /// Others, of one thread each. A connection stays where it was put.
@@ -22,7 +22,7 @@ pub(crate) enum Workers {
 }
 
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub(super) struct Worker {
     runtime: Handle,
     queue: Mutex<Queue>,
 }
@@ -40,12 +40,12 @@ struct Queue {
 
 impl Workers {
     /// The runtime that the caller is in.
-    pub(crate) fn here() -> Self {
+    pub(super) fn here() -> Self {
         Workers::Here(Handle::current())
     }
 
     /// These; where there are none, the one that the caller is in.
-    pub(crate) fn others(runtimes: Vec<Handle>) -> Self {
+    pub(super) fn others(runtimes: Vec<Handle>) -> Self {
         if runtimes.is_empty() {
             return Workers::here();
         }
@@ -54,7 +54,7 @@ impl Workers {
     }
 
     /// The runtime of each thread that echoes.
-    pub(crate) fn threads(&self) -> Vec<&Handle> {
+    pub(super) fn threads(&self) -> Vec<&Handle> {
         match self {
             Workers::Here(runtime) => vec![runtime; runtime.metrics().num_workers()],
             Workers::Others(workers) => workers.iter().map(|worker| &worker.runtime).collect(),
@@ -63,7 +63,7 @@ impl Workers {
 
     /// The descriptors that runtimes other than the caller's have: two of epoll, one to wake it, one
     /// for signals.
-    pub(crate) fn descriptors(&self) -> usize {
+    pub(super) fn descriptors(&self) -> usize {
         match self {
             Workers::Here(_) => 0,
             Workers::Others(workers) => 4 * workers.len(),
@@ -71,7 +71,7 @@ impl Workers {
     }
 
     /// Panics here, and not at the first connection, if a runtime lacks timers or I/O.
-    pub(crate) fn check_drivers(&self) {
+    pub(super) fn check_drivers(&self) {
         for runtime in self.threads() {
             let _there = runtime.enter();
             drop(tokio::time::sleep(Duration::ZERO));
@@ -86,19 +86,19 @@ impl Workers {
     ///
     /// # Errors
     /// The system refused to watch the connection, or no runtime is left.
-    pub(super) fn place(&self, tcp: TcpStream, start: impl FnOnce(TcpStream)) -> io::Result<()> {
+    pub(super) fn place<S: Stream>(&self, stream: S, start: impl FnOnce(S)) -> io::Result<()> {
         let Workers::Others(workers) = self else {
-            start(tcp);
+            start(stream);
             return Ok(());
         };
-        let tcp = tcp.into_std()?;
+        let stream = stream.detach()?;
         let now = Instant::now();
         let load = |worker: &&Worker| worker.load(now);
         let worker = workers.iter().min_by_key(load).expect("there is one");
         let _there = worker.runtime.enter();
-        match TcpStream::from_std(tcp) {
-            Ok(tcp) => {
-                start(tcp);
+        match S::attach(stream) {
+            Ok(stream) => {
+                start(stream);
                 worker.queue().is_longer(now);
                 Ok(())
             }
@@ -118,7 +118,7 @@ impl Worker {
         let mut queue = self.queue();
         queue.is_now(metrics.global_queue_depth(), now);
         let stuck = queue.unmoved.map_or(Duration::ZERO, |since| now - since);
-        let stuck = if stuck < BEHIND { Duration::ZERO } else { stuck };
+        let stuck = if stuck < STUCK_AFTER { Duration::ZERO } else { stuck };
         (queue.is_gone, stuck, metrics.num_alive_tasks())
     }
 

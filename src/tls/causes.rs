@@ -52,7 +52,7 @@ fn cause(error: &Error) -> String {
         Error::NoApplicationProtocol => "no ALPN protocol in common",
         Error::InvalidCertificate(invalid) => match invalid {
             CertificateError::UnknownIssuer => {
-                "the client certificate is of a CA that is not in --client-ca"
+                "the client certificate is of a CA that is not among the client CAs"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "the client certificate has expired"
@@ -60,7 +60,7 @@ fn cause(error: &Error) -> String {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "the client certificate is not valid yet"
             }
-            CertificateError::Revoked => "the client certificate is revoked (--crl)",
+            CertificateError::Revoked => "the client certificate is revoked",
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
                 "the client certificate is not one for clients"
             }

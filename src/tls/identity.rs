@@ -1,7 +1,5 @@
 //! The server's certificates and keys: read from PEM files and chosen by name, or made in memory.
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,11 +16,13 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certs;
-use crate::config::{CertificateFiles, Identity};
-use crate::error::StartError;
+use crate::config::{Credentials, Identity, Source};
+use crate::error::{Credential, CredentialError, Setting, StartError};
 use crate::tls::pem;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+const NO_CERTIFICATE: &str = "no self-signed certificate could be made";
 
 /// The certificates of a server, of which the name that a client asks for chooses one.
 #[derive(Debug)]
@@ -52,18 +52,18 @@ impl Identities {
                 let (chain, key) = self_signed(SystemTime::now())?;
                 let sha256 = fingerprint(&chain[0]);
                 let certified = CertifiedKey::from_der(chain, key, provider)
-                    .map_err(|error| StartError::SelfSigned(error.to_string()))?;
+                    .map_err(|error| StartError::tls(NO_CERTIFICATE, error))?;
                 info!(%sha256, "Made a self-signed certificate");
                 all.push((Names::default(), Arc::new(certified)));
             }
-            Identity::Files(files) => {
-                for files in files {
-                    all.push(read(files, provider)?);
+            Identity::Given(given) => {
+                for credentials in given {
+                    all.push(read(credentials, provider)?);
                 }
             }
         }
         if all.is_empty() {
-            return Err(StartError::Config("--cert: none given".to_owned()));
+            return Err(StartError::setting(Setting::Identity, "none given"));
         }
         Ok(Arc::new(Identities { all }))
     }
@@ -97,34 +97,26 @@ impl ResolvesServerCert for Identities {
 
 /// Reads a certificate with its key, and checks that they belong together.
 fn read(
-    files: &CertificateFiles,
+    credentials: &Credentials,
     provider: &CryptoProvider,
-) -> Result<(Names, Arc<CertifiedKey>), StartError> {
-    let CertificateFiles { cert, key, ocsp } = files;
-    let chain = pem::certificates("--cert", cert)?;
-    let private = pem::private_key("--key", key)?;
-    let names = Names::of(&chain[0]).map_err(|reason| StartError::Identity {
-        flag: "--cert",
-        path: cert.clone(),
-        reason,
-    })?;
+) -> Result<(Names, Arc<CertifiedKey>), CredentialError> {
+    let Credentials { chain: chain_source, key: key_source, ocsp } = credentials;
+    let chain = pem::certificates(Credential::Chain, chain_source)?;
+    let key = pem::private_key(key_source)?;
+    let names = Names::of(&chain[0])
+        .map_err(|problem| CredentialError::new(Credential::Chain, chain_source, problem))?;
     let sha256 = fingerprint(&chain[0]);
-    let mut certified = CertifiedKey::from_der(chain, private, provider)
-        .map_err(|error| unusable(cert, key, &error))?;
-    if let Some(path) = ocsp {
-        let unreadable = |error: io::Error| StartError::Identity {
-            flag: "--ocsp",
-            path: path.clone(),
-            reason: error.to_string(),
-        };
-        let response = std::fs::read(path).map_err(unreadable)?;
+    let mut certified = CertifiedKey::from_der(chain, key, provider)
+        .map_err(|error| unusable(chain_source, key_source, error))?;
+    if let Some(source) = ocsp {
+        let response = pem::bytes(Credential::Ocsp, source)?;
         if !is_der_sequence(&response) {
-            let why = io::Error::other("not an OCSP response in DER, or not all of one");
-            return Err(unreadable(why));
+            let problem = "not an OCSP response in DER, or not all of one";
+            return Err(CredentialError::new(Credential::Ocsp, source, problem));
         }
-        certified.ocsp = Some(response);
+        certified.ocsp = Some(response.into_owned());
     }
-    info!(%sha256, "Read the certificate {}", cert.display());
+    info!(%sha256, "Read the certificate {chain_source}");
     Ok((names, Arc::new(certified)))
 }
 
@@ -154,20 +146,18 @@ impl Names {
 }
 
 /// What to say of a pair that rustls refuses.
-fn unusable(cert: &Path, key: &Path, error: &rustls::Error) -> StartError {
-    StartError::Identity {
-        flag: "--key",
-        path: key.to_owned(),
-        reason: match error {
-            rustls::Error::InconsistentKeys(_) => {
-                format!("not the key of the certificate in {}", cert.display())
-            }
-            rustls::Error::InvalidCertificate(error) => {
-                format!("the certificate in {} is not valid: {error}", cert.display())
-            }
-            other => format!("unusable with {}: {other}", cert.display()),
-        },
-    }
+fn unusable(chain: &Source, key: &Source, error: rustls::Error) -> CredentialError {
+    let problem = match &error {
+        rustls::Error::InconsistentKeys(_) => {
+            format!("not the key of the certificate in {chain}")
+        }
+        rustls::Error::InvalidCertificate(error) => {
+            format!("the certificate in {chain} is not valid: {error}")
+        }
+        other => format!("unusable with {chain}: {other}"),
+    };
+    let refused = CredentialError::new(Credential::Key, key, problem);
+    CredentialError { source: Some(error.into()), ..refused }
 }
 
 /// Who a certificate says its owner is: the subject, and the serial number by which the issuer
@@ -184,11 +174,11 @@ pub(crate) fn describe(certificate: &CertificateDer<'_>) -> String {
 }
 
 /// A certificate chain, the server's own first, and its key.
-type Credentials = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// A certificate for the names that this machine answers to, valid for a year.
-fn self_signed(now: SystemTime) -> Result<Credentials, StartError> {
-    let failed = |error: rcgen::Error| StartError::SelfSigned(error.to_string());
+fn self_signed(now: SystemTime) -> Result<ChainAndKey, StartError> {
+    let failed = |error: rcgen::Error| StartError::tls(NO_CERTIFICATE, error);
     let mut params = CertificateParams::default();
     params.subject_alt_names = certs::alternative_names(&certs::Name::of_this_machine());
     params.distinguished_name.push(DnType::CommonName, "echo-server self-signed");

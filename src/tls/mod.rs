@@ -1,7 +1,7 @@
 //! What TLS needs before the first handshake: certificates with their keys, whom to trust, and
 //! rustls' settings made of them; and the same again when the files change.
 //!
-//! The handshakes themselves are in `listeners/tls.rs`. This room may read files.
+//! The handshakes themselves are in `transport/tls.rs`. This module may read files.
 
 pub(crate) mod causes;
 mod identity;
@@ -25,13 +25,13 @@ use tokio_rustls::rustls::{KeyLogFile, RootCertStore, ServerConfig, SupportedPro
 use tracing::warn;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-use crate::config::{ClientAuth, Identity, TlsPolicy};
-use crate::error::StartError;
+use crate::config::{ClientAuth, Identity, Source, TlsPolicy};
+use crate::error::{Credential, CredentialError, Setting, StartError};
 use identity::Identities;
 
 pub(crate) use identity::describe;
 pub use reload::TlsReloader;
-use reload::{Stamp, look};
+use reload::{FileStamp, stamps};
 
 /// What the TLS front-ends of a server share.
 #[derive(Debug)]
@@ -40,15 +40,15 @@ pub(crate) struct TlsSettings {
     policy: TlsPolicy,
     provider: Arc<CryptoProvider>,
     versions: Vec<&'static SupportedProtocolVersion>,
-    current: RwLock<Material>,
+    current: RwLock<ServerConfigs>,
     /// What the files were when `current` was made of them. Held while they are read, so that two
     /// who reload do it one after the other.
-    loaded: Mutex<Vec<Stamp>>,
+    loaded: Mutex<Vec<FileStamp>>,
 }
 
 /// What was made of the files as they were.
 #[derive(Debug, Clone)]
-pub(crate) struct Material {
+pub(crate) struct ServerConfigs {
     /// Takes any ALPN protocol: none is configured, and the handshake puts the client's in.
     pub(crate) any_alpn: Arc<ServerConfig>,
     /// Takes the protocols of HTTP.
@@ -78,15 +78,15 @@ impl TlsSettings {
             check_key_log()?;
         }
         let (identity, policy) = (identity.clone(), policy.clone());
-        let loaded = look(&files(&identity, &policy));
+        let loaded = stamps(&files(&identity, &policy));
         let identities = Identities::load(&identity, &provider)?;
-        let material = make(identities, &policy, &provider, &versions)?;
-        let (current, loaded) = (RwLock::new(material), Mutex::new(loaded));
+        let configs = make(identities, &policy, &provider, &versions)?;
+        let (current, loaded) = (RwLock::new(configs), Mutex::new(loaded));
         Ok(TlsSettings { identity, policy, provider, versions, current, loaded })
     }
 
     /// What a handshake that begins now is made with.
-    pub(crate) fn current(&self) -> Material {
+    pub(crate) fn current(&self) -> ServerConfigs {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -98,14 +98,14 @@ impl TlsSettings {
     /// Reads all files again. If anything is wrong with them, what there was stays. It may block.
     fn reload(&self) -> Result<(), StartError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = look(&self.files());
+        let now = stamps(&self.files());
         let identities = match &self.identity {
             // Whoever trusts a self-signed certificate trusts this one, and no other.
             Identity::SelfSigned => self.current().identities,
             files => Identities::load(files, &self.provider)?,
         };
-        let material = make(identities, &self.policy, &self.provider, &self.versions)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = material;
+        let configs = make(identities, &self.policy, &self.provider, &self.versions)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = configs;
         *loaded = now;
         Ok(())
     }
@@ -117,19 +117,20 @@ impl TlsSettings {
 }
 
 fn files(identity: &Identity, policy: &TlsPolicy) -> Vec<PathBuf> {
-    identity.files_read().chain(&policy.client_ca).chain(&policy.crls).cloned().collect()
+    let lists = policy.client_ca.iter().chain(&policy.crls).filter_map(Source::path);
+    identity.paths().chain(lists).map(Path::to_owned).collect()
 }
 
 /// Whether there is a file that the secrets can be written to: rustls says nothing if not.
 fn check_key_log() -> Result<(), StartError> {
-    let refuse = |why: &str| Err(StartError::Config(format!("--key-log: {why}")));
+    let refuse = |why: &str| Err(StartError::setting(Setting::KeyLog, why));
     let Some(path) = std::env::var_os("SSLKEYLOGFILE").filter(|path| !path.is_empty()) else {
         return refuse("SSLKEYLOGFILE names no file");
     };
     let file = Path::new(&path).display();
     match OpenOptions::new().append(true).create(true).open(&path) {
         Ok(_) => {
-            warn!(%file, "--key-log: whoever has this file can read every connection");
+            warn!(%file, "The key log lets whoever has its file read every connection");
             Ok(())
         }
         Err(error) => refuse(&format!("SSLKEYLOGFILE {file}: {error}")),
@@ -141,11 +142,11 @@ fn make(
     policy: &TlsPolicy,
     provider: &Arc<CryptoProvider>,
     versions: &[&'static SupportedProtocolVersion],
-) -> Result<Material, StartError> {
+) -> Result<ServerConfigs, StartError> {
     let chain = identities.first_chain().to_vec();
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions)
-        .map_err(|error| StartError::Config(format!("--tls-ciphers, --tls-groups: {error}")))?
+        .map_err(|error| StartError::setting(Setting::Ciphers, error.to_string()))?
         .with_client_cert_verifier(client_verifier(policy, provider)?)
         .with_cert_resolver(Arc::clone(&identities) as _);
     if policy.client_ca.is_some() {
@@ -167,7 +168,7 @@ fn make(
     if policy.alpn.is_empty() {
         http.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     }
-    Ok(Material { any_alpn: Arc::new(config), http_alpn: Arc::new(http), chain, identities })
+    Ok(ServerConfigs { any_alpn: Arc::new(config), http_alpn: Arc::new(http), chain, identities })
 }
 
 /// When a revocation list was issued; one that cannot be read is refused elsewhere.
@@ -178,7 +179,7 @@ fn issued(list: &[u8]) -> i64 {
 
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, StartError> {
     aws_lc_rs::Ticketer::new()
-        .map_err(|error| StartError::Config(format!("no session tickets can be made: {error}")))
+        .map_err(|error| StartError::tls("no session tickets can be made", error))
 }
 
 /// Who asks clients for a certificate, and judges it.
@@ -186,27 +187,24 @@ fn client_verifier(
     policy: &TlsPolicy,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, StartError> {
-    let Some(path) = &policy.client_ca else {
+    let Some(ca) = &policy.client_ca else {
         if policy.client_auth.is_some() {
-            return Err(StartError::Config("--client-auth needs --client-ca".to_owned()));
+            return Err(StartError::setting(Setting::ClientAuth, "there is no client CA"));
         }
         if !policy.crls.is_empty() {
-            return Err(StartError::Config("--crl needs --client-ca".to_owned()));
+            return Err(StartError::setting(Setting::Crls, "there is no client CA"));
         }
         return Ok(Arc::new(NoClientAuth));
     };
-    let unusable = |error: &dyn std::fmt::Display| StartError::Identity {
-        flag: "--client-ca",
-        path: path.clone(),
-        reason: error.to_string(),
-    };
     let mut roots = RootCertStore::empty();
-    for certificate in pem::certificates("--client-ca", path)? {
-        roots.add(certificate).map_err(|error| unusable(&error))?;
+    for certificate in pem::certificates(Credential::ClientCa, ca)? {
+        roots
+            .add(certificate)
+            .map_err(|error| CredentialError::caused_by(Credential::ClientCa, ca, error))?;
     }
     let mut crls = Vec::new();
-    for path in &policy.crls {
-        crls.extend(pem::revocation_lists("--crl", path)?);
+    for list in &policy.crls {
+        crls.extend(pem::revocation_lists(list)?);
     }
     // Of several lists of one CA, only the first is looked at.
     crls.sort_by_key(|list| Reverse(issued(list)));
@@ -218,5 +216,6 @@ fn client_verifier(
         ClientAuth::Required => builder,
         ClientAuth::Optional => builder.allow_unauthenticated(),
     };
-    builder.build().map_err(|error| unusable(&error))
+    let built = builder.build();
+    Ok(built.map_err(|error| CredentialError::caused_by(Credential::ClientCa, ca, error))?)
 }

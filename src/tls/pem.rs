@@ -1,74 +1,86 @@
-//! PEM files: certificates, private keys, revocation lists.
+//! PEM (RFC 7468): certificates, private keys, revocation lists, from files or from memory.
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::io;
 
 use tokio_rustls::rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
 };
 
-use crate::error::StartError;
+use crate::config::Source;
+use crate::error::{Credential, CredentialError};
 
-/// The certificates in `path`, of which there is at least one. `flag` is what named the file.
+/// The certificates in `source`, of which there is at least one.
 pub(crate) fn certificates(
-    flag: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, StartError> {
-    let certificates: Vec<_> = read_pem(flag, path)?
-        .into_iter()
+    credential: Credential,
+    source: &Source,
+) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+    let items = read_pem(credential, source)?.into_iter();
+    let certificates: Vec<_> = items
         .filter_map(|item| match item {
             rustls_pemfile::Item::X509Certificate(certificate) => Some(certificate),
             _ => None,
         })
         .collect();
     if certificates.is_empty() {
-        return Err(refuse(flag, path, "no PEM certificate in it"));
+        return Err(CredentialError::new(credential, source, "no PEM certificate in it"));
     }
     Ok(certificates)
 }
 
-/// The first private key in `path`. `flag` is what named the file.
-pub(crate) fn private_key(
-    flag: &'static str,
-    path: &Path,
-) -> Result<PrivateKeyDer<'static>, StartError> {
-    let key = read_pem(flag, path)?.into_iter().find_map(|item| match item {
+/// The first private key in `source`.
+pub(crate) fn private_key(source: &Source) -> Result<PrivateKeyDer<'static>, CredentialError> {
+    let key = read_pem(Credential::Key, source)?.into_iter().find_map(|item| match item {
         rustls_pemfile::Item::Pkcs8Key(key) => Some(key.into()),
         rustls_pemfile::Item::Pkcs1Key(key) => Some(key.into()),
         rustls_pemfile::Item::Sec1Key(key) => Some(key.into()),
         _ => None,
     });
     key.ok_or_else(|| {
-        refuse(flag, path, "no PEM private key in it (PKCS#8, PKCS#1 or SEC1, not encrypted)")
+        let problem = "no PEM private key in it (PKCS#8, PKCS#1 or SEC1, not encrypted)";
+        CredentialError::new(Credential::Key, source, problem)
     })
 }
 
-/// The certificate revocation lists in `path`, of which there is at least one.
+/// The certificate revocation lists in `source`, of which there is at least one.
 pub(crate) fn revocation_lists(
-    flag: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateRevocationListDer<'static>>, StartError> {
-    let lists: Vec<_> = read_pem(flag, path)?
-        .into_iter()
+    source: &Source,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, CredentialError> {
+    let items = read_pem(Credential::Crl, source)?.into_iter();
+    let lists: Vec<_> = items
         .filter_map(|item| match item {
             rustls_pemfile::Item::Crl(list) => Some(list),
             _ => None,
         })
         .collect();
     if lists.is_empty() {
-        return Err(refuse(flag, path, "no PEM certificate revocation list in it"));
+        let problem = "no PEM certificate revocation list in it";
+        return Err(CredentialError::new(Credential::Crl, source, problem));
     }
     Ok(lists)
 }
 
-/// The one place that reads PEM. rustls-pemfile is a shell over the PEM reader of
-/// rustls-pki-types by now: whoever replaces it has this function to change.
-fn read_pem(flag: &'static str, path: &Path) -> Result<Vec<rustls_pemfile::Item>, StartError> {
-    let bytes = std::fs::read(path).map_err(|error| refuse(flag, path, &error.to_string()))?;
-    rustls_pemfile::read_all(&mut bytes.as_slice())
-        .collect::<Result<_, _>>()
-        .map_err(|error| refuse(flag, path, &format!("not valid PEM: {error}")))
+/// What `source` holds.
+pub(crate) fn bytes(
+    credential: Credential,
+    source: &Source,
+) -> Result<Cow<'_, [u8]>, CredentialError> {
+    match source {
+        Source::Memory(bytes) => Ok(Cow::Borrowed(bytes)),
+        Source::File(path) => std::fs::read(path)
+            .map(Cow::Owned)
+            .map_err(|error| CredentialError::caused_by(credential, source, error)),
+    }
 }
 
-fn refuse(flag: &'static str, path: &Path, reason: &str) -> StartError {
-    StartError::Identity { flag, path: path.to_owned(), reason: reason.to_owned() }
+/// The one place that reads PEM. rustls-pemfile is a shell over the PEM reader of
+/// rustls-pki-types by now: to replace it, replace this function.
+fn read_pem(
+    credential: Credential,
+    source: &Source,
+) -> Result<Vec<rustls_pemfile::Item>, CredentialError> {
+    let bytes = bytes(credential, source)?;
+    let items = rustls_pemfile::read_all(&mut bytes.as_ref()).collect::<Result<_, io::Error>>();
+    // The reader's own message can quote the line that it could not read, which may be of a key.
+    items.map_err(|_| CredentialError::new(credential, source, "not valid PEM"))
 }

@@ -7,7 +7,7 @@ use tokio_rustls::rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 use super::negotiated::suite_name;
 use super::provider;
 use crate::config::{TlsPolicy, TlsVersion};
-use crate::error::StartError;
+use crate::error::{Setting, StartError};
 
 /// The cryptography that the policy leaves.
 pub(super) fn provider_for(policy: &TlsPolicy) -> Result<CryptoProvider, StartError> {
@@ -15,12 +15,12 @@ pub(super) fn provider_for(policy: &TlsPolicy) -> Result<CryptoProvider, StartEr
     if !policy.ciphers.is_empty() {
         let name = |suite: &SupportedCipherSuite| suite_name(suite.suite());
         let known = aws_lc_rs::ALL_CIPHER_SUITES;
-        provider.cipher_suites = select("--tls-ciphers", &policy.ciphers, known, name)?;
+        provider.cipher_suites = select(Setting::Ciphers, &policy.ciphers, known, name)?;
     }
     if !policy.groups.is_empty() {
         let name = |group: &&dyn SupportedKxGroup| group.name().as_str().unwrap_or("").to_owned();
         let known = aws_lc_rs::ALL_KX_GROUPS;
-        provider.kx_groups = select("--tls-groups", &policy.groups, known, name)?;
+        provider.kx_groups = select(Setting::Groups, &policy.groups, known, name)?;
     }
     Ok(provider)
 }
@@ -30,7 +30,10 @@ pub(super) fn versions(
     policy: &TlsPolicy,
 ) -> Result<Vec<&'static SupportedProtocolVersion>, StartError> {
     if policy.min > policy.max {
-        return Err(StartError::Config("--tls-min is higher than --tls-max".to_owned()));
+        return Err(StartError::setting(
+            Setting::TlsVersions,
+            "the lowest is higher than the highest",
+        ));
     }
     let mut versions = Vec::new();
     for (version, supported) in [(TlsVersion::Tls13, &TLS13), (TlsVersion::Tls12, &TLS12)] {
@@ -43,7 +46,7 @@ pub(super) fn versions(
 
 /// Those of `known` that are called `names`, in their order.
 fn select<T: Copy>(
-    flag: &str,
+    setting: Setting,
     names: &[String],
     known: &[T],
     name: impl Fn(&T) -> String,
@@ -52,7 +55,7 @@ fn select<T: Copy>(
         let found = known.iter().find(|one| name(one).eq_ignore_ascii_case(wanted));
         found.copied().ok_or_else(|| {
             let all: Vec<_> = known.iter().map(&name).collect();
-            StartError::Config(format!("{flag} {wanted}: not one of {}", all.join(", ")))
+            StartError::setting(setting, format!("{wanted} is not one of {}", all.join(", ")))
         })
     };
     names.iter().map(find).collect()

@@ -11,9 +11,9 @@ use tracing::{error, info};
 use super::TlsSettings;
 use crate::error::StartError;
 
-/// How often the files are looked at. A change counts once two looks in a row have seen the same:
-/// by then it has been written to its end.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the files are checked. A change counts once two checks in a row have seen the same: by
+/// then it has been written to its end.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads a server's certificates, keys and lists again.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl TlsReloader {
     /// stays in use.
     pub fn reload(&self) -> Result<(), StartError> {
         let reloaded = self.settings.reload();
-        tell(&reloaded);
+        log_reload(&reloaded);
         reloaded
     }
 
@@ -51,18 +51,18 @@ impl TlsReloader {
         }
         let mut last = Vec::new();
         let mut failed: Option<String> = None;
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks = interval(CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
+            checks.tick().await;
             // A file may be on a disk that does not answer.
             let (settings, paths) = (Arc::clone(&self.settings), files.clone());
-            let looked = tokio::task::spawn_blocking(move || {
+            let checked = tokio::task::spawn_blocking(move || {
                 let loaded = settings.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let now = look(&paths);
+                let now = stamps(&paths);
                 (now != loaded, now)
             });
-            let Ok((is_new, now)) = looked.await else { return };
+            let Ok((is_new, now)) = checked.await else { return };
             if is_new && now == last {
                 let settings = Arc::clone(&self.settings);
                 let reloaded = tokio::task::spawn_blocking(move || settings.reload());
@@ -70,7 +70,7 @@ impl TlsReloader {
                 let problem = reloaded.as_ref().err().map(ToString::to_string);
                 // It is tried until it works, and said once.
                 if problem.is_none() || problem != failed {
-                    tell(&reloaded);
+                    log_reload(&reloaded);
                 }
                 failed = problem;
             }
@@ -79,7 +79,7 @@ impl TlsReloader {
     }
 }
 
-fn tell(reloaded: &Result<(), StartError>) {
+fn log_reload(reloaded: &Result<(), StartError>) {
     match reloaded {
         Ok(()) => info!("Certificates reloaded"),
         Err(problem) => error!(%problem, "Certificates not reloaded; the old ones stay in use"),
@@ -87,9 +87,9 @@ fn tell(reloaded: &Result<(), StartError>) {
 }
 
 /// What tells a file from what it was: size, times, and on Unix which file it is.
-pub(super) type Stamp = Option<(u64, Option<SystemTime>, [i64; 4])>;
+pub(super) type FileStamp = Option<(u64, Option<SystemTime>, [i64; 4])>;
 
-pub(super) fn look(files: &[PathBuf]) -> Vec<Stamp> {
+pub(super) fn stamps(files: &[PathBuf]) -> Vec<FileStamp> {
     let stamp = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
         Some((metadata.len(), metadata.modified().ok(), identity(&metadata)))

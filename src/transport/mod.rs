@@ -1,36 +1,39 @@
-//! The front-ends, one protocol a file. None imports another: WebSocket over TLS is the WebSocket
-//! door on the transport of the TLS door, and it is the server that puts the two together.
+//! Transports: what carries a protocol's bytes over an accepted stream. It is the stream itself, or
+//! TLS over it; a transport can wrap another one's stream.
 
+mod plain;
 mod read_ahead;
 mod replay;
-
-pub(crate) use read_ahead::ReadAhead;
-pub(crate) use replay::{Meter, Replay};
+mod tls;
 
 use std::future::poll_fn;
 use std::time::Duration;
 
 use futures::Future;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
-use crate::connection::{End, Subject};
-use crate::echo::{Echo, Goodbye, Raw, StreamEcho};
+pub(crate) use plain::Plain;
+pub(crate) use read_ahead::ReadAhead;
+pub(crate) use replay::{Meter, Replay};
+pub(crate) use tls::Tls;
 
-/// What carries a byte stream: TCP itself, or TLS over it.
-pub(crate) trait Transport: Send + Sync + 'static {
+use crate::connection::{Connection, End};
+use crate::echo::{Echo, Goodbye, StreamEcho, Underlying};
+
+/// What carries a protocol's bytes over a stream `S`.
+pub(crate) trait Transport<S>: Send + Sync + 'static {
     /// The carried stream.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Carried: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The TCP connection below the carried stream.
-    const RAW: Raw<Self::Stream>;
+    /// The stream below the carried one.
+    const UNDERLYING: Underlying<Self::Carried>;
 
-    /// Makes it, after the transport's own handshake if there is one.
+    /// Makes the carried stream, after the transport's own handshake if there is one.
     fn carry(
         &self,
-        tcp: TcpStream,
-        subject: Subject,
-    ) -> impl Future<Output = Result<Carried<Self::Stream>, End>> + Send + 'static;
+        stream: S,
+        connection: Connection,
+    ) -> impl Future<Output = Result<Carried<Self::Carried>, End>> + Send + 'static;
 }
 
 /// A carried stream.
@@ -42,12 +45,15 @@ pub(crate) struct Carried<S> {
 }
 
 /// How long a refused client has to read why, and to close.
-const HANG_UP: Duration = Duration::from_secs(2);
+const REFUSAL_LINGER: Duration = Duration::from_secs(2);
 
 /// Closes a stream that will not be echoed, without destroying the answer that is in flight.
-pub(crate) async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: S, raw: Raw<S>) {
-    let mut refused = StreamEcho::over(stream, raw, 4096);
+pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    underlying: Underlying<S>,
+) {
+    let mut refused = StreamEcho::over(stream, underlying, 4096);
     let farewell = poll_fn(|cx| refused.poll_close(cx, Goodbye::Answer));
     // Either way it is over, and the reason for it is known.
-    let _ = tokio::time::timeout(HANG_UP, farewell).await;
+    let _ = tokio::time::timeout(REFUSAL_LINGER, farewell).await;
 }

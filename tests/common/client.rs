@@ -36,6 +36,7 @@ impl Client {
             }
             Protocol::Tcp | Protocol::Ws => Box::new(TcpStream::connect(address).await.unwrap()),
             Protocol::Tls | Protocol::Wss => Box::new(tls_connect(address, ALL_VERSIONS).await),
+            other => panic!("no client for {other} yet"),
         };
         match protocol {
             Protocol::Ws | Protocol::Wss => Client::Messages(Box::new(websocket(bytes).await)),

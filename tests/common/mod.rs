@@ -54,7 +54,7 @@ impl TestServer {
 
     /// The first door of `server`.
     pub fn run(server: Server) -> Self {
-        let address = server.local_addrs()[0].address;
+        let address = server.local_addrs()[0].address.ip().expect("an IP address");
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async { drop(stopped.await) }));
         TestServer { address, stop, running }

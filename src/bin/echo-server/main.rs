@@ -5,6 +5,7 @@
 mod certs;
 mod cli;
 mod descriptors;
+mod flags;
 mod log;
 mod new_files;
 mod probe;
@@ -78,9 +79,9 @@ async fn run(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, St
         .map_err(|error| (REFUSED, format!("signals cannot be caught: {error}")))?;
     let ready_file = options.ready_file.map(ReadyFile::prepare).transpose();
     let ready_file = ready_file.map_err(|error| (REFUSED, error))?;
-    let server = Server::bind_over(options.config, threads)
-        .await
-        .map_err(|error| (if error.is_config() { USAGE } else { REFUSED }, error.to_string()))?;
+    let server = Server::bind_over(options.config, threads).await.map_err(|error| {
+        (if error.is_config() { USAGE } else { REFUSED }, flags::start_error(&error))
+    })?;
     let reloader = server.tls_reloader().filter(TlsReloader::has_files);
     if let Some(reloader) = reloader {
         let mut hangups = Hangups::catch()

@@ -37,12 +37,16 @@ pub fn run(probe: Probe) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let code = match &error {
-                ProbeError::Usage(_) => USAGE,
+                ProbeError::Usage(_) | ProbeError::Credential(_) => USAGE,
                 ProbeError::Tls(_) => TLS_FAILED,
                 _ => NOT_CONNECTED,
             };
-            report.failure(&error.to_string());
-            crate::fail(code, &error.to_string())
+            let why = match &error {
+                ProbeError::Credential(error) => crate::flags::credential_error(error),
+                other => other.to_string(),
+            };
+            report.failure(&why);
+            crate::fail(code, &why)
         }
     }
 }

@@ -55,7 +55,7 @@ impl Hangups {
     }
 
     pub async fn next(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

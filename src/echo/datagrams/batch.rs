@@ -14,9 +14,11 @@ const SLOT: usize = (LARGEST + 1) + 128;
 
 /// The longest datagram that is worth making a train of: a segment has to fit into the MTU of the
 /// way back, and what is longer is rarely sent in numbers.
+#[cfg(any(target_os = "linux", test))]
 const SEGMENT: usize = 1472;
 
 /// What a train may hold at most: the kernel takes a datagram's worth of payload, in 64 segments.
+#[cfg(any(target_os = "linux", test))]
 const TRAIN: usize = 65_487;
 
 /// A buffer for each datagram, and what is known of it.
@@ -107,6 +109,7 @@ impl Batch {
 
     /// Where the run ends that can be sent as one train, of those from `at` on: of one peer and one
     /// size, of which the last may have less. An empty datagram has no size to make a train of.
+    #[cfg(any(target_os = "linux", test))]
     pub(super) fn train(&self, at: usize) -> usize {
         let first = &self.received[at];
         let mut end = at + 1;

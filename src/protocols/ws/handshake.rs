@@ -133,7 +133,7 @@ impl Answers {
                 .iter()
                 .any(|allowed| origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
         {
-            let why = "this origin may not connect (--ws-origin)".to_owned();
+            let why = "this origin may not connect".to_owned();
             return Err(Refusal { status: StatusCode::FORBIDDEN, why, field: None });
         }
         let subprotocol = self.subprotocol(headers)?;

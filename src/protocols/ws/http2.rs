@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::handshake::full;
 use super::settings::{MAX_HEAD, Settings, log_opened, open};
-use crate::connection::{End, HandshakeError, Opened, Session, Subject};
+use crate::connection::{self, End, HandshakeError, Opened, Session};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 use crate::transport::{Meter, Replay};
 
@@ -69,12 +69,12 @@ where
     pub(super) async fn first_request(
         stream: Replay<S>,
         settings: Settings,
-        subject: Subject,
+        connection: connection::Connection,
     ) -> Self {
         let open = Arc::new(());
         let streams = Streams {
             settings,
-            connection: subject,
+            carrier: connection,
             open: Arc::clone(&open),
             answered: Arc::default(),
         };
@@ -177,8 +177,8 @@ where
 /// Answers the requests of one connection.
 struct Streams {
     settings: Settings,
-    /// What carries them.
-    connection: Subject,
+    /// The connection that carries them.
+    carrier: connection::Connection,
     open: Arc<()>,
     /// A request has been.
     answered: Arc<AtomicBool>,
@@ -197,14 +197,11 @@ impl Service<Request<Incoming>> for Streams {
         let (response, agreed) = self.settings.answers.answer(head);
         let response = response.map(Full::new);
         let Some(agreed) = agreed else { return ready(Ok(response)) };
-        let Subject::Connection { protocol, peer, .. } = self.connection else {
-            unreachable!("a datagram socket speaks no HTTP")
-        };
         let sessions = &self.settings.sessions;
-        let Some((subject, permit)) = sessions.admit(protocol, peer) else {
+        let Some(admitted) = sessions.admit(self.carrier.protocol, self.carrier.peer) else {
             return ready(Ok(full().map(Full::new)));
         };
-        log_opened(subject, Version::HTTP_2, uri.path(), &agreed, &self.settings);
+        log_opened(admitted.connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
         let settings = self.settings.clone();
         let opening = async move {
             let failed = |error: hyper::Error| HandshakeError::Http(error.to_string());
@@ -212,7 +209,7 @@ impl Service<Request<Incoming>> for Streams {
             let socket = open(TokioIo::new(stream), |stream| stream, &agreed, &settings);
             Ok(Opened::new(socket, None))
         };
-        let session = Session::opening(sessions, subject, permit, opening.boxed());
+        let session = Session::of_connection(sessions, admitted, opening.boxed());
         let open = Arc::clone(&self.open);
         tokio::spawn(async move {
             session.await;

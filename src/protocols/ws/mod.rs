@@ -23,17 +23,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
-use crate::config::Protocol;
-use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Raw, Step, StreamEcho, Traffic};
-use crate::transport::{Carried, Replay, Transport, hang_up};
-use http2::Http2;
-use settings::{MAX_HEAD, log_opened, open};
-
-use crate::connection::{Door, End, HandshakeError, Opened, Opening, Subject};
 pub(crate) use handshake::Answers;
 pub(crate) use settings::Settings;
+
+use crate::connection::{Connection, End, Handshake, HandshakeError, Opened, Opening};
+use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic, Underlying};
+use crate::transport::{self, Carried, Replay, Transport};
+use http2::Http2;
+use settings::{MAX_HEAD, log_opened, open};
 
 /// A request's head may have this many fields; past it the answer is 431.
 const MAX_FIELDS: usize = 100;
@@ -41,38 +39,27 @@ const MAX_FIELDS: usize = 100;
 /// What an HTTP/2 client begins with (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The door for WebSocket on the transport `T`.
+/// WebSocket on the transport `T`.
 pub(crate) struct WebSocket<T> {
-    protocol: Protocol,
-    transport: T,
-    settings: Settings,
+    pub(crate) transport: T,
+    pub(crate) settings: Settings,
 }
 
-impl<T> WebSocket<T> {
-    pub(crate) fn new(protocol: Protocol, transport: T, settings: Settings) -> Self {
-        WebSocket { protocol, transport, settings }
-    }
-}
+impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
+    type Echo = OverHttp<T::Carried>;
 
-impl<T: Transport> Door for WebSocket<T> {
-    type Echo = OverHttp<T::Stream>;
-
-    fn protocol(&self) -> Protocol {
-        self.protocol
-    }
-
-    fn open(&self, tcp: TcpStream, subject: Subject) -> Opening<Self::Echo> {
-        let carried = self.transport.carry(tcp, subject);
+    fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo> {
+        let carrying = self.transport.carry(stream, connection);
         let settings = self.settings.clone();
         async move {
-            let Carried { stream, client } = carried.await?;
+            let Carried { stream, client } = carrying.await?;
             let failed = |error| End::Failed(EchoError::Read(error));
             let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
             if is_http2 {
-                let connection = Http2::first_request(stream, settings, subject).await;
-                return Ok(Opened::new(OverHttp::Connection(Box::new(connection)), client));
+                let carrier = Http2::first_request(stream, settings, connection).await;
+                return Ok(Opened::new(OverHttp::Http2(Box::new(carrier)), client));
             }
-            let socket = upgrade(stream, T::RAW, subject, &settings).await?;
+            let socket = upgrade(stream, T::UNDERLYING, connection, &settings).await?;
             Ok(Opened::new(OverHttp::Socket(socket), client))
         }
         .boxed()
@@ -83,8 +70,8 @@ impl<T: Transport> Door for WebSocket<T> {
 /// with whatever the client has sent behind its request.
 async fn upgrade<S>(
     stream: Replay<S>,
-    raw: Raw<S>,
-    subject: Subject,
+    underlying: Underlying<S>,
+    connection: Connection,
     settings: &Settings,
 ) -> Result<StreamEcho<S, Frames>, End>
 where
@@ -96,24 +83,24 @@ where
         let uri = head.uri.clone();
         let (response, agreed) = settings.answers.answer(head);
         if let Some(agreed) = &agreed {
-            log_opened(subject, Version::HTTP_11, uri.path(), agreed, settings);
+            log_opened(connection, Version::HTTP_11, uri.path(), agreed, settings);
         }
         let _ = answered.set((response.status(), agreed));
         ready(Ok::<_, Infallible>(response.map(Full::new)))
     });
-    let mut connection = http1::Builder::new()
+    let mut http1 = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_FIELDS)
         .serve_connection(TokioIo::new(stream), service);
-    let served = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
-    let parts = connection.into_parts();
+    let served = poll_fn(|cx| http1.poll_without_shutdown(cx)).await;
+    let parts = http1.into_parts();
     let (stream, rest) = parts.io.into_inner().into_parts();
     if let (Ok(()), Some((_, Some(agreed)))) = (&served, answered.get()) {
         let mut input = Vec::from(parts.read_buf);
         input.extend(rest);
-        return Ok(open(stream, raw, agreed, settings).behind(&input));
+        return Ok(open(stream, underlying, agreed, settings).with_early_input(&input));
     }
-    hang_up(stream, raw).await;
+    transport::refuse(stream, underlying).await;
     Err(match (served, answered.get()) {
         (Err(error), _) => End::Handshake(HandshakeError::Http(error.to_string())),
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
@@ -127,7 +114,7 @@ pub(crate) enum OverHttp<S> {
     /// A WebSocket.
     Socket(StreamEcho<S, Frames>),
     /// HTTP/2, whose streams are WebSockets with sessions of their own.
-    Connection(Box<Http2<S>>),
+    Http2(Box<Http2<S>>),
 }
 
 impl<S> Echo for OverHttp<S>
@@ -140,42 +127,42 @@ where
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
         match self {
             OverHttp::Socket(socket) => socket.poll_step(cx),
-            OverHttp::Connection(connection) => connection.poll_step(cx),
+            OverHttp::Http2(carrier) => carrier.poll_step(cx),
         }
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, why: Goodbye) -> Poll<Result<(), EchoError>> {
         match self {
             OverHttp::Socket(socket) => socket.poll_close(cx, why),
-            OverHttp::Connection(connection) => connection.poll_close(cx, why),
+            OverHttp::Http2(carrier) => carrier.poll_close(cx, why),
         }
     }
 
     fn heartbeat(&mut self) -> bool {
         match self {
             OverHttp::Socket(socket) => socket.heartbeat(),
-            OverHttp::Connection(connection) => connection.heartbeat(),
+            OverHttp::Http2(carrier) => carrier.heartbeat(),
         }
     }
 
     fn traffic(&self) -> Traffic {
         match self {
             OverHttp::Socket(socket) => socket.traffic(),
-            OverHttp::Connection(connection) => connection.traffic(),
+            OverHttp::Http2(carrier) => carrier.traffic(),
         }
     }
 
     fn owes(&self) -> bool {
         match self {
             OverHttp::Socket(socket) => socket.owes(),
-            OverHttp::Connection(connection) => connection.owes(),
+            OverHttp::Http2(carrier) => carrier.owes(),
         }
     }
 
     fn moved(&self) -> Moved {
         match self {
             OverHttp::Socket(socket) => socket.moved(),
-            OverHttp::Connection(connection) => connection.moved(),
+            OverHttp::Http2(carrier) => carrier.moved(),
         }
     }
 }

@@ -8,8 +8,8 @@ use hyper::http::Version;
 use tracing::info;
 
 use super::handshake::{Agreed, Answers};
-use crate::connection::{Sessions, Subject};
-use crate::echo::{Frames, Raw, StreamEcho};
+use crate::connection::{Connection, Sessions};
+use crate::echo::{Frames, StreamEcho, Underlying};
 
 /// A request's head may be this long; past it the answer is 431.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -29,25 +29,25 @@ pub(crate) struct Settings {
 /// The WebSocket on `stream`, whose handshake is done.
 pub(super) fn open<S>(
     stream: S,
-    raw: Raw<S>,
+    underlying: Underlying<S>,
     agreed: &Agreed,
     settings: &Settings,
 ) -> StreamEcho<S, Frames> {
     let compression = agreed.deflate.is_some();
     let most = if compression { COMPRESSED_BATCH } else { usize::MAX };
     let batch = settings.buffer_size.min(most);
-    StreamEcho::framed(stream, raw, batch, Frames::new(compression, settings.buffer_size))
+    StreamEcho::framed(stream, underlying, batch, Frames::new(compression, settings.buffer_size))
 }
 
 /// Says what was agreed upon.
 pub(super) fn log_opened(
-    subject: Subject,
+    connection: Connection,
     version: Version,
     path: &str,
     agreed: &Agreed,
     settings: &Settings,
 ) {
-    let Subject::Connection { protocol, conn, peer } = subject else { return };
+    let Connection { protocol, number, peer } = connection;
     if !settings.sessions.log.shows() {
         return;
     }
@@ -59,7 +59,7 @@ pub(super) fn log_opened(
     };
     info!(
         %protocol,
-        conn,
+        conn = number,
         http = ?version,
         path = shown(path),
         subprotocol = text(&agreed.subprotocol),

@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use echo_server::{CertificateFiles, ClientAuth, Config, Identity, Listen, Protocol, TlsVersion};
+use echo_server::{
+    ClientAuth, Config, Credentials, Identity, Listen, Protocol, Source, TlsVersion,
+};
 
 pub use certs::Certs;
 pub use probe::{Mode, Probe};
-use values::{Where, parse_alpn, parse_buffer_size, parse_origin, parse_token};
+use values::{Where, parse_alpn, parse_buffer_size, parse_mode, parse_origin, parse_token};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -67,7 +69,8 @@ pub enum Stop {
     args_conflicts_with_subcommands = true,
     after_help = "Without a listener flag it is a plain TCP echo on 127.0.0.1:8080.\n\
                   ADDR is IP:PORT, [IPv6]:PORT, NAME:PORT, or a PORT on 127.0.0.1; port 0 takes a free \
-                  one. Listener flags can be given several times.\n\
+                  one. But for --udp it can also be a Unix socket: unix:PATH, or on Linux unix:@NAME. \
+                  Listener flags can be given several times.\n\
                   TIME is 10s, 5m, 1h 30m; 0 is no limit. SIZE is 64KiB, 1MB.\n\
                   Every flag can be set by the environment too: --log-format is ECHO_LOG_FORMAT; \
                   several ADDRs are separated by commas, \
@@ -105,6 +108,11 @@ struct Cli {
     /// All five, each at its default unless given
     #[arg(long, env = "ECHO_ALL", hide_env = true, help_heading = "Listeners")]
     all: bool,
+
+    /// Permission bits of the files of Unix sockets, in octal [what the umask leaves of 0777]
+    #[arg(long, value_name = "MODE", env = "ECHO_UNIX_MODE", hide_env = true)]
+    #[arg(help_heading = "Listeners", value_parser = parse_mode)]
+    unix_mode: Option<u32>,
 
     /// PEM certificate chain; of several, the name that a client asks for (SNI) chooses
     /// [self-signed, made at start]
@@ -346,9 +354,15 @@ fn identity(
         return Ok(Identity::SelfSigned);
     }
     let ocsp = ocsp.into_iter().map(Some).chain(std::iter::repeat(None));
-    let files = certs.into_iter().zip(keys).zip(ocsp);
-    let files = files.map(|((cert, key), ocsp)| CertificateFiles { cert, key, ocsp });
-    Ok(Identity::Files(files.collect()))
+    let given = certs.into_iter().zip(keys).zip(ocsp);
+    let given = given.map(|((cert, key), ocsp)| {
+        let credentials = Credentials::new(cert, key);
+        match ocsp {
+            Some(ocsp) => credentials.stapled(ocsp),
+            None => credentials,
+        }
+    });
+    Ok(Identity::Given(given.collect()))
 }
 
 impl TryFrom<Cli> for Options {
@@ -367,9 +381,9 @@ impl TryFrom<Cli> for Options {
                 tls.ciphers = cli.tls_ciphers;
                 tls.groups = cli.tls_groups;
                 tls.alpn = cli.alpn;
-                tls.client_ca = cli.client_ca;
+                tls.client_ca = cli.client_ca.map(Source::from);
                 tls.client_auth = cli.client_auth.map(ClientAuth::from);
-                tls.crls = cli.crl;
+                tls.crls = cli.crl.into_iter().map(Source::from).collect();
                 tls.key_log = cli.key_log;
             })
             .websocket(|websocket| {
@@ -407,13 +421,14 @@ impl TryFrom<Cli> for Options {
                 places.push(Where::Default);
             }
             config.listeners.extend(places.into_iter().map(|place| match place {
-                Where::At(addresses) => Listen { protocol, addresses },
+                Where::At(addresses) => Listen::any_of(protocol, addresses),
                 Where::Default | Where::Unset => Listen::default_for(protocol),
             }));
         }
         if config.listeners.is_empty() {
             config.listeners.push(Listen::default_for(Protocol::Tcp));
         }
+        config.unix_mode = cli.unix_mode;
         config.identity = identity(cli.cert, cli.key, cli.ocsp)?;
         let verbosity = if cli.quiet { -1 } else { cli.verbose.min(2) as i8 };
         Ok(Options {
@@ -451,7 +466,10 @@ mod tests {
 
     fn listeners(args: &[&str]) -> Vec<String> {
         let cli = Cli::try_parse_from([&["echo-server"], args].concat()).expect("valid arguments");
-        let describe = |listen: &Listen| format!("{} {:?}", listen.protocol, listen.addresses);
+        let describe = |listen: &Listen| {
+            let addresses: Vec<_> = listen.addresses.iter().map(ToString::to_string).collect();
+            format!("{} [{}]", listen.protocol, addresses.join(", "))
+        };
         Options::try_from(cli).unwrap().config.listeners.iter().map(describe).collect()
     }
 
@@ -473,8 +491,8 @@ mod tests {
     #[test]
     fn flags_can_be_given_several_times() {
         assert_eq!(
-            listeners(&["--tcp", "--tcp", "9000", "--ws", "[::1]:0"]),
-            ["tcp [127.0.0.1:8080]", "tcp [127.0.0.1:9000]", "ws [[::1]:0]"]
+            listeners(&["--tcp", "--tcp", "9000", "--ws", "[::1]:0", "--ws", "unix:/run/echo"]),
+            ["tcp [127.0.0.1:8080]", "tcp [127.0.0.1:9000]", "ws [[::1]:0]", "ws [unix:/run/echo]"]
         );
     }
 
@@ -505,10 +523,20 @@ mod tests {
     fn what_is_no_address_is_refused_with_a_reason() {
         assert_eq!(refusal("127.0.0.1"), "it has no port; did you mean 127.0.0.1:8080?");
         assert_eq!(refusal("::1"), "it has no port; did you mean [::1]:8080?");
+        assert!(refusal("unix:").contains("unix:/path"), "{}", refusal("unix:"));
         for text in
             ["::1:2:3:99999", "localhost", ":80", "a:b", "localhost:65536", "[::1]", "x/y:1"]
         {
             assert!(refusal(text).contains("expected IP:PORT"), "{text}: {}", refusal(text));
+        }
+    }
+
+    #[test]
+    fn a_mode_is_octal() {
+        assert_eq!(parse_mode("0660"), Ok(0o660));
+        assert_eq!(parse_mode("600"), Ok(0o600));
+        for text in ["", "8", "1777", "00660", "rw", "-1"] {
+            assert!(parse_mode(text).is_err(), "{text}");
         }
     }
 

@@ -9,6 +9,7 @@ use clap::Args;
 use echo_server::probe::{
     DialOptions, Family, LoadOptions, Messages, PingOptions, Target, TlsOptions,
 };
+use echo_server::{Credentials, Source};
 
 /// What a probe is to do.
 #[derive(Debug)]
@@ -173,11 +174,12 @@ impl From<ProbeArgs> for Probe {
         let mut messages = Messages::of(args.size);
         messages.is_text = args.text;
         let mut tls = TlsOptions::default();
-        tls.ca = args.ca;
+        tls.ca = args.ca.map(Source::from);
         tls.insecure = args.insecure;
         tls.server_name = args.server_name;
         tls.alpn = args.alpn;
-        tls.client_identity = args.cert.zip(args.key);
+        tls.client_identity =
+            args.cert.zip(args.key).map(|(cert, key)| Credentials::new(cert, key));
         let mut dial = DialOptions::default();
         dial.family = match (args.ipv4, args.ipv6) {
             (true, _) => Some(Family::V4),

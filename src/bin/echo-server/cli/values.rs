@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
 use bytesize::ByteSize;
+use echo_server::{Address, UnixAddress};
 use hyper::header::HeaderName;
 
 /// An ADDR.
@@ -13,7 +14,7 @@ pub(super) enum Where {
     Unset,
     /// None was given with the flag.
     Default,
-    At(Vec<SocketAddr>),
+    At(Vec<Address>),
 }
 
 impl FromStr for Where {
@@ -25,11 +26,15 @@ impl FromStr for Where {
             "default" => return Ok(Where::Default),
             _ => {}
         }
+        if text.starts_with(UnixAddress::PREFIX) {
+            let address = text.parse::<UnixAddress>().map_err(|error| error.to_string())?;
+            return Ok(Where::At(vec![address.into()]));
+        }
         if let Ok(port) = text.parse::<u16>() {
             return Ok(Where::At(vec![(Ipv4Addr::LOCALHOST, port).into()]));
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Where::At(vec![address]));
+            return Ok(Where::At(vec![address.into()]));
         }
         if let Ok(address) = text.parse::<IpAddr>() {
             return Err(format!(
@@ -37,7 +42,7 @@ impl FromStr for Where {
                 SocketAddr::new(address, 8080)
             ));
         }
-        let expected = "expected IP:PORT, [IPv6]:PORT, NAME:PORT or PORT";
+        let expected = "expected IP:PORT, [IPv6]:PORT, NAME:PORT, PORT or unix:PATH";
         let (name, port) = text.rsplit_once(':').ok_or(expected)?;
         let port = port.parse::<u16>().map_err(|_| format!("'{port}' is no port; {expected}"))?;
         if name.is_empty() || name.contains([':', '[', ']', '/']) {
@@ -47,7 +52,7 @@ impl FromStr for Where {
             .to_socket_addrs()
             .map_err(|error| format!("the name '{name}' could not be resolved: {error}"))?;
         let mut addresses = Vec::new();
-        for address in found {
+        for address in found.map(Address::from) {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
@@ -93,5 +98,13 @@ pub(super) fn parse_buffer_size(text: &str) -> Result<usize, String> {
     match size.0 {
         1..=MAX => Ok(size.0 as usize),
         _ => Err("must be from 1 byte to 64MiB".to_owned()),
+    }
+}
+
+/// The permission bits of a file, in octal.
+pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o777) if text.len() <= 4 => Ok(mode),
+        _ => Err("expected permission bits in octal, like 0660".to_owned()),
     }
 }

@@ -1,12 +1,18 @@
 //! What a server is told to do: plain data with defaults.
 
+mod tls;
+
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
 use std::time::Duration;
+
+pub use tls::{ClientAuth, Credentials, Identity, Source, TlsPolicy, TlsVersion};
+
+use crate::address::Address;
 
 /// A protocol that the server echoes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Protocol {
     /// Plain TCP.
     Tcp,
@@ -22,8 +28,8 @@ pub enum Protocol {
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Protocol; 5] =
-        [Protocol::Tcp, Protocol::Tls, Protocol::Udp, Protocol::Ws, Protocol::Wss];
+    pub const ALL: &[Protocol] =
+        &[Protocol::Tcp, Protocol::Tls, Protocol::Udp, Protocol::Ws, Protocol::Wss];
 
     /// The name that flags and log lines use.
     pub fn name(self) -> &'static str {
@@ -58,125 +64,31 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A front-end to start.
+/// A listener to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Listen {
     /// What it speaks.
     pub protocol: Protocol,
     /// Where. More than one if a name was asked for that has more than one address: each is bound
     /// that this machine has, and one at least has to be.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
 }
 
 impl Listen {
+    /// `protocol` on one address.
+    pub fn new(protocol: Protocol, address: impl Into<Address>) -> Self {
+        Listen { protocol, addresses: vec![address.into()] }
+    }
+
+    /// `protocol` on those of `addresses` that this machine has, one at least.
+    pub fn any_of(protocol: Protocol, addresses: Vec<Address>) -> Self {
+        Listen { protocol, addresses }
+    }
+
     /// `protocol` on 127.0.0.1 and its default port.
     pub fn default_for(protocol: Protocol) -> Self {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, protocol.default_port()));
-        Listen { protocol, addresses: vec![address] }
-    }
-}
-
-/// What the TLS front-ends prove themselves with.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Identity {
-    /// A certificate for localhost, 127.0.0.1, ::1 and the host name, made in memory at start.
-    #[default]
-    SelfSigned,
-    /// PEM files. The name that a client asks for (SNI) chooses: the first certificate that has it,
-    /// else the first with a wildcard for it, else the first.
-    Files(Vec<CertificateFiles>),
-}
-
-impl Identity {
-    /// One certificate with its key.
-    pub fn files(cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        let (cert, key) = (cert.into(), key.into());
-        Identity::Files(vec![CertificateFiles { cert, key, ocsp: None }])
-    }
-
-    /// The files that it is read from.
-    pub(crate) fn files_read(&self) -> impl Iterator<Item = &PathBuf> {
-        let files = match self {
-            Identity::SelfSigned => &[][..],
-            Identity::Files(files) => files,
-        };
-        files
-            .iter()
-            .flat_map(|files| [Some(&files.cert), Some(&files.key), files.ocsp.as_ref()])
-            .flatten()
-    }
-}
-
-/// A certificate, and what belongs to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateFiles {
-    /// The certificate chain, PEM, the server's own first.
-    pub cert: PathBuf,
-    /// Its private key, PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
-    pub key: PathBuf,
-    /// An OCSP response for it, DER, to be stapled.
-    pub ocsp: Option<PathBuf>,
-}
-
-/// A version of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsVersion {
-    /// RFC 5246.
-    Tls12,
-    /// RFC 8446.
-    Tls13,
-}
-
-/// Whether clients have to have a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// They are asked for one; who has none is let in.
-    Optional,
-    /// Who has none is refused.
-    Required,
-}
-
-/// What the TLS front-ends agree to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TlsPolicy {
-    /// The lowest version. TLS 1.2.
-    pub min: TlsVersion,
-    /// The highest. TLS 1.3.
-    pub max: TlsVersion,
-    /// Cipher suites by their IANA names, the preferred one first. Empty: rustls' own.
-    pub ciphers: Vec<String>,
-    /// Key-exchange groups by their IANA names, the preferred one first. Empty: X25519MLKEM768,
-    /// x25519, secp256r1, secp384r1.
-    pub groups: Vec<String>,
-    /// ALPN protocols (RFC 7301), the preferred one first. Empty: over TLS whatever the client
-    /// offers first, for WebSocket h2 and http/1.1.
-    pub alpn: Vec<String>,
-    /// PEM certificates of the CAs whose clients are let in. `None`: no client is asked for a
-    /// certificate.
-    pub client_ca: Option<PathBuf>,
-    /// Whether clients need a certificate. `None`: they do, if there is a `client_ca`.
-    pub client_auth: Option<ClientAuth>,
-    /// PEM certificate revocation lists of those CAs.
-    pub crls: Vec<PathBuf>,
-    /// Whether the secrets of each connection are written to the file that the environment variable
-    /// SSLKEYLOGFILE names. `false`.
-    pub key_log: bool,
-}
-
-impl Default for TlsPolicy {
-    fn default() -> Self {
-        TlsPolicy {
-            min: TlsVersion::Tls12,
-            max: TlsVersion::Tls13,
-            ciphers: Vec::new(),
-            groups: Vec::new(),
-            alpn: Vec::new(),
-            client_ca: None,
-            client_auth: None,
-            crls: Vec::new(),
-            key_log: false,
-        }
+        Listen::new(protocol, (Ipv4Addr::LOCALHOST, protocol.default_port()))
     }
 }
 
@@ -193,11 +105,14 @@ impl Default for TlsPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// The front-ends, in the order in which they are bound.
+    /// The listeners, in the order in which they are bound.
     pub listeners: Vec<Listen>,
-    /// The certificate of the TLS front-ends.
+    /// The permission bits of the files of Unix sockets, at most `0o777`: connecting takes the
+    /// right to write. `None`: what the process's umask leaves of `0o777`.
+    pub unix_mode: Option<u32>,
+    /// The certificates of the TLS protocols.
     pub identity: Identity,
-    /// What the TLS front-ends agree to.
+    /// What the TLS protocols agree to.
     pub tls: TlsPolicy,
     /// Size in bytes of the buffer that each thread echoes byte streams through: the most that a
     /// TCP connection whose peer does not read makes the server hold. TLS holds up to 64 KiB more
@@ -260,7 +175,7 @@ impl Default for UdpPolicy {
     }
 }
 
-/// How many connections a server has at a time, over all its front-ends. At a limit a new
+/// How many connections a server has at a time, over all its listeners. At a limit a new
 /// connection is accepted and closed at once; the existing ones do not notice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -310,10 +225,11 @@ impl Default for Timeouts {
 pub const DEFAULT_BUFFER_SIZE: usize = 64 * 1024;
 
 impl Config {
-    /// No front-ends yet, and defaults for the rest.
+    /// No listeners yet, and defaults for the rest.
     pub fn new() -> Self {
         Config {
             listeners: Vec::new(),
+            unix_mode: None,
             identity: Identity::default(),
             tls: TlsPolicy::default(),
             buffer_size: DEFAULT_BUFFER_SIZE,
@@ -324,15 +240,22 @@ impl Config {
         }
     }
 
-    /// Adds a front-end. Port 0 asks the system for a free one;
+    /// Adds a listener. Port 0 asks the system for a free one;
     /// [`Server::local_addrs`](crate::Server::local_addrs) tells which.
     #[must_use]
-    pub fn listen(mut self, protocol: Protocol, address: impl Into<SocketAddr>) -> Self {
-        self.listeners.push(Listen { protocol, addresses: vec![address.into()] });
+    pub fn listen(mut self, protocol: Protocol, address: impl Into<Address>) -> Self {
+        self.listeners.push(Listen::new(protocol, address));
         self
     }
 
-    /// Sets the certificate of the TLS front-ends.
+    /// Sets [`Config::unix_mode`].
+    #[must_use]
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.unix_mode = Some(mode);
+        self
+    }
+
+    /// Sets the certificates of the TLS protocols.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = identity;

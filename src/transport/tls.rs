@@ -1,30 +1,28 @@
-//! TLS over TCP: the handshake, and what it came to.
+//! TLS over a stream: the handshake, and what it came to.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{Future, FutureExt};
+use futures::Future;
 use tokio::io;
-use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::server::Acceptor;
 use tokio_rustls::rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
 use tracing::info;
 
-use crate::config::Protocol;
-use crate::connection::{Door, End, HandshakeError, LogLimit, Opened, Opening, Subject};
-use crate::echo::{Raw, StreamEcho};
+use super::{Carried, ReadAhead, Transport};
+use crate::connection::{Connection, End, HandshakeError, LogLimit};
+use crate::echo::Underlying;
+use crate::net::Stream;
 use crate::tls::{TlsSettings, causes, describe, negotiated};
-use crate::transport::{Carried, ReadAhead, Transport, hang_up};
 
-/// The door for TLS, and the transport of what runs over it.
+/// TLS with one server's settings.
 #[derive(Clone)]
 pub(crate) struct Tls {
     settings: Arc<TlsSettings>,
     /// HTTP runs over it, and has its own ALPN protocols.
     is_for_http: bool,
-    buffer_size: usize,
     log: Arc<LogLimit>,
 }
 
@@ -35,34 +33,33 @@ struct Offer {
 }
 
 impl Tls {
-    pub(crate) fn new(
-        settings: Arc<TlsSettings>,
-        is_for_http: bool,
-        buffer_size: usize,
-        log: Arc<LogLimit>,
-    ) -> Self {
-        Tls { settings, is_for_http, buffer_size, log }
+    pub(crate) fn new(settings: Arc<TlsSettings>, is_for_http: bool, log: Arc<LogLimit>) -> Self {
+        Tls { settings, is_for_http, log }
     }
 
-    /// What to shake hands with. A door that takes any ALPN protocol takes the client's first.
+    /// The settings for this client. Where any ALPN protocol is accepted, that is the client's first.
     fn config_for(&self, offer: &Offer) -> Arc<ServerConfig> {
-        let material = self.settings.current();
+        let configs = self.settings.current();
         if self.is_for_http {
-            return material.http_alpn;
+            return configs.http_alpn;
         }
         match offer.alpn.iter().find(|name| !is_grease(name)) {
             Some(first) if self.settings.takes_any_alpn() => {
-                let mut config = ServerConfig::clone(&material.any_alpn);
+                let mut config = ServerConfig::clone(&configs.any_alpn);
                 config.alpn_protocols = vec![first.clone()];
                 Arc::new(config)
             }
-            _ => material.any_alpn,
+            _ => configs.any_alpn,
         }
     }
 
-    async fn handshake(self, tcp: TcpStream, subject: Subject) -> Result<Carried<Stream>, End> {
+    async fn handshake<S: Stream>(
+        self,
+        stream: S,
+        connection: Connection,
+    ) -> Result<Carried<TlsStream<ReadAhead<S>>>, End> {
         let began = Instant::now();
-        let acceptor = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(tcp));
+        let acceptor = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(stream));
         let mut acceptor = std::pin::pin!(acceptor);
         let hello = match acceptor.as_mut().await {
             Ok(hello) => hello,
@@ -79,7 +76,7 @@ impl Tls {
                 let tls = stream.get_ref().1;
                 let client = tls.peer_certificates().and_then(<[_]>::first).map(describe);
                 if self.log.shows() {
-                    log_handshake(subject, tls, &offer, client.as_deref(), began.elapsed());
+                    log_handshake(connection, tls, &offer, client.as_deref(), began.elapsed());
                 }
                 Ok(Carried { stream, client })
             }
@@ -94,48 +91,28 @@ fn is_grease(name: &[u8]) -> bool {
     matches!(name, [one, other] if one == other && one & 0x0F == 0x0A)
 }
 
-/// TLS over a TCP connection that is read ahead.
-type Stream = TlsStream<ReadAhead<TcpStream>>;
+impl<S: Stream> Transport<S> for Tls {
+    type Carried = TlsStream<ReadAhead<S>>;
 
-impl Door for Tls {
-    type Echo = StreamEcho<Stream>;
-
-    fn protocol(&self) -> Protocol {
-        Protocol::Tls
-    }
-
-    fn open(&self, tcp: TcpStream, subject: Subject) -> Opening<Self::Echo> {
-        let (carried, buffer_size) = (self.carry(tcp, subject), self.buffer_size);
-        async move {
-            let Carried { stream, client } = carried.await?;
-            Ok(Opened::new(StreamEcho::over(stream, Self::RAW, buffer_size), client))
-        }
-        .boxed()
-    }
-}
-
-impl Transport for Tls {
-    type Stream = Stream;
-
-    const RAW: Raw<Self::Stream> = |tls| tls.get_mut().0;
+    const UNDERLYING: Underlying<Self::Carried> = |tls| tls.get_mut().0;
 
     fn carry(
         &self,
-        tcp: TcpStream,
-        subject: Subject,
-    ) -> impl Future<Output = Result<Carried<Stream>, End>> + Send + 'static {
-        self.clone().handshake(tcp, subject)
+        stream: S,
+        connection: Connection,
+    ) -> impl Future<Output = Result<Carried<Self::Carried>, End>> + Send + 'static {
+        self.clone().handshake(stream, connection)
     }
 }
 
 /// Lets a client read the alert that it was sent, and says what was wrong.
-async fn refuse(
-    connection: Option<ReadAhead<TcpStream>>,
+async fn refuse<S: Stream>(
+    stream: Option<ReadAhead<S>>,
     error: &io::Error,
     offer: Option<&Offer>,
 ) -> End {
-    if let Some(connection) = connection {
-        hang_up(connection, |io| io).await;
+    if let Some(stream) = stream {
+        super::refuse(stream, |stream| stream).await;
     }
     let mut reason = causes::explain(error);
     if let Some(sni) = offer.and_then(|offer| offer.sni.as_deref()) {
@@ -146,13 +123,13 @@ async fn refuse(
 
 /// Says what was negotiated: what people test TLS clients for.
 fn log_handshake(
-    subject: Subject,
+    connection: Connection,
     tls: &ServerConnection,
     offer: &Offer,
     client: Option<&str>,
     duration: Duration,
 ) {
-    let Subject::Connection { protocol, conn, peer } = subject else { return };
+    let Connection { protocol, number, peer } = connection;
     let (version, cipher, group) = negotiated::names(tls);
     let alpn = tls.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
     let offered: Vec<_> = offer.alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();
@@ -165,7 +142,7 @@ fn log_handshake(
     };
     info!(
         %protocol,
-        conn,
+        conn = number,
         version,
         cipher,
         group,

@@ -1,0 +1,60 @@
+//! The library's errors in the words of the command line: it names settings, and people gave flags.
+
+use echo_server::{Address, Credential, CredentialError, Setting, StartError};
+
+/// Why the server did not start, on one line.
+pub fn start_error(error: &StartError) -> String {
+    match error {
+        StartError::Setting { setting, problem } => match flag_of(*setting) {
+            Some(flag) => format!("{flag}: {problem}"),
+            None => error.to_string(),
+        },
+        StartError::Credential(error) => credential_error(error),
+        StartError::Bind { protocol, address, source } => {
+            format!("--{protocol} {address}: {}", bind_reason(address, source))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Why a certificate, a key or a list could not be used, on one line.
+pub fn credential_error(error: &CredentialError) -> String {
+    let flag = match error.credential {
+        Credential::Chain => "--cert",
+        Credential::Key => "--key",
+        Credential::Ocsp => "--ocsp",
+        Credential::ClientCa => "--client-ca",
+        Credential::Crl => "--crl",
+        Credential::ServerCa => "--ca",
+        _ => return error.to_string(),
+    };
+    format!("{flag} {}: {}", error.origin, error.problem)
+}
+
+fn flag_of(setting: Setting) -> Option<&'static str> {
+    Some(match setting {
+        Setting::BufferSize => "--buffer-size",
+        Setting::UnixMode => "--unix-mode",
+        Setting::TlsVersions => "--tls-min, --tls-max",
+        Setting::Ciphers => "--tls-ciphers",
+        Setting::Groups => "--tls-groups",
+        Setting::ClientAuth => "--client-auth",
+        Setting::Crls => "--crl",
+        Setting::KeyLog => "--key-log",
+        Setting::Identity => "--cert",
+        _ => return None,
+    })
+}
+
+/// The system's own words, and a hint where they leave people helpless.
+fn bind_reason(address: &Address, error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::AddrInUse => format!("{error}: another program listens there"),
+        ErrorKind::PermissionDenied if address.ip().is_some() => {
+            format!("{error}: ports below 1024 usually need privileges")
+        }
+        ErrorKind::AddrNotAvailable => format!("{error}: this machine has no such address"),
+        _ => error.to_string(),
+    }
+}

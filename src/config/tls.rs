@@ -1,0 +1,222 @@
+//! What the TLS protocols are told: who they are, and what they agree to.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a certificate, a key or a list comes from.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// A file. A server reads it again when it changes.
+    File(PathBuf),
+    /// The bytes themselves.
+    Memory(Arc<[u8]>),
+}
+
+impl Source {
+    /// The file at `path`.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Source::File(path.into())
+    }
+
+    /// These bytes: the text of a PEM file, or DER where that is asked for.
+    pub fn memory(bytes: impl AsRef<[u8]>) -> Self {
+        Source::Memory(bytes.as_ref().into())
+    }
+
+    /// The file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Source::File(path) => Some(path),
+            Source::Memory(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File(path) => path.display().fmt(f),
+            Source::Memory(_) => f.write_str("in memory"),
+        }
+    }
+}
+
+/// The bytes may be a private key, so they are not shown.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File(path) => f.debug_tuple("File").field(path).finish(),
+            Source::Memory(bytes) => write!(f, "Memory({} bytes)", bytes.len()),
+        }
+    }
+}
+
+impl From<PathBuf> for Source {
+    fn from(path: PathBuf) -> Self {
+        Source::File(path)
+    }
+}
+
+impl From<&Path> for Source {
+    fn from(path: &Path) -> Self {
+        Source::File(path.to_owned())
+    }
+}
+
+/// What the TLS protocols prove themselves with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Identity {
+    /// A certificate for localhost, 127.0.0.1, ::1 and the host name, made in memory at start.
+    #[default]
+    SelfSigned,
+    /// Certificates with their keys. The name that a client asks for (SNI) chooses: the first
+    /// certificate that has it, else the first with a wildcard for it, else the first.
+    Given(Vec<Credentials>),
+}
+
+impl Identity {
+    /// The PEM files of one certificate chain and its key.
+    pub fn files(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Identity::from(Credentials::new(Source::file(chain), Source::file(key)))
+    }
+
+    /// One certificate chain and its key, as the text of PEM files.
+    ///
+    /// ```
+    /// use echo_server::{Config, Identity, Protocol, certs};
+    ///
+    /// let made = certs::issue(&certs::Name::of_this_machine(), std::time::SystemTime::now())?;
+    /// let config = Config::new()
+    ///     .listen(Protocol::Tls, ([127, 0, 0, 1], 0))
+    ///     .identity(Identity::pem(made.server.certificate, made.server.key));
+    /// # let _ = config;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pem(chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+        Identity::from(Credentials::new(Source::memory(chain), Source::memory(key)))
+    }
+
+    /// The files that it is read from.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let given = match self {
+            Identity::SelfSigned => &[][..],
+            Identity::Given(given) => given,
+        };
+        let sources = given.iter().flat_map(|given| {
+            [Some(&given.chain), Some(&given.key), given.ocsp.as_ref()].into_iter().flatten()
+        });
+        sources.filter_map(Source::path)
+    }
+}
+
+impl From<Credentials> for Identity {
+    fn from(credentials: Credentials) -> Self {
+        Identity::Given(vec![credentials])
+    }
+}
+
+/// A certificate, and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Credentials {
+    /// The certificate chain, PEM, the holder's own certificate first.
+    pub chain: Source,
+    /// Its private key, PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    pub key: Source,
+    /// An OCSP response for it (RFC 6960), DER, to be stapled. Only servers staple.
+    pub ocsp: Option<Source>,
+}
+
+impl Credentials {
+    /// A certificate chain and its key, nothing to staple.
+    pub fn new(chain: impl Into<Source>, key: impl Into<Source>) -> Self {
+        Credentials { chain: chain.into(), key: key.into(), ocsp: None }
+    }
+
+    /// The same, with an OCSP response to staple.
+    #[must_use]
+    pub fn stapled(mut self, ocsp: impl Into<Source>) -> Self {
+        self.ocsp = Some(ocsp.into());
+        self
+    }
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum TlsVersion {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+/// Whether clients have to have a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientAuth {
+    /// A client is asked for a certificate, and admitted without one.
+    Optional,
+    /// A client without a certificate is refused.
+    Required,
+}
+
+/// What the TLS protocols agree to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsPolicy {
+    /// The lowest version. TLS 1.2.
+    pub min: TlsVersion,
+    /// The highest version. TLS 1.3.
+    pub max: TlsVersion,
+    /// Cipher suites by their IANA names, the preferred one first. Empty: rustls' own.
+    pub ciphers: Vec<String>,
+    /// Key-exchange groups by their IANA names, the preferred one first. Empty: X25519MLKEM768,
+    /// x25519, secp256r1, secp384r1.
+    pub groups: Vec<String>,
+    /// ALPN protocols (RFC 7301), the preferred one first. Empty: over TLS the first that the
+    /// client offers, for WebSocket h2 and http/1.1.
+    pub alpn: Vec<String>,
+    /// PEM certificates of the CAs whose clients are admitted. `None`: no client is asked for a
+    /// certificate.
+    pub client_ca: Option<Source>,
+    /// Whether clients need a certificate. `None`: they do, if there is a `client_ca`.
+    pub client_auth: Option<ClientAuth>,
+    /// PEM certificate revocation lists of those CAs.
+    pub crls: Vec<Source>,
+    /// Whether the secrets of each connection are written to the file that the environment variable
+    /// SSLKEYLOGFILE names. `false`.
+    pub key_log: bool,
+}
+
+impl Default for TlsPolicy {
+    fn default() -> Self {
+        TlsPolicy {
+            min: TlsVersion::Tls12,
+            max: TlsVersion::Tls13,
+            ciphers: Vec::new(),
+            groups: Vec::new(),
+            alpn: Vec::new(),
+            client_ca: None,
+            client_auth: None,
+            crls: Vec::new(),
+            key_log: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_shows_none_of_its_bytes() {
+        let source = Source::memory("-----BEGIN PRIVATE KEY-----");
+        let credentials = Credentials::new(source.clone(), source.clone());
+        let shown = format!("{source} {source:?} {credentials:?}");
+        assert!(!shown.contains("PRIVATE") && !shown.contains("45"), "{shown}");
+    }
+}

@@ -1,0 +1,166 @@
+//! Unix listeners and their streams, and the files that are their names.
+
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixStream;
+
+use super::bind::BACKLOG;
+use super::tcp::would_block;
+use super::{Listener, Peer, Stream};
+use crate::address::UnixAddress;
+
+/// A listener on a Unix socket. If its name is a file, the file goes when the listener does.
+#[derive(Debug)]
+pub(crate) struct UnixListener {
+    // Dropped first: with its name gone, nobody comes to a socket that is about to close.
+    file: Option<SocketFile>,
+    socket: tokio::net::UnixListener,
+}
+
+impl UnixListener {
+    /// Listens on `address`; a file gets the permission bits `mode`, before anybody can connect.
+    /// A file that an earlier server has left there is replaced, if nobody listens on it.
+    ///
+    /// # Errors
+    /// AddrInUse if somebody listens there, or if the file is no socket.
+    pub(super) fn bind(address: &UnixAddress, mode: Option<u32>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let file = match address {
+            UnixAddress::Abstract(name) => {
+                let mut path = OsString::from("\0");
+                path.push(name);
+                bind_abstract(&socket, Path::new(&path))?;
+                None
+            }
+            UnixAddress::Path(path) => Some(bind_file(&socket, path, mode)?),
+        };
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let socket = tokio::net::UnixListener::from_std(net::UnixListener::from(socket))?;
+        Ok(UnixListener { file, socket })
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn bind_abstract(socket: &Socket, name: &Path) -> io::Result<()> {
+    socket.bind(&SockAddr::unix(name)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn bind_abstract(_socket: &Socket, _name: &Path) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux has abstract Unix sockets"))
+}
+
+/// Binds `socket` to a file, in the place of one that nobody listens on.
+fn bind_file(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<SocketFile> {
+    let address = SockAddr::unix(path)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            remove_stale(path, &address)?;
+            socket.bind(&address)?;
+        }
+        bound => bound?,
+    }
+    let file = SocketFile::at(path)?;
+    if let Some(mode) = mode {
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
+    Ok(file)
+}
+
+/// Removes the socket file at `path` if nobody listens on it: connecting tells.
+fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is a file that is no socket"));
+    }
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A listener whose backlog is full would make us wait for it.
+    client.set_nonblocking(true)?;
+    match client.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        _ => return Err(io::ErrorKind::AddrInUse.into()),
+    }
+    remove_if(path, id(&found))
+}
+
+/// Removes `path` if its inode is still this one: another server may have replaced the file.
+fn remove_if(path: &Path, expected: (u64, u64)) -> io::Result<()> {
+    if id(&fs::symlink_metadata(path)?) == expected { fs::remove_file(path) } else { Ok(()) }
+}
+
+/// A socket file of ours, removed when this is dropped.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    id: (u64, u64),
+}
+
+fn id(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        // The working directory may change before the file has to go.
+        let path = std::path::absolute(path)?;
+        let id = id(&fs::symlink_metadata(&path)?);
+        Ok(SocketFile { path, id })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // If somebody has removed it already, there is nothing left to do.
+        let _ = remove_if(&self.path, self.id);
+    }
+}
+
+fn peer(stream: &UnixStream) -> io::Result<Peer> {
+    let credentials = stream.peer_cred()?;
+    Ok(Peer::Unix { uid: credentials.uid(), pid: credentials.pid().filter(|pid| *pid != 0) })
+}
+
+impl Stream for UnixStream {
+    type Detached = net::UnixStream;
+
+    fn detach(self) -> io::Result<net::UnixStream> {
+        self.into_std()
+    }
+
+    fn attach(stream: net::UnixStream) -> io::Result<Self> {
+        UnixStream::from_std(stream)
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
+        let (stream, _) = self.socket.accept().await?;
+        let peer = peer(&stream)?;
+        Ok((stream, peer))
+    }
+
+    fn into_backlog(
+        self,
+    ) -> io::Result<impl Iterator<Item = io::Result<(UnixStream, Peer)>> + Send> {
+        let UnixListener { file, socket } = self;
+        drop(file);
+        let listener = socket.into_std()?;
+        let accept = move || {
+            let (stream, _) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            let stream = UnixStream::from_std(stream)?;
+            let peer = peer(&stream)?;
+            Ok((stream, peer))
+        };
+        Ok(std::iter::repeat_with(accept).take_while(|accepted| !would_block(accepted)))
+    }
+}

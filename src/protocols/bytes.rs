@@ -1,0 +1,28 @@
+//! Bytes without any framing, over whatever carries them: the protocols TCP and TLS.
+
+use futures::FutureExt;
+
+use crate::connection::{Connection, Handshake, Opened, Opening};
+use crate::echo::StreamEcho;
+use crate::transport::{Carried, Transport};
+
+/// The echo of bytes on the transport `T`.
+#[derive(Debug)]
+pub(crate) struct Bytes<T> {
+    pub(crate) transport: T,
+    /// The most that is read at a time.
+    pub(crate) buffer_size: usize,
+}
+
+impl<S, T: Transport<S>> Handshake<S> for Bytes<T> {
+    type Echo = StreamEcho<T::Carried>;
+
+    fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo> {
+        let (carrying, buffer_size) = (self.transport.carry(stream, connection), self.buffer_size);
+        async move {
+            let Carried { stream, client } = carrying.await?;
+            Ok(Opened::new(StreamEcho::over(stream, T::UNDERLYING, buffer_size), client))
+        }
+        .boxed()
+    }
+}

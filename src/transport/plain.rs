@@ -1,0 +1,27 @@
+//! The stream itself: no handshake, nothing in between.
+
+use futures::Future;
+use futures::future::ready;
+
+use super::{Carried, Transport};
+use crate::connection::{Connection, End};
+use crate::echo::Underlying;
+use crate::net::Stream;
+
+/// Carries bytes as they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plain;
+
+impl<S: Stream> Transport<S> for Plain {
+    type Carried = S;
+
+    const UNDERLYING: Underlying<S> = |stream| stream;
+
+    fn carry(
+        &self,
+        stream: S,
+        _connection: Connection,
+    ) -> impl Future<Output = Result<Carried<S>, End>> + Send + 'static {
+        ready(Ok(Carried { stream, client: None }))
+    }
+}
