@@ -23,13 +23,21 @@ pub enum StartError {
     /// A certificate, a key or a list could not be used.
     #[error(transparent)]
     Credential(#[from] CredentialError),
-    /// The system lacks something that TLS needs.
-    #[error("TLS cannot be set up: {problem}")]
+    /// TLS lacks something that it needs of the system.
+    #[error("TLS cannot be set up: {problem}: {source}")]
     Tls {
-        /// What it lacks.
+        /// What there is not.
         problem: String,
         /// What was said.
         source: BoxError,
+    },
+    /// The system refused something else than an address.
+    #[error("{problem}: {source}")]
+    System {
+        /// What could not be done.
+        problem: String,
+        /// What the system said.
+        source: io::Error,
     },
     /// The system refused an address.
     #[error("{protocol} on {address}: {source}")]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 
+use data_encoding::BASE64;
 use tokio_rustls::rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
 };
@@ -83,4 +84,31 @@ fn read_pem(
     let items = rustls_pemfile::read_all(&mut bytes.as_ref()).collect::<Result<_, io::Error>>();
     // The reader's own message can quote the line that it could not read, which may be of a key.
     items.map_err(|_| CredentialError::new(credential, source, "not valid PEM"))
+}
+
+/// A certificate as PEM: base64 in lines of 64 characters (RFC 7468 section 2).
+pub(crate) fn encode_certificate(der: &[u8]) -> String {
+    let base64 = BASE64.encode(der);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in base64.as_bytes().chunks(64) {
+        pem.extend(line.iter().copied().map(char::from));
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_read_again() {
+        for length in [1, 47, 48, 49, 1000] {
+            let der: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let pem = encode_certificate(&der);
+            assert!(pem.lines().all(|line| line.len() <= 64), "{pem}");
+            let read = certificates(Credential::Chain, &Source::memory(pem)).unwrap();
+            assert_eq!(read, [CertificateDer::from(der)]);
+        }
+    }
 }

@@ -5,9 +5,15 @@ use echo_server::{Address, Credential, CredentialError, Setting, StartError};
 /// Why the server did not start, on one line.
 pub fn start_error(error: &StartError) -> String {
     match error {
-        StartError::Setting { setting, problem } => match flag_of(*setting) {
-            Some(flag) => format!("{flag}: {problem}"),
-            None => error.to_string(),
+        StartError::Setting { setting, problem } => match setting {
+            Setting::TlsVersions => "--tls-min is higher than --tls-max".to_owned(),
+            Setting::ClientAuth => "--client-auth needs --client-ca".to_owned(),
+            Setting::Crls => "--crl needs --client-ca".to_owned(),
+            Setting::Listeners => problem.clone(),
+            other => match flag_of(*other) {
+                Some(flag) => format!("{flag}: {problem}"),
+                None => error.to_string(),
+            },
         },
         StartError::Credential(error) => credential_error(error),
         StartError::Bind { protocol, address, source } => {
@@ -35,11 +41,8 @@ fn flag_of(setting: Setting) -> Option<&'static str> {
     Some(match setting {
         Setting::BufferSize => "--buffer-size",
         Setting::UnixMode => "--unix-mode",
-        Setting::TlsVersions => "--tls-min, --tls-max",
         Setting::Ciphers => "--tls-ciphers",
         Setting::Groups => "--tls-groups",
-        Setting::ClientAuth => "--client-auth",
-        Setting::Crls => "--crl",
         Setting::KeyLog => "--key-log",
         Setting::Identity => "--cert",
         _ => return None,
