@@ -39,6 +39,16 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// A protocol cannot listen on an address of this kind.
+    #[error("{protocol} on {address}: {problem}")]
+    Address {
+        /// What was to be spoken there.
+        protocol: Protocol,
+        /// The address.
+        address: Address,
+        /// Why not.
+        problem: &'static str,
+    },
     /// The system refused an address.
     #[error("{protocol} on {address}: {source}")]
     Bind {
@@ -100,7 +110,10 @@ impl fmt::Display for Setting {
 impl StartError {
     /// Whether the configuration is to blame, and not the system that it met.
     pub fn is_config(&self) -> bool {
-        matches!(self, StartError::Setting { .. } | StartError::Credential(_))
+        matches!(
+            self,
+            StartError::Setting { .. } | StartError::Credential(_) | StartError::Address { .. }
+        )
     }
 
     pub(crate) fn setting(setting: Setting, problem: impl Into<String>) -> Self {

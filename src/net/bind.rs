@@ -12,7 +12,7 @@ use super::AnyListener;
 use super::UnixListener;
 use crate::address::{Address, UnixAddress};
 use crate::config::{Listen, Protocol};
-use crate::error::{Setting, StartError};
+use crate::error::StartError;
 
 /// Connections that the kernel completes before we accept them. The default of mio differs from
 /// version to version.
@@ -70,18 +70,16 @@ pub(crate) fn datagrams(
     all: &[Listen],
     options: &Options,
 ) -> Result<Vec<SharedAddress>, StartError> {
-    let refuse = |address: &Address, why: &str| {
-        let problem = format!("{} on {address}: {why}", listen.protocol);
-        Err(StartError::setting(Setting::Listeners, problem))
-    };
     for address in &listen.addresses {
-        match address {
+        let problem = match address {
             Address::Ip(ip) if is_for_many(ip.ip().to_canonical()) => {
-                return refuse(address, "datagrams that were sent to many are not answered");
+                "datagrams that were sent to many are not answered"
             }
-            Address::Ip(_) => {}
-            Address::Unix(_) => return refuse(address, "UDP has no Unix sockets"),
-        }
+            Address::Ip(_) => continue,
+            Address::Unix(_) => "UDP has no Unix sockets",
+        };
+        let (protocol, address) = (listen.protocol, address.clone());
+        return Err(StartError::Address { protocol, address, problem });
     }
     each_address(listen, |address| {
         let address = address.ip().ok_or(io::ErrorKind::Unsupported)?;

@@ -49,7 +49,7 @@ impl UnixListener {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bind_abstract(socket: &Socket, name: &Path) -> io::Result<()> {
-    socket.bind(&SockAddr::unix(name)?)
+    socket.bind(&sockaddr(name)?)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -57,9 +57,21 @@ fn bind_abstract(_socket: &Socket, _name: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux has abstract Unix sockets"))
 }
 
+/// `path` as the system takes it: it has room for so many bytes.
+fn sockaddr(path: &Path) -> io::Result<SockAddr> {
+    SockAddr::unix(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            let limit = if cfg!(target_os = "macos") { 103 } else { 107 };
+            let why = format!("a Unix socket's name has {limit} bytes at most");
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        }
+        _ => error,
+    })
+}
+
 /// Binds `socket` to a file, in the place of one that nobody listens on.
 fn bind_file(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<SocketFile> {
-    let address = SockAddr::unix(path)?;
+    let address = sockaddr(path)?;
     match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             remove_stale(path, &address)?;

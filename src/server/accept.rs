@@ -152,3 +152,6 @@ impl Shortage {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

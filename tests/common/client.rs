@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::{TestServer, tls_connect};
+use super::{TestServer, ca_certificates, tls_over};
 
 /// A byte stream of whatever kind.
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -28,15 +28,21 @@ pub enum Client {
 impl Client {
     pub async fn connect(protocol: Protocol, server: &TestServer) -> Client {
         let address = server.address;
+        if protocol == Protocol::Udp {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            socket.connect(address).await.unwrap();
+            return Client::Datagrams(socket);
+        }
+        Client::over(protocol, TcpStream::connect(address).await.unwrap()).await
+    }
+
+    /// A client of a server with the test certificate, on a stream that is connected to it.
+    pub async fn over(protocol: Protocol, stream: impl ByteStream + 'static) -> Client {
         let bytes: Box<dyn ByteStream> = match protocol {
-            Protocol::Udp => {
-                let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-                socket.connect(address).await.unwrap();
-                return Client::Datagrams(socket);
+            Protocol::Tls | Protocol::Wss => {
+                Box::new(tls_over(stream, ca_certificates(), ALL_VERSIONS).await)
             }
-            Protocol::Tcp | Protocol::Ws => Box::new(TcpStream::connect(address).await.unwrap()),
-            Protocol::Tls | Protocol::Wss => Box::new(tls_connect(address, ALL_VERSIONS).await),
-            other => panic!("no client for {other} yet"),
+            _ => Box::new(stream),
         };
         match protocol {
             Protocol::Ws | Protocol::Wss => Client::Messages(Box::new(websocket(bytes).await)),

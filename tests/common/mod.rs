@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use echo_server::{Config, Identity, Protocol, Server, Summary};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -72,8 +73,12 @@ pub async fn tls_connect(
     address: SocketAddr,
     versions: &[&'static SupportedProtocolVersion],
 ) -> TlsStream<TcpStream> {
-    let roots = CertificateDer::pem_file_iter(cert("ca.pem")).unwrap().map(Result::unwrap);
-    tls_connect_trusting(address, roots, versions).await
+    tls_connect_trusting(address, ca_certificates(), versions).await
+}
+
+/// The test CA.
+pub fn ca_certificates() -> impl Iterator<Item = CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(cert("ca.pem")).unwrap().map(Result::unwrap)
 }
 
 /// TLS to a server whose certificate one of `roots` has signed.
@@ -82,6 +87,15 @@ pub async fn tls_connect_trusting(
     roots: impl IntoIterator<Item = CertificateDer<'static>>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> TlsStream<TcpStream> {
+    tls_over(TcpStream::connect(address).await.expect("TCP connects"), roots, versions).await
+}
+
+/// The same on a stream that is connected already.
+pub async fn tls_over<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> TlsStream<S> {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add(root).unwrap();
@@ -91,7 +105,6 @@ pub async fn tls_connect_trusting(
         .unwrap()
         .with_root_certificates(store)
         .with_no_client_auth();
-    let tcp = TcpStream::connect(address).await.expect("TCP connects");
     let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("TLS connects")
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS connects")
 }

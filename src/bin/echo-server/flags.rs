@@ -9,13 +9,15 @@ pub fn start_error(error: &StartError) -> String {
             Setting::TlsVersions => "--tls-min is higher than --tls-max".to_owned(),
             Setting::ClientAuth => "--client-auth needs --client-ca".to_owned(),
             Setting::Crls => "--crl needs --client-ca".to_owned(),
-            Setting::Listeners => problem.clone(),
             other => match flag_of(*other) {
                 Some(flag) => format!("{flag}: {problem}"),
                 None => error.to_string(),
             },
         },
         StartError::Credential(error) => credential_error(error),
+        StartError::Address { protocol, address, problem } => {
+            format!("--{protocol} {address}: {problem}")
+        }
         StartError::Bind { protocol, address, source } => {
             format!("--{protocol} {address}: {}", bind_reason(address, source))
         }

@@ -23,7 +23,7 @@ const TRAIN: usize = 65_487;
 
 /// A buffer for each datagram, and what is known of it.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub struct Batch {
     slots: Vec<u8>,
     /// Those that are to be answered, in the order of their arrival.
     pub(super) received: Vec<Received>,
@@ -33,19 +33,20 @@ pub(super) struct Batch {
 
 /// One datagram, or several that the kernel has joined into a train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Received {
+pub struct Received {
     /// Which slot its bytes are in.
     pub(super) slot: usize,
     pub(super) length: usize,
     pub(super) peer: SocketAddr,
-    pub(super) manner: Manner,
+    pub(super) ancillary: Ancillary,
     /// It was sent to a broadcast or multicast address.
     pub(super) is_to_many: bool,
 }
 
-/// How a reply is to be sent, so that it looks like it comes from where the request went.
+/// The ancillary data (RFC 3542 section 6) with which a reply leaves from where the request went, as
+/// it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Manner {
+pub struct Ancillary {
     /// The address that was asked.
     pub(super) source: IpAddr,
     /// On which interface: link-local addresses need it.
@@ -62,7 +63,7 @@ impl Received {
         slot: 0,
         length: 0,
         peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-        manner: Manner {
+        ancillary: Ancillary {
             source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             interface: 0,
             tos: 0,
@@ -73,7 +74,7 @@ impl Received {
 
     /// How many datagrams it stands for.
     pub(super) fn datagrams(&self) -> usize {
-        match usize::from(self.manner.segment) {
+        match usize::from(self.ancillary.segment) {
             0 => 1,
             segment => self.length.div_ceil(segment),
         }
@@ -81,8 +82,8 @@ impl Received {
 
     /// Leaves the first `datagrams` of it.
     pub(super) fn cut(&mut self, datagrams: usize) {
-        if self.manner.segment > 0 {
-            self.length = self.length.min(datagrams * usize::from(self.manner.segment));
+        if self.ancillary.segment > 0 {
+            self.length = self.length.min(datagrams * usize::from(self.ancillary.segment));
         }
     }
 }
@@ -113,14 +114,14 @@ impl Batch {
     pub(super) fn train(&self, at: usize) -> usize {
         let first = &self.received[at];
         let mut end = at + 1;
-        if first.manner.segment > 0 || !(1..=SEGMENT).contains(&first.length) {
+        if first.ancillary.segment > 0 || !(1..=SEGMENT).contains(&first.length) {
             return end;
         }
         let mut total = first.length;
         for next in &self.received[end..] {
             total += next.length;
             let fits = (1..=first.length).contains(&next.length) && total <= TRAIN;
-            if !fits || next.peer != first.peer || next.manner != first.manner {
+            if !fits || next.peer != first.peer || next.ancillary != first.ancillary {
                 break;
             }
             end += 1;
@@ -168,19 +169,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_in_another_manner_is_no_part_of_a_train() {
+    fn what_has_other_ancillary_data_is_no_part_of_a_train() {
         let mut batch = batch(&[(1, 100), (1, 100)]);
-        batch.received[1].manner.tos = 0xb8;
+        batch.received[1].ancillary.tos = 0xb8;
         assert_eq!(batch.train(0), 1);
-        batch.received[1].manner = Manner { segment: 10, ..batch.received[0].manner };
+        batch.received[1].ancillary = Ancillary { segment: 10, ..batch.received[0].ancillary };
         assert_eq!(batch.train(0), 1);
         assert_eq!(batch.train(1), 2);
     }
 
     #[test]
     fn a_train_is_counted_and_cut_by_its_segments() {
-        let manner = Manner { segment: 100, ..Received::NOTHING.manner };
-        let mut train = Received { length: 350, manner, ..Received::NOTHING };
+        let ancillary = Ancillary { segment: 100, ..Received::NOTHING.ancillary };
+        let mut train = Received { length: 350, ancillary, ..Received::NOTHING };
         assert_eq!(train.datagrams(), 4);
         train.cut(4);
         assert_eq!(train.length, 350);

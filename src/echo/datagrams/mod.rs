@@ -6,6 +6,9 @@ mod batch;
 mod calls;
 mod rate;
 mod rules;
+mod socket;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
 
 use std::cell::Cell;
 use std::io;
@@ -15,13 +18,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Future;
-use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Sleep, sleep};
 
 use super::{Echo, EchoError, Goodbye, Moved, Step, Traffic};
 use batch::{Batch, LIMIT};
-use calls::Calls;
+use socket::{DatagramSocket, KernelSocket};
 
 pub(crate) use batch::LARGEST;
 pub use rules::{Answerable, Rules, Unanswered};
@@ -43,9 +45,8 @@ thread_local! {
 /// It never ends by itself: what a peer or the network does to one datagram is no reason to stop
 /// answering the others. A datagram that has no answer is counted by its [`Rules`].
 #[derive(Debug)]
-pub struct DatagramEcho {
-    socket: Arc<UdpSocket>,
-    calls: Calls,
+pub struct DatagramEcho<S: DatagramSocket = KernelSocket> {
+    socket: S,
     rules: Arc<Rules>,
     /// Where its traffic is added up when it ends.
     totals: Arc<Mutex<Traffic>>,
@@ -69,18 +70,14 @@ impl DatagramEcho {
         rules: Arc<Rules>,
         totals: Arc<Mutex<Traffic>>,
     ) -> io::Result<Self> {
-        let calls = Calls::prepare(&socket)?;
+        Ok(DatagramEcho::over(KernelSocket::new(socket)?, rules, totals))
+    }
+}
+
+impl<S: DatagramSocket> DatagramEcho<S> {
+    fn over(socket: S, rules: Arc<Rules>, totals: Arc<Mutex<Traffic>>) -> Self {
         let traffic = Traffic::default();
-        Ok(DatagramEcho {
-            socket,
-            calls,
-            rules,
-            totals,
-            many: false,
-            owed: None,
-            until: None,
-            traffic,
-        })
+        DatagramEcho { socket, rules, totals, many: false, owed: None, until: None, traffic }
     }
 
     /// Receives a batch, and leaves in it what is to be answered.
@@ -89,35 +86,15 @@ impl DatagramEcho {
             ready!(until.as_mut().poll(cx));
             self.until = None;
         }
-        loop {
-            let readiness = ready!(self.socket.poll_recv_ready(cx));
-            let mut count = 0;
-            let result = readiness.and_then(|()| {
-                self.socket.try_io(Interest::READABLE, || {
-                    count = self.calls.receive(&self.socket, batch, self.many)?;
-                    // A batch of one has emptied the queue. Who says so now saves the call that
-                    // would find nothing.
-                    if count < LIMIT.min(2) {
-                        Err(io::ErrorKind::WouldBlock.into())
-                    } else {
-                        Ok(())
-                    }
-                })
-            });
-            match result {
-                _ if count > 0 => {
-                    self.many = count > 1;
-                    return Poll::Ready(());
-                }
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    tracing::debug!(%error, "Receiving datagrams failed");
-                    let _ = batch.begin();
-                    self.until = Some(Box::pin(sleep(RECOVERY)));
-                    return Poll::Ready(());
-                }
-                _ => {}
+        match ready!(self.socket.poll_receive(cx, batch, self.many)) {
+            Ok(count) => self.many = count > 1,
+            Err(error) => {
+                tracing::debug!(%error, "Receiving datagrams failed");
+                let _ = batch.begin();
+                self.until = Some(Box::pin(sleep(RECOVERY)));
             }
         }
+        Poll::Ready(())
     }
 
     /// Counts what was received, and takes out what is not to be answered.
@@ -141,10 +118,7 @@ impl DatagramEcho {
         while !batch.is_done() {
             let first = batch.answered;
             let mut ends = [first; LIMIT];
-            let sent = self
-                .socket
-                .try_io(Interest::WRITABLE, || self.calls.send(&self.socket, batch, &mut ends));
-            match sent {
+            match self.socket.try_send(batch, &mut ends) {
                 Ok(sent) => {
                     batch.answered = ends[sent.max(1) - 1];
                     for received in &batch.received[first..batch.answered] {
@@ -154,7 +128,7 @@ impl DatagramEcho {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) => {
                     let end = ends[0].max(first + 1);
-                    let is_train = end - first > 1 || batch.received[first].manner.segment > 0;
+                    let is_train = end - first > 1 || batch.received[first].ancillary.segment > 0;
                     if is_train && calls::is_about_trains(&error) {
                         self.answer_one_by_one(batch, end);
                     } else {
@@ -177,14 +151,12 @@ impl DatagramEcho {
     fn answer_one_by_one(&mut self, batch: &Batch, end: usize) {
         for received in &batch.received[batch.answered..end] {
             let payload = batch.payload(received);
-            let size = match usize::from(received.manner.segment) {
+            let size = match usize::from(received.ancillary.segment) {
                 0 => payload.len().max(1),
                 segment => segment,
             };
             for datagram in payload.chunks(size) {
-                let sent =
-                    self.calls.send_one(&self.socket, datagram, received.peer, received.manner);
-                match sent {
+                match self.socket.try_send_one(datagram, received.peer, received.ancillary) {
                     Ok(()) => self.traffic.sent += datagram.len() as u64,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         self.rules.give_up(received.peer, 1, Unanswered::NoRoom);
@@ -214,13 +186,13 @@ impl DatagramEcho {
             }
             self.owed = Some(batch);
             // An error shows when the batch is sent.
-            let _ = ready!(self.socket.poll_send_ready(cx));
+            let _ = ready!(self.socket.poll_writable(cx));
         }
         Poll::Ready(())
     }
 }
 
-impl Echo for DatagramEcho {
+impl<S: DatagramSocket> Echo for DatagramEcho<S> {
     /// There is nobody to wait for.
     const LINGER: Duration = Duration::ZERO;
 
@@ -258,7 +230,7 @@ impl Echo for DatagramEcho {
     }
 }
 
-impl Drop for DatagramEcho {
+impl<S: DatagramSocket> Drop for DatagramEcho<S> {
     fn drop(&mut self) {
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         totals.received += self.traffic.received;

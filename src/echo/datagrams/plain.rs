@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use tokio::net::UdpSocket;
 
-use super::batch::{Batch, LIMIT, Manner, Received};
+use super::batch::{Ancillary, Batch, LIMIT, Received};
 
 /// How a socket's system calls are made.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Calls {
     ) -> io::Result<usize> {
         let received = &batch.received[batch.answered];
         ends[0] = batch.answered + 1;
-        self.send_one(socket, batch.payload(received), received.peer, received.manner)?;
+        self.send_one(socket, batch.payload(received), received.peer, received.ancillary)?;
         Ok(1)
     }
 
@@ -47,7 +47,7 @@ impl Calls {
         socket: &UdpSocket,
         payload: &[u8],
         peer: SocketAddr,
-        _manner: Manner,
+        _ancillary: Ancillary,
     ) -> io::Result<()> {
         socket.try_send_to(payload, peer).map(drop)
     }

@@ -265,7 +265,7 @@ mod tests {
         let rules = rules_of(Answerable { rate: Some(2), ..Answerable::default() });
         let mut train = Received { length: 1000, ..Received::NOTHING };
         train.peer = "192.0.2.7:5000".parse().unwrap();
-        train.manner.segment = 100;
+        train.ancillary.segment = 100;
         assert_eq!(rules.judge(&train, 0), (4, Some(Unanswered::RateLimit)));
     }
 }
