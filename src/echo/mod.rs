@@ -134,6 +134,9 @@ pub enum EchoError {
     /// Sending failed.
     #[error("write failed: {0}")]
     Write(#[source] io::Error),
+    /// The peer is there, but takes nothing of what it is owed.
+    #[error("stall timeout: {0}")]
+    Unresponsive(&'static str),
     /// The peer broke the protocol, and is to be told with this WebSocket close code
     /// (RFC 6455 section 7.4.1).
     #[error("protocol violation, closed with {code}: {detail}")]
@@ -150,7 +153,7 @@ impl EchoError {
     /// protocol, and the connection below it is whole. rustls has an alert to send then.
     pub fn leaves_a_goodbye(&self) -> bool {
         match self {
-            EchoError::Protocol { .. } => true,
+            EchoError::Protocol { .. } | EchoError::Unresponsive(_) => true,
             EchoError::Read(error) => error.kind() == io::ErrorKind::InvalidData,
             EchoError::Write(_) => false,
         }

@@ -10,7 +10,7 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use hyper::{ext, header::HeaderName, header::HeaderValue};
+use hyper::{header::HeaderName, header::HeaderValue};
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
@@ -110,7 +110,7 @@ impl Answers {
         if head.method != Method::CONNECT {
             return plain(head, true);
         }
-        match head.extensions.get::<ext::Protocol>() {
+        match head.extensions.get::<h2::ext::Protocol>() {
             None => return Err(wrong_method()),
             Some(protocol) if protocol.as_str() != "websocket" => {
                 let why = "the only :protocol here is websocket".to_owned();
