@@ -212,3 +212,119 @@ async fn a_client_that_does_not_answer_goaway_is_not_waited_for() {
     let summary = timeout(Duration::from_secs(9), server.stop()).await.expect("within its linger");
     assert_eq!((summary.drained, summary.aborted), (1, 0));
 }
+
+/// The client's task is the connection's: it ends when the server has closed.
+async fn connect_with(
+    server: &TestServer,
+    builder: &client::Builder,
+) -> (Client, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+    let tcp = TcpStream::connect(server.address).await.unwrap();
+    let (mut client, connection) = builder.handshake(tcp).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let page = Request::builder().method(Method::HEAD).uri("http://localhost/").body(()).unwrap();
+    let (response, _) = client.send_request(page, true).unwrap();
+    response.await.unwrap();
+    (client, connection)
+}
+
+#[tokio::test]
+async fn streams_that_stall_are_reset_and_a_client_that_lets_all_stall_is_closed() {
+    const STREAMS: usize = 100;
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .limits(|limits| limits.max_connections = Some(STREAMS + 1))
+        .timeouts(|timeouts| timeouts.stall = Some(Duration::from_millis(300)));
+    let server = TestServer::with(config).await;
+    // No window: nothing of an echo can be sent.
+    let mut builder = client::Builder::new();
+    builder.initial_window_size(0);
+    let (mut client, connection) = connect_with(&server, &builder).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let (response, mut sending) = websocket(&mut client).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        sending.send_data(Bytes::from_static(&HELLO), false).unwrap();
+        streams.push((response.into_body(), sending));
+    }
+    for (receiving, _) in &mut streams {
+        let error = receiving.data().await.expect("a reset, and not an end").unwrap_err();
+        assert_eq!((error.is_reset(), error.reason()), (true, Some(h2::Reason::CANCEL)));
+    }
+    drop(client);
+    drop(streams);
+    timeout(Duration::from_secs(20), connection).await.expect("closed").unwrap().ok();
+    // Every place is free again.
+    let mut client = connect(&server).await;
+    assert_eq!(websocket(&mut client).await.0.status(), StatusCode::OK);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_stalls_takes_no_other_with_it() {
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .timeouts(|timeouts| timeouts.stall = Some(Duration::from_millis(300)));
+    let server = TestServer::with(config).await;
+    let mut builder = client::Builder::new();
+    builder.initial_window_size(7);
+    let (mut client, _connection) = connect_with(&server, &builder).await;
+    let (response, mut stalled) = websocket(&mut client).await;
+    let mut stalled_receiving = response.into_body();
+    let (response, mut sending) = websocket(&mut client).await;
+    let mut receiving = response.into_body();
+    // The first echo fills the window, the second has no place.
+    for _ in 0..2 {
+        stalled.send_data(Bytes::from_static(&HELLO), false).unwrap();
+    }
+    assert_eq!(stalled_receiving.data().await.unwrap().unwrap()[..], ECHO);
+    assert!(stalled_receiving.data().await.unwrap().unwrap_err().is_reset());
+    sending.send_data(Bytes::from_static(&HELLO), false).unwrap();
+    reads(&mut receiving, &ECHO).await;
+}
+
+/// Flow control is the only limit that a client meets that keeps to it.
+#[tokio::test]
+async fn many_small_frames_on_every_stream_are_all_echoed() {
+    const STREAMS: usize = 100;
+    const MESSAGES: usize = 1000;
+    let server = TestServer::start(Protocol::Ws).await;
+    // It is the server whose patience is asked about.
+    let mut builder = client::Builder::new();
+    builder.data_frame_budget(1 << 30).initial_connection_window_size(1 << 20);
+    let (mut client, _connection) = connect_with(&server, &builder).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let (response, sending) = websocket(&mut client).await;
+        streams.push((response.into_body(), sending));
+    }
+    // A binary message of one byte, and a frame of HTTP/2 for each.
+    let message = Bytes::from_static(&[0x82, 0x81, 0, 0, 0, 0, b'x']);
+    for _ in 0..MESSAGES {
+        for (_, sending) in &mut streams {
+            sending.send_data(message.clone(), false).unwrap();
+        }
+    }
+    let echo = [0x82, 1, b'x'].repeat(MESSAGES);
+    for (receiving, _) in &mut streams {
+        timeout(Duration::from_secs(60), reads(receiving, &echo)).await.expect("all come back");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_a_ping_is_closed() {
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .timeouts(|timeouts| timeouts.ping = Some(Duration::from_millis(200)));
+    let server = TestServer::with(config).await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // A HEAD of the page: a literal method, and http and / of HPACK's static table.
+    client.write_all(b"\0\0\x0b\x01\x05\0\0\0\x01\x02\x04HEAD\x86\x84\x41\x01x").await.unwrap();
+    let mut received = Vec::new();
+    let ended = timeout(Duration::from_secs(20), client.read_to_end(&mut received)).await;
+    ended.expect("it is closed").unwrap();
+    // A PING frame has 8 bytes and type 6; GOAWAY is type 7.
+    let has = |frame: &[u8]| received.windows(frame.len()).any(|window| window == frame);
+    assert!(has(b"\0\0\x08\x06\0\0\0\0\0"), "{received:x?}");
+    assert!(has(b"\0\0\x08\x07\0\0\0\0\0"), "{received:x?}");
+}
