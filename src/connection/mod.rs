@@ -21,6 +21,7 @@ mod session;
 mod sessions;
 #[cfg(test)]
 mod tests;
+pub(crate) mod turns;
 
 use futures::future::BoxFuture;
 
