@@ -1,4 +1,4 @@
-//! HTTP/2 on the WebSocket doors: the page, WebSockets on streams (RFC 8441), and how they end.
+//! HTTP/2 on WebSocket listeners: the page, WebSockets on streams (RFC 8441), and how they end.
 
 mod common;
 
@@ -21,7 +21,7 @@ async fn connect(server: &TestServer) -> Client {
     let tcp = TcpStream::connect(server.address).await.unwrap();
     let (mut client, connection) = client::handshake(tcp).await.unwrap();
     tokio::spawn(async move { drop(connection.await) });
-    // The server's settings have come when the first request may be sent.
+    // After a response the server's SETTINGS have come, which extended CONNECT needs.
     let page = Request::builder().uri("http://localhost/").body(()).unwrap();
     let (response, _) = client.send_request(page, true).unwrap();
     let response = response.await.unwrap();
@@ -49,7 +49,7 @@ async fn websocket(client: &mut Client) -> (Response<RecvStream>, SendStream<Byt
     (response.await.unwrap(), sending)
 }
 
-/// Reads until the stream has said `expected`.
+/// Reads as many bytes as `expected` has, and compares them.
 async fn reads(receiving: &mut RecvStream, expected: &[u8]) {
     let mut read = Vec::new();
     while read.len() < expected.len() {
@@ -65,7 +65,7 @@ const HELLO: [u8; 11] = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0
 const ECHO: [u8; 7] = *b"\x81\x05Hello";
 
 #[tokio::test]
-async fn streams_are_websockets_side_by_side() {
+async fn several_streams_of_a_connection_can_be_websockets() {
     let server = TestServer::start(Protocol::Ws).await;
     let mut client = connect(&server).await;
     let mut streams = Vec::new();
@@ -84,12 +84,12 @@ async fn streams_are_websockets_side_by_side() {
     for (receiving, _) in &mut streams {
         reads(receiving, &ECHO).await;
     }
-    // A Close is answered, then the stream ends.
+    // A Close frame is answered, and then the stream ends.
     let (receiving, sending) = &mut streams[7];
     sending.send_data(Bytes::from_static(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xE8]), false).unwrap();
     reads(receiving, &[0x88, 2, 3, 0xE8]).await;
     assert!(receiving.data().await.is_none_or(|end| end.unwrap().is_empty()));
-    // The others do not notice.
+    // The other streams go on.
     let (receiving, sending) = &mut streams[8];
     sending.send_data(Bytes::from_static(&HELLO), false).unwrap();
     reads(receiving, &ECHO).await;
@@ -127,7 +127,7 @@ async fn requests_for_anything_else_are_answered() {
 }
 
 #[tokio::test]
-async fn each_stream_is_a_connection_and_takes_its_place() {
+async fn each_stream_counts_towards_the_limit_on_connections() {
     let config = Config::new()
         .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
         .limits(|limits| limits.max_connections = Some(3));
@@ -178,7 +178,7 @@ async fn curl_gets_the_page_over_both_versions() {
     }
 }
 
-/// A client that has sent its preface and an empty SETTINGS, and then says no more.
+/// A client that has sent its preface and an empty SETTINGS frame, and sends nothing more.
 async fn silent(server: &TestServer) -> TcpStream {
     let mut client = TcpStream::connect(server.address).await.unwrap();
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
@@ -201,7 +201,7 @@ async fn a_client_without_a_request_is_closed_at_the_handshake_timeout() {
 async fn a_client_that_does_not_answer_goaway_is_not_waited_for() {
     let server = TestServer::start(Protocol::Ws).await;
     let mut client = TcpStream::connect(server.address).await.unwrap();
-    // A GET of the page, in HPACK's static table: GET, http, /.
+    // A GET of the page. HPACK's static table has GET, http and /.
     let get = b"\0\0\x04\x01\x05\0\0\0\x01\x82\x86\x84\x41";
     let get = [&get[..], b"\x01x"].concat();
     let get = [&b"\0\0\x06"[..], &get[3..]].concat();

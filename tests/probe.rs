@@ -1,5 +1,5 @@
-//! The probe: against our server, against services that are wrong on purpose, and over a path that
-//! is impaired. Each is reported as what it is.
+//! The probe against our server, against services that are wrong on purpose, and over an impaired
+//! path. It has to report each of them correctly.
 
 mod common;
 
@@ -43,7 +43,7 @@ async fn ping(target: &Target, messages: Messages, options: &PingOptions) -> Sum
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_door_is_clean() {
+async fn every_protocol_is_clean() {
     for &protocol in Protocol::ALL {
         let server = TestServer::start(protocol).await;
         for size in [1, 7, 64, 1000, 60_000] {
@@ -67,7 +67,7 @@ async fn a_message_larger_than_all_buffers_does_not_deadlock() {
 }
 
 #[tokio::test]
-async fn messages_without_bytes_are_messages_where_there_are_messages() {
+async fn empty_messages_are_echoed_where_the_protocol_has_messages() {
     for protocol in [Protocol::Udp, Protocol::Ws] {
         let server = TestServer::start(protocol).await;
         let target = target(protocol, server.address);
@@ -111,7 +111,7 @@ async fn the_connection_is_described() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_verified_or_said_not_to_be() {
+async fn a_certificate_is_verified_or_reported_as_unverified() {
     let server = TestServer::start(Protocol::Tls).await;
     let target = target(Protocol::Tls, server.address);
     let connect = async |tls: TlsOptions| {
@@ -157,7 +157,7 @@ fn answers_twice(_: usize, message: &[u8], _: &[Vec<u8>]) -> Vec<Vec<u8>> {
     vec![message.to_vec(); 2]
 }
 
-/// Each message is answered when the next one comes.
+/// Answers each message when the next one comes.
 fn answers_late(n: usize, _: &[u8], earlier: &[Vec<u8>]) -> Vec<Vec<u8>> {
     n.checked_sub(1).map(|last| earlier[last].clone()).into_iter().collect()
 }
@@ -173,7 +173,7 @@ fn counts(summary: &Summary) -> [u64; 6] {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_datagram_service_is_told() {
+async fn faults_of_a_datagram_service_are_reported() {
     let mut patient = count(6);
     patient.timeout = Duration::from_millis(1500);
     let cases: [(Wrong, [u64; 6]); 5] = [
@@ -198,7 +198,7 @@ async fn what_is_wrong_with_a_datagram_service_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_stream_service_is_told() {
+async fn faults_of_a_stream_service_are_reported() {
     let mut patient = count(6);
     patient.timeout = Duration::from_millis(1500);
     let cases: [(Wrong, usize, [u64; 6], bool); 5] = [
@@ -213,7 +213,7 @@ async fn what_is_wrong_with_a_stream_service_is_told() {
         let target = target(Protocol::Tcp, wrong_tcp(64, wrong, until).await);
         let summary = ping(&target, Messages::default(), &patient).await;
         if is_closed {
-            // Whether a fourth was sent before the end was seen is the network's affair.
+            // A fourth may or may not have been sent before the end of the stream was seen.
             assert_eq!(summary.received, 3);
             assert_eq!(summary.lost, summary.sent - 3);
             assert!(!summary.errors.is_empty());
@@ -241,7 +241,7 @@ async fn an_impaired_path_is_measured_as_it_is() {
     let summary = ping(&target, Messages::default(), &options).await;
     let (lost, duplicated, reordered) = done.counts();
     assert!(lost > 10 && duplicated > 10 && reordered > 10, "the path did its work: {done:?}");
-    // One may be held for ever, if it was the last.
+    // The last datagram may be held for ever.
     assert!((lost..=lost + 1).contains(&summary.lost), "{lost}: {summary:?}");
     assert_eq!(summary.duplicated, duplicated);
     assert_eq!(summary.reordered, reordered);
@@ -285,7 +285,7 @@ async fn load(target: &Target, change: impl FnOnce(&mut LoadOptions)) -> Summary
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_door_bears_a_load() {
+async fn every_protocol_bears_a_load() {
     for &protocol in Protocol::ALL {
         let server = TestServer::start(protocol).await;
         let target = target(protocol, server.address);
@@ -310,10 +310,10 @@ async fn a_scheduled_load_keeps_to_its_schedule_whatever_the_server_does() {
         options.timeout = Duration::from_millis(200);
     };
     let summary = load(&target(Protocol::Tcp, server.address), scheduled).await;
-    // All that is due in 300 ms, however late the machine lets us be.
+    // Everything that is due in 300 ms is counted, however late the machine is.
     assert_eq!(summary.sent + summary.unsent, 300, "{summary:?}");
     assert_eq!(summary.received, summary.sent);
-    // One that answers nothing is asked all the same.
+    // A server that answers nothing is sent just as many.
     let silent = wrong_tcp(64, |_, _, _| vec![], usize::MAX).await;
     let asked = load(&target(Protocol::Tcp, silent), scheduled).await;
     assert_eq!(asked.sent + asked.unsent, 300, "{asked:?}");
@@ -322,7 +322,7 @@ async fn a_scheduled_load_keeps_to_its_schedule_whatever_the_server_does() {
 }
 
 #[tokio::test]
-async fn a_load_tells_what_was_wrong() {
+async fn a_load_reports_faults() {
     let target_of = |address| target(Protocol::Udp, address);
     let twice = load(&target_of(wrong_udp(answers_twice).await), |_| {}).await;
     assert!(twice.duplicated > 0 && twice.corrupted == 0, "{twice:?}");
@@ -334,7 +334,7 @@ async fn a_load_tells_what_was_wrong() {
 }
 
 #[tokio::test]
-async fn a_service_that_takes_nothing_is_told_of() {
+async fn a_service_that_reads_nothing_is_reported() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = target(Protocol::Tcp, listener.local_addr().unwrap());
     let mut options = count(3);
@@ -352,7 +352,7 @@ async fn a_service_that_takes_nothing_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_service_that_never_stops_talking_does_not_hold_up_the_end() {
+async fn a_service_that_never_stops_sending_does_not_delay_the_end() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = target(Protocol::Tcp, listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -391,7 +391,7 @@ async fn the_largest_datagram_of_a_path_is_found() {
     let target = target(Protocol::Udp, server.address);
     let timeout = Duration::from_millis(200);
     let found = probe::find_mtu(&target, &dial(), timeout, |_, _| {}).await.unwrap();
-    // The loopback interface's MTU is 65,536, so that the protocol's own limit is what is left.
+    // The loopback interface's MTU is 65,536, so only the protocol's own limit applies.
     assert_eq!(found, Some(65_507));
     let short: Wrong = |_, message, _| {
         if message.len() > 1234 { vec![] } else { vec![message.to_vec()] }
@@ -410,7 +410,7 @@ async fn run(args: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exit_codes_say_what_happened() {
+async fn exit_codes_tell_the_outcomes_apart() {
     let quick = ["--count", "6", "--interval", "1ms", "--timeout", "1500ms"];
     let code = async |url: String, args: &[&str]| {
         let output = run(&[&[url.as_str()], &quick[..], args].concat()).await;
@@ -455,7 +455,7 @@ async fn exit_codes_say_what_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn json_is_an_object_a_line() {
+async fn json_has_one_object_per_line() {
     let server = TestServer::with(Config::new().listen(Protocol::Ws, ([127, 0, 0, 1], 0))).await;
     let url = format!("ws://{}", server.address);
     let output = run(&[&url, "--count", "2", "--interval", "1ms", "--json", "--text"]).await;

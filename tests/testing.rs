@@ -46,7 +46,7 @@ async fn its_certificate_is_the_one_to_trust_as_der_and_as_pem() {
     assert_eq!(&echo, b"hello");
 }
 
-/// A test's runtime has one thread as a rule, and a blocking call takes that.
+/// A test's runtime usually has one thread, which a blocking call blocks.
 #[tokio::test]
 async fn a_test_that_blocks_does_not_block_its_server() {
     let server = TestServer::start([Protocol::Tcp]).await;
@@ -55,7 +55,7 @@ async fn a_test_that_blocks_does_not_block_its_server() {
 
 /// On a paused clock, time jumps to the next timer whenever the runtime has nothing to do.
 #[tokio::test(start_paused = true)]
-async fn a_paused_clock_is_not_the_servers() {
+async fn a_paused_clock_does_not_affect_the_server() {
     let server = TestServer::start([Protocol::Tcp]).await;
     let mut client = tokio::net::TcpStream::connect(server.addr(Protocol::Tcp)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(24 * 60 * 60)).await;
@@ -81,7 +81,7 @@ async fn a_shutdown_lets_connections_finish_and_frees_the_address() {
 }
 
 #[test]
-fn dropped_it_stops_and_frees_the_address() {
+fn dropping_the_server_stops_it_and_frees_the_address() {
     let server = blocking::TestServer::start([Protocol::Tcp, Protocol::Udp]);
     let (tcp, udp) = (server.addr(Protocol::Tcp), server.addr(Protocol::Udp));
     let mut leftover = TcpStream::connect(tcp).unwrap();
@@ -109,14 +109,14 @@ fn a_client_that_never_closes_does_not_hang_a_shutdown() {
     let server = blocking::TestServer::start([Protocol::Tcp]);
     let mut leftover = TcpStream::connect(server.addr(Protocol::Tcp)).unwrap();
     echo(&mut leftover);
-    // It got all that it is owed; that it keeps its own side open does not count.
+    // The client has got all that it is owed. It is not aborted for keeping its side open.
     let summary = server.shutdown();
     assert_eq!((summary.drained, summary.aborted), (1, 0));
     drop(leftover);
 }
 
 #[test]
-fn what_cannot_start_says_why() {
+fn a_failed_start_says_why() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = Config::new().listen(Protocol::Tcp, taken.local_addr().unwrap());
     let error = blocking::TestServer::with(config).unwrap_err();
@@ -126,6 +126,6 @@ fn what_cannot_start_says_why() {
 
 #[test]
 #[should_panic = "the echo server was not asked for ws"]
-fn what_was_not_asked_for_has_no_address() {
+fn a_protocol_that_was_not_asked_for_has_no_address() {
     blocking::TestServer::start([Protocol::Tcp]).addr(Protocol::Ws);
 }

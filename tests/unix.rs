@@ -1,4 +1,4 @@
-//! Unix sockets: the protocols of byte streams on them, and the files that are their names.
+//! Unix sockets: the stream protocols over them, and their files.
 
 #![cfg(unix)]
 
@@ -28,7 +28,7 @@ fn config(protocol: Protocol, path: &Path) -> Config {
     Config::new().listen(protocol, UnixAddress::Path(path.to_owned())).identity(identity())
 }
 
-/// One echo, and the server's end.
+/// Makes one echo, and reads to the end of the stream.
 fn echo(path: &Path) {
     let mut client = UnixStream::connect(path).unwrap();
     client.write_all(b"hello").unwrap();
@@ -38,7 +38,7 @@ fn echo(path: &Path) {
     assert_eq!(echo, "hello");
 }
 
-/// The only line that a failed start says, and its exit code.
+/// The exit code of a failed start, and its message, which has to be one line.
 fn refusal(args: &[&str]) -> (Option<i32>, String) {
     let output = command().args(args).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -47,7 +47,7 @@ fn refusal(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn every_protocol_of_streams_echoes() {
+async fn every_stream_protocol_echoes() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("echo.sock");
     for protocol in PROTOCOLS {
@@ -65,7 +65,7 @@ async fn every_protocol_of_streams_echoes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_the_clients_end_it_still_gets_all_it_is_owed() {
+async fn after_shutting_down_writing_the_client_still_gets_all_it_is_owed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("echo.sock");
     let _server = TestServer::with(config(Protocol::Tcp, &path)).await.unwrap();
@@ -74,10 +74,10 @@ async fn after_the_clients_end_it_still_gets_all_it_is_owed() {
 }
 
 #[test]
-fn who_connects_is_in_the_log() {
+fn the_clients_uid_and_pid_are_logged() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("echo.sock");
-    // On another thread than the one that accepts, too.
+    // The log must not depend on which thread serves the connection.
     for threads in ["1", "2"] {
         let server = Running::start(&["--tcp", &unix(&path), "--threads", threads]);
         assert_eq!(server.ready["listeners"][0]["address"], unix(&path));
@@ -94,7 +94,7 @@ fn who_connects_is_in_the_log() {
 }
 
 #[test]
-fn a_mode_is_that_of_the_file() {
+fn a_mode_is_applied_to_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("echo.sock");
     for mode in ["0660", "600", "0777"] {
@@ -134,7 +134,7 @@ fn a_socket_that_somebody_listens_on_is_left_alone() {
     assert!(said.contains(&format!("--ws {}", unix(&path))) && said.contains("in use"), "{said}");
     echo(&path);
     server.terminate();
-    // A listener without room for another connection listens all the same.
+    // A listener with a full backlog is in use all the same.
     let listener = UnixListener::bind(&path).unwrap();
     rustix::net::listen(&listener, 0).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
@@ -170,7 +170,7 @@ fn a_file_that_was_replaced_meanwhile_is_not_removed() {
 }
 
 #[test]
-fn what_cannot_be_bound_says_why() {
+fn a_path_that_cannot_be_bound_is_reported_with_its_cause() {
     let directory = tempfile::tempdir().unwrap();
     let long = directory.path().join("x".repeat(120));
     let missing = directory.path().join("no/such/directory");
@@ -187,7 +187,7 @@ fn what_cannot_be_bound_says_why() {
 }
 
 #[test]
-fn at_shutdown_those_who_wait_to_be_accepted_are_served() {
+fn at_shutdown_clients_in_the_accept_queue_are_served() {
     const CLIENTS: usize = 100;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("echo.sock");
@@ -234,7 +234,7 @@ fn an_abstract_name_has_no_file() {
 }
 
 #[test]
-fn socat_and_curl_find_it() {
+fn socat_and_curl_can_connect() {
     if !tools::have(&["socat", "-V"], "socat version") || !tools::have(&["curl", "-V"], "curl ") {
         return;
     }

@@ -1,4 +1,4 @@
-//! What the tests share: a server that stops with its test, a client for every door, and the
+//! What the tests share: a server that stops with its test, a client for every protocol, and the
 //! search for real clients.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
@@ -43,17 +43,17 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// One door, with the test certificate.
+    /// A server with one listener, for `protocol`, and the test certificate.
     pub async fn start(protocol: Protocol) -> Self {
         TestServer::with(Config::new().listen(protocol, ([127, 0, 0, 1], 0))).await
     }
 
-    /// The first door of `config`, with the test certificate.
+    /// A server with the test certificate. `address` is its first listener's.
     pub async fn with(config: Config) -> Self {
         TestServer::run(Server::bind(config.identity(identity())).await.expect("the server binds"))
     }
 
-    /// The first door of `server`.
+    /// Runs `server`. `address` is its first listener's.
     pub fn run(server: Server) -> Self {
         let address = server.local_addrs()[0].address.ip().expect("an IP address");
         let (stop, stopped) = oneshot::channel();
@@ -61,7 +61,7 @@ impl TestServer {
         TestServer { address, stop, running }
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Shuts the server down, and waits until it has ended.
     pub async fn stop(self) -> Summary {
         drop(self.stop);
         self.running.await.expect("the server does not panic")
@@ -90,7 +90,7 @@ pub async fn tls_connect_trusting(
     tls_over(TcpStream::connect(address).await.expect("TCP connects"), roots, versions).await
 }
 
-/// The same on a stream that is connected already.
+/// Like [`tls_connect_trusting`], on a stream that is connected already.
 pub async fn tls_over<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     roots: impl IntoIterator<Item = CertificateDer<'static>>,

@@ -1,40 +1,40 @@
-//! Datagrams that were received together, and what is needed to answer them.
+//! Datagrams that were received together, with what is needed to answer them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Datagrams, or trains of them, that one system call receives at most.
+/// The most messages (datagrams or trains) that one system call receives.
 pub(super) const LIMIT: usize = if cfg!(target_os = "linux") { 32 } else { 1 };
 
 /// The largest datagram that UDP's 16-bit length field can announce.
 pub(crate) const LARGEST: usize = 65_535;
 
-/// Room for the largest datagram or train; and a cache line or two more, so that the slots do not
-/// share their places in the cache. Pages that nothing was received into cost nothing.
+/// Bytes for the largest datagram or train, and two cache lines more, so that the starts of the
+/// slots do not map to the same cache set. Pages that nothing was received into take no memory.
 const SLOT: usize = (LARGEST + 1) + 128;
 
-/// The longest datagram that is worth making a train of: a segment has to fit into the MTU of the
-/// way back, and what is longer is rarely sent in numbers.
+/// The longest datagram that is put into a train. A segment has to fit into the MTU of the way
+/// back, and longer datagrams are rarely sent in numbers.
 #[cfg(any(target_os = "linux", test))]
 const SEGMENT: usize = 1472;
 
-/// What a train may hold at most: the kernel takes a datagram's worth of payload, in 64 segments.
+/// The most bytes in a train. The kernel takes the payload of one datagram, in up to 64 segments.
 #[cfg(any(target_os = "linux", test))]
 const TRAIN: usize = 65_487;
 
-/// A buffer for each datagram, and what is known of it.
+/// A buffer for each message, and what is known of it.
 #[derive(Debug)]
 pub struct Batch {
     slots: Vec<u8>,
-    /// Those that are to be answered, in the order of their arrival.
+    /// The messages to be answered, in the order of their arrival.
     pub(super) received: Vec<Received>,
-    /// How many of them need no more attention.
+    /// How many of them are dealt with: sent, or counted as unanswered.
     pub(super) answered: usize,
 }
 
-/// One datagram, or several that the kernel has joined into a train.
+/// One message: a datagram, or a train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// Which slot its bytes are in.
+    /// The slot that holds its bytes.
     pub(super) slot: usize,
     pub(super) length: usize,
     pub(super) peer: SocketAddr,
@@ -43,13 +43,13 @@ pub struct Received {
     pub(super) is_to_many: bool,
 }
 
-/// The ancillary data (RFC 3542 section 6) with which a reply leaves from where the request went, as
-/// it came.
+/// The ancillary data (RFC 3542 section 6) of a request. With the same data, its reply leaves from
+/// the address that the request was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ancillary {
-    /// The address that was asked.
+    /// The request's destination, which is the reply's source.
     pub(super) source: IpAddr,
-    /// On which interface: link-local addresses need it.
+    /// The index of the interface that it came in on. Link-local addresses need it.
     pub(super) interface: u32,
     /// DSCP and ECN.
     pub(super) tos: u8,
@@ -58,7 +58,7 @@ pub struct Ancillary {
 }
 
 impl Received {
-    /// A place to fill in.
+    /// An initial value.
     pub(super) const NOTHING: Received = Received {
         slot: 0,
         length: 0,
@@ -80,7 +80,7 @@ impl Received {
         }
     }
 
-    /// Leaves the first `datagrams` of it.
+    /// Keeps only the first `datagrams` of a train.
     pub(super) fn cut(&mut self, datagrams: usize) {
         if self.ancillary.segment > 0 {
             self.length = self.length.min(datagrams * usize::from(self.ancillary.segment));
@@ -93,7 +93,7 @@ impl Batch {
         Batch { slots: vec![0; LIMIT * SLOT], received: Vec::with_capacity(LIMIT), answered: 0 }
     }
 
-    /// Forgets what there was. Gives the slots to receive into, and the list of what came.
+    /// Clears the batch. Returns the slots to receive into, and the list to be filled.
     pub(super) fn begin(&mut self) -> (impl Iterator<Item = &mut [u8]>, &mut Vec<Received>) {
         self.received.clear();
         self.answered = 0;
@@ -108,8 +108,8 @@ impl Batch {
         self.answered == self.received.len()
     }
 
-    /// Where the run ends that can be sent as one train, of those from `at` on: of one peer and one
-    /// size, of which the last may have less. An empty datagram has no size to make a train of.
+    /// The end of the run of datagrams from `at` on that can be sent as one train. They have one
+    /// peer and one size; the last may be shorter. An empty datagram cannot be in a train.
     #[cfg(any(target_os = "linux", test))]
     pub(super) fn train(&self, at: usize) -> usize {
         let first = &self.received[at];
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_train_is_of_one_peer_and_one_size() {
+    fn a_train_has_one_peer_and_one_size() {
         let cases: [(&[(u16, usize)], usize); 8] = [
             (&[(1, 100)], 1),
             (&[(1, 100), (1, 100), (1, 100)], 3),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_other_ancillary_data_is_no_part_of_a_train() {
+    fn a_datagram_with_other_ancillary_data_is_not_in_the_train() {
         let mut batch = batch(&[(1, 100), (1, 100)]);
         batch.received[1].ancillary.tos = 0xb8;
         assert_eq!(batch.train(0), 1);

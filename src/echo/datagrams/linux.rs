@@ -1,10 +1,10 @@
 //! Datagrams in batches on Linux: recvmmsg and sendmmsg, trains in (UDP_GRO) and out (UDP_SEGMENT),
-//! and replies from the address that was asked (IP_PKTINFO).
+//! and replies from the request's destination address (IP_PKTINFO).
 //!
 //! Two peculiarities of nix shape this file. Its `recvmmsg` does not reset the space for control
-//! messages of headers that are used again (nix issue 2813), so they are made anew for each call:
-//! that costs less than can be measured. Its `sendmmsg` has one set of control messages for all
-//! messages (nix issue 1954), so a call sends those that have the same ancillary data.
+//! messages when headers are reused (nix issue 2813), so each call makes new headers, at a cost too
+//! small to measure. Its `sendmmsg` has one set of control messages for all messages (nix issue
+//! 1954), so one call sends only messages with the same ancillary data.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -21,17 +21,17 @@ use tokio::net::UdpSocket;
 
 use super::batch::{Ancillary, Batch, LIMIT, Received};
 
-/// How a socket's system calls are made.
+/// A socket's system calls.
 #[derive(Debug)]
 pub(super) struct Calls {
     is_v6: bool,
-    /// The address that it is bound to, which needs no asking for and no saying. `None`: it is
-    /// bound to all.
+    /// The address that the socket is bound to. Such a socket needs no IP_PKTINFO. `None` if it is
+    /// bound to all addresses.
     fixed: Option<IpAddr>,
 }
 
 impl Calls {
-    /// Tells the kernel what has to be known of each datagram.
+    /// Has the kernel report the ancillary data of each datagram.
     pub(super) fn prepare(socket: &UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?.ip();
         let (is_v6, asks) = (local.is_ipv6(), local.is_unspecified());
@@ -39,19 +39,19 @@ impl Calls {
             setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &asks)?;
             setsockopt(socket, sockopt::Ipv6RecvTClass, &true)?;
         }
-        // An IPv6 socket that takes IPv4 too needs these as well. Where it does not, they may fail.
+        // A dual-stack socket needs these too. On an IPv6-only socket they may fail.
         let v4 = setsockopt(socket, sockopt::Ipv4PacketInfo, &asks)
             .and_then(|()| setsockopt(socket, sockopt::IpRecvTos, &true));
         if !is_v6 {
             v4?;
         }
-        // Without it trains arrive as their datagrams, which is only slower.
+        // If this fails, trains arrive as single datagrams, which is only slower.
         let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
         Ok(Calls { is_v6, fixed: (!asks).then_some(local) })
     }
 
-    /// Receives what is there: a batch of it if `many` are to be expected, else two, since headers
-    /// for a batch cost more than a single datagram. How many it was.
+    /// Receives what has come: up to a batch if `many` are to be expected, else up to two, since
+    /// headers for a batch cost more than a single datagram. Returns how many messages came.
     pub(super) fn receive(
         &self,
         socket: &UdpSocket,
@@ -83,8 +83,8 @@ impl Calls {
         }
     }
 
-    /// Sends the next messages that one system call can send. `ends[i]` is where the i-th of them
-    /// ends in the batch; how many were sent.
+    /// Sends as many of the next messages as one system call can. `ends[i]` is set to where the
+    /// i-th of them ends in the batch. Returns how many were sent.
     pub(super) fn send(
         &self,
         socket: &UdpSocket,
@@ -139,7 +139,7 @@ impl Calls {
         self.send_all::<1>(socket, &[&slice], &[peer], ancillary).map(drop)
     }
 
-    /// Sends up to `N` messages with the same ancillary data. How many were sent.
+    /// Sends up to `N` messages with the same ancillary data. Returns how many were sent.
     fn send_all<const N: usize>(
         &self,
         socket: &UdpSocket,
@@ -202,23 +202,23 @@ impl Calls {
     }
 }
 
-/// Whether a message of `length` that is no train can be sent as a train of one segment, with the
-/// same ancillary data.
+/// Whether a single datagram of `length` bytes can be sent as a train of one segment, with the
+/// ancillary data of the train before it.
 fn is_short_train(this: Ancillary, length: usize, ancillary: Ancillary) -> bool {
     let has_room = (1..=usize::from(ancillary.segment)).contains(&length);
     this.segment == 0 && has_room && Ancillary { segment: ancillary.segment, ..this } == ancillary
 }
 
-/// Whether an error may be about sending a train, where its datagrams one by one would do: the way
-/// back has a smaller MTU than the segments, or a device that takes no trains.
-pub(super) fn is_about_trains(error: &io::Error) -> bool {
+/// Whether a train may have been refused for being one, so that its datagrams can be sent one by
+/// one: the path's MTU is smaller than the segments, or the device does not support UDP_SEGMENT.
+pub(super) fn is_segmentation_error(error: &io::Error) -> bool {
     use nix::libc::{EINVAL, EIO, EMSGSIZE, EOPNOTSUPP};
     matches!(error.raw_os_error(), Some(EINVAL | EIO | EMSGSIZE | EOPNOTSUPP))
 }
 
-/// The headers to send with, for each thread. nix sends all of the space for control messages that
-/// the headers have, so each set of them has headers of its own: none; address and TOS; address,
-/// TOS and segment.
+/// A thread's headers for sending. nix always sends all of the control space that headers have, so
+/// each set of control messages has its own headers: none; address and TOS; address, TOS and
+/// segment.
 #[derive(Debug)]
 struct Headers {
     v4: [MultiHeaders<SockaddrIn>; 3],
@@ -261,7 +261,7 @@ fn send<S: SockaddrLike + Copy, const N: usize>(
     }
     let addresses = &addresses[..messages.len()];
     let flags = MsgFlags::MSG_DONTWAIT;
-    // How many were sent is told only by how many results there are.
+    // nix tells how many were sent only by the number of results.
     Ok(sendmmsg(socket.as_raw_fd(), headers, messages, addresses, control, flags)?.count())
 }
 
@@ -292,7 +292,7 @@ fn receive<S: SockaddrLike + Copy, const N: usize>(
     Ok(received.len())
 }
 
-/// Applies what one control message tells of a datagram.
+/// Records the content of one control message in `datagram`.
 fn apply(datagram: &mut Received, control: ControlMessageOwned) {
     let ancillary = &mut datagram.ancillary;
     let v4 = |address: in_addr| IpAddr::V4(Ipv4Addr::from(address.s_addr.to_ne_bytes()));
@@ -300,9 +300,8 @@ fn apply(datagram: &mut Received, control: ControlMessageOwned) {
         ControlMessageOwned::Ipv4PacketInfo(info) => {
             ancillary.source = v4(info.ipi_addr);
             ancillary.interface = info.ipi_ifindex as u32;
-            // What was sent to many has an address of ours to be answered from, and another one
-            // that it was sent to.
-            // It has 0 there if it came before we asked to be told.
+            // For broadcast and multicast, ipi_spec_dst is a local address and differs from the
+            // destination. It is 0 if the datagram came before IP_PKTINFO was set.
             let ours = info.ipi_spec_dst.s_addr;
             datagram.is_to_many |= ours != 0 && ours != info.ipi_addr.s_addr;
         }

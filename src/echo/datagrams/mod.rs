@@ -1,4 +1,8 @@
-//! Datagrams: each goes back, whole, to where it came from, and from where it was sent to.
+//! Echoes datagrams: each goes back whole to the address that it came from, from the address that
+//! it was sent to.
+//!
+//! A *train* is a run of datagrams of one peer and one size that the kernel passes on as one
+//! buffer: received with UDP_GRO, sent with UDP_SEGMENT.
 
 mod batch;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
@@ -28,15 +32,15 @@ use socket::{DatagramSocket, KernelSocket};
 pub(crate) use batch::LARGEST;
 pub use rules::{Answerable, Rules, Unanswered};
 
-/// How long replies wait for room in the socket's send buffer. Meanwhile nothing is received, and
-/// the kernel's receive buffer decides what is lost; so after that they are dropped.
+/// How long replies wait for room in the socket's send buffer before they are dropped. Meanwhile
+/// nothing is received, and the kernel drops what its receive buffer cannot hold.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long to wait when the system cannot receive.
+/// How long to wait after a failed receive.
 const RECOVERY: Duration = Duration::from_millis(100);
 
 thread_local! {
-    /// A batch is used for the length of one poll, so that the thread has it and not the socket.
+    /// A batch is in use only during a poll, so each thread has one instead of each socket.
     static BATCH: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
 }
 
@@ -48,13 +52,13 @@ thread_local! {
 pub struct DatagramEcho<S: DatagramSocket = KernelSocket> {
     socket: S,
     rules: Arc<Rules>,
-    /// Where its traffic is added up when it ends.
+    /// Where its traffic is added when it ends.
     totals: Arc<Mutex<Traffic>>,
-    /// The last batch was more than one datagram.
+    /// The last receive returned more than one message, so more than one are to be expected.
     many: bool,
-    /// What the socket had no room for.
+    /// Replies that the socket's send buffer had no room for.
     owed: Option<Box<Batch>>,
-    /// The end of a wait: for room, or for the system to recover.
+    /// The end of a wait for room, or after a failed receive.
     until: Option<Pin<Box<Sleep>>>,
     traffic: Traffic,
 }
@@ -80,7 +84,7 @@ impl<S: DatagramSocket> DatagramEcho<S> {
         DatagramEcho { socket, rules, totals, many: false, owed: None, until: None, traffic }
     }
 
-    /// Receives a batch, and leaves in it what is to be answered.
+    /// Receives a batch, which is empty if that failed.
     fn poll_receive(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<()> {
         if let Some(until) = &mut self.until {
             ready!(until.as_mut().poll(cx));
@@ -97,7 +101,7 @@ impl<S: DatagramSocket> DatagramEcho<S> {
         Poll::Ready(())
     }
 
-    /// Counts what was received, and takes out what is not to be answered.
+    /// Counts what was received, and removes what the rules do not answer.
     fn filter(&mut self, batch: &mut Batch) {
         let now = self.rules.now();
         batch.received.retain_mut(|received| {
@@ -113,7 +117,7 @@ impl<S: DatagramSocket> DatagramEcho<S> {
         });
     }
 
-    /// Answers the batch, as far as there is room. Whether that was all.
+    /// Sends the batch until the send buffer is full. Returns whether all of it was dealt with.
     fn answer(&mut self, batch: &mut Batch) -> bool {
         while !batch.is_done() {
             let first = batch.answered;
@@ -129,7 +133,7 @@ impl<S: DatagramSocket> DatagramEcho<S> {
                 Err(error) => {
                     let end = ends[0].max(first + 1);
                     let is_train = end - first > 1 || batch.received[first].ancillary.segment > 0;
-                    if is_train && calls::is_about_trains(&error) {
+                    if is_train && calls::is_segmentation_error(&error) {
                         self.answer_one_by_one(batch, end);
                     } else {
                         for received in &batch.received[first..end] {
@@ -147,7 +151,7 @@ impl<S: DatagramSocket> DatagramEcho<S> {
         true
     }
 
-    /// What could not be sent as a train may do as datagrams.
+    /// Sends the datagrams of a train one by one, after the train itself was refused.
     fn answer_one_by_one(&mut self, batch: &Batch, end: usize) {
         for received in &batch.received[batch.answered..end] {
             let payload = batch.payload(received);
@@ -167,7 +171,7 @@ impl<S: DatagramSocket> DatagramEcho<S> {
         }
     }
 
-    /// Answers what there was no room for, or gives it up after a while.
+    /// Sends the owed replies, or drops them after [`PATIENCE`].
     fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(mut batch) = self.owed.take() {
             if self.answer(&mut batch) {
@@ -185,7 +189,7 @@ impl<S: DatagramSocket> DatagramEcho<S> {
                 break;
             }
             self.owed = Some(batch);
-            // An error shows when the batch is sent.
+            // If there is an error, the next send reports it.
             let _ = ready!(self.socket.poll_writable(cx));
         }
         Poll::Ready(())
@@ -193,7 +197,7 @@ impl<S: DatagramSocket> DatagramEcho<S> {
 }
 
 impl<S: DatagramSocket> Echo for DatagramEcho<S> {
-    /// There is nobody to wait for.
+    /// A datagram socket has no peer that closes.
     const LINGER: Duration = Duration::ZERO;
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {

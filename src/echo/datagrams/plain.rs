@@ -1,5 +1,5 @@
-//! One datagram at a time, on any system. Replies from a socket that is bound to all addresses
-//! leave from the one that the system chooses.
+//! One datagram at a time, on any system. If the socket is bound to all addresses, the system
+//! chooses the one that a reply leaves from.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,12 +8,12 @@ use tokio::net::UdpSocket;
 
 use super::batch::{Ancillary, Batch, LIMIT, Received};
 
-/// How a socket's system calls are made.
+/// A socket's system calls.
 #[derive(Debug)]
 pub(super) struct Calls;
 
 impl Calls {
-    #[expect(clippy::unnecessary_wraps, reason = "on Linux there is something to fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "the Linux version can fail")]
     pub(super) fn prepare(_socket: &UdpSocket) -> io::Result<Self> {
         Ok(Calls)
     }
@@ -53,6 +53,6 @@ impl Calls {
     }
 }
 
-pub(super) fn is_about_trains(_error: &io::Error) -> bool {
+pub(super) fn is_segmentation_error(_error: &io::Error) -> bool {
     false
 }

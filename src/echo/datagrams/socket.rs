@@ -1,4 +1,4 @@
-//! What the echo asks of a datagram socket, and the kernel's, which has it.
+//! The datagram socket that the echo needs, as a trait, and its implementation by the kernel.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,8 +13,8 @@ use super::calls::Calls;
 
 /// A datagram socket that receives and sends in batches.
 pub trait DatagramSocket: Unpin {
-    /// Receives a batch of at least one datagram, and says how many there are. `many`: more than
-    /// one is to be expected.
+    /// Receives at least one datagram, and returns how many messages came. `many` says that more
+    /// than one are to be expected.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -22,8 +22,11 @@ pub trait DatagramSocket: Unpin {
         many: bool,
     ) -> Poll<io::Result<usize>>;
 
-    /// Sends the next messages of `batch` that one system call can send. `ends[i]` is where the
-    /// i-th of them ends in the batch; how many were sent. WouldBlock: the send buffer is full.
+    /// Sends as many of the next messages of `batch` as one system call can. `ends[i]` is set to
+    /// where the i-th of them ends in the batch. Returns how many were sent.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the send buffer is full; otherwise the error of the first message.
     fn try_send(&mut self, batch: &Batch, ends: &mut [usize; LIMIT]) -> io::Result<usize>;
 
     /// Sends one datagram by itself.
@@ -38,7 +41,7 @@ pub trait DatagramSocket: Unpin {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-/// The kernel's.
+/// A UDP socket of the kernel.
 #[derive(Debug)]
 pub struct KernelSocket {
     socket: Arc<UdpSocket>,

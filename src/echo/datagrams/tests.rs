@@ -1,4 +1,4 @@
-//! The datagram echo on a socket whose system calls do as they are told.
+//! The datagram echo on a socket whose system calls are scripted.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -17,11 +17,11 @@ use super::socket::DatagramSocket;
 use super::{DatagramEcho, RECOVERY};
 use crate::echo::{Echo, Step, Traffic};
 
-/// What happens at one call: datagrams of these sizes, or an error by its number.
+/// The results of calls, in order. An error is an errno.
 type Script<T> = VecDeque<Result<T, i32>>;
 
-/// Plays its scripts, one entry a call. When a script is used up, nothing more comes in, and
-/// everything goes out.
+/// Plays its scripts, one entry a call. After their end nothing more is received, and every send
+/// succeeds.
 #[derive(Default)]
 struct Scripted {
     received: Script<Vec<usize>>,
@@ -60,7 +60,7 @@ impl DatagramSocket for Scripted {
 
     fn try_send(&mut self, batch: &Batch, ends: &mut [usize; LIMIT]) -> io::Result<usize> {
         self.calls.lock().unwrap().send += 1;
-        // As the kernel does it: a run of equal sizes is one train, and a call sends all there is.
+        // As on Linux: a run of equal sizes is one train, and one call sends the whole batch.
         let mut count = 0;
         let mut at = batch.answered;
         while at < batch.received.len() {
@@ -99,7 +99,7 @@ fn echo(socket: Scripted) -> (DatagramEcho<Scripted>, Arc<Rules>, Arc<Mutex<Call
     (DatagramEcho::over(socket, Arc::clone(&rules), Arc::default()), rules, calls)
 }
 
-/// Steps until nothing more happens.
+/// Makes `steps` steps.
 async fn run(echo: &mut DatagramEcho<Scripted>, steps: usize) {
     for _ in 0..steps {
         assert_eq!(poll_fn(|cx| echo.poll_step(cx)).await.unwrap(), Step::Moved);
@@ -146,7 +146,7 @@ async fn a_train_that_the_system_refuses_is_sent_as_its_datagrams() {
     assert_eq!(rules.unanswered(Unanswered::NoRoom), 1);
 }
 
-/// A train is refused for other reasons than being one: then its datagrams are not tried.
+/// The error is not about segmentation, so its datagrams are not tried one by one.
 #[tokio::test(start_paused = true)]
 async fn a_train_that_a_firewall_refuses_is_given_up_whole() {
     let received = [Ok(vec![100; 4])].into_iter().collect();
@@ -158,7 +158,7 @@ async fn a_train_that_a_firewall_refuses_is_given_up_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_without_room_wait_and_are_given_up_after_a_while() {
+async fn replies_that_find_no_room_are_dropped_after_a_while() {
     let received = [Ok(vec![10, 20, 30]), Ok(vec![40])].into_iter().collect();
     let sent = [Err(EAGAIN), Err(EAGAIN), Err(EAGAIN)].into_iter().collect();
     let (mut echo, rules, _) = echo(Scripted { received, sent, ..Scripted::default() });
