@@ -14,6 +14,12 @@ impl Moment {
         let nanos = duration.as_secs().saturating_mul(1_000_000_000);
         Moment(self.0.saturating_add(nanos).saturating_add(duration.subsec_nanos().into()))
     }
+
+    /// The moment `duration` earlier, or the first one there is.
+    pub(super) fn before(self, duration: Duration) -> Moment {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Moment(self.0.saturating_sub(nanos))
+    }
 }
 
 /// The origin of all moments.

@@ -14,6 +14,7 @@
 
 mod admission;
 mod clock;
+pub(crate) mod costly;
 pub(crate) mod deadline;
 mod drain;
 mod end;
@@ -22,7 +23,6 @@ mod session;
 mod sessions;
 #[cfg(test)]
 mod tests;
-pub(crate) mod turns;
 
 use futures::future::BoxFuture;
 
@@ -53,15 +53,13 @@ pub(crate) type Opening<E> = BoxFuture<'static, Result<Opened<E>, End>>;
 #[derive(Debug)]
 pub(crate) struct Opened<E> {
     echo: E,
-    /// The identity that the client has proved. Double-boxed: it is rarely set, but every session
-    /// pays for the field.
-    #[expect(clippy::box_collection, reason = "a third of the size where it is None")]
-    client: Option<Box<String>>,
+    /// The identity that the client has proved.
+    client: Option<String>,
 }
 
 impl<E> Opened<E> {
     pub(crate) fn new(echo: E, client: Option<String>) -> Self {
-        Opened { echo, client: client.map(Box::new) }
+        Opened { echo, client }
     }
 }
 

@@ -13,6 +13,7 @@ use tracing::{error, info};
 
 use super::admission::Permit;
 use super::clock::Moment;
+use super::costly::CostlySteps;
 use super::deadline::Deadline;
 use super::drain::{Stage, StageWatch};
 use super::{Admitted, Connection, End, Opened, Opening, Sessions};
@@ -55,7 +56,8 @@ pin_project_lite::pin_project! {
         kernel_polls: u8,
         // None for a datagram socket, whose peers come and go. It has no deadlines.
         connection: Option<Connection>,
-        client: Option<Box<String>>,
+        // Boxed, since few sessions have any of it, and each pays for the field.
+        rare: Option<Box<Rare>>,
         permit: Option<Permit>,
         // Dropped last, so that when a drain is over, nothing is left of the sessions.
         sessions: Membership,
@@ -76,7 +78,7 @@ pin_project_lite::pin_project! {
             // An address may have several datagram sockets. Their protocol logs one line for all.
             let Some(connection) = this.connection else { return };
             if end.is_our_fault() || this.sessions.log.shows() {
-                let client = this.client.as_ref().map(|client| client.as_str());
+                let client = this.rare.as_ref().and_then(|rare| rare.client.as_deref());
                 let duration = this.sessions.clock.since(*this.began);
                 log_end(connection, client, this.phase.traffic(), duration, &end);
             }
@@ -108,6 +110,15 @@ impl Drop for Membership {
     }
 }
 
+/// What only few sessions have.
+#[derive(Default)]
+struct Rare {
+    /// Who the client has proved to be.
+    client: Option<String>,
+    /// The client has made costly work.
+    costly: Option<CostlySteps>,
+}
+
 /// What a session drives.
 enum Phase<E> {
     Opening(Opening<E>),
@@ -133,6 +144,8 @@ enum Passed {
     Lifetime,
     /// Everything has been sent to the peer, farewell included, and it does not close.
     Linger,
+    /// The session may do costly work again.
+    Pause,
 }
 
 impl<E: Echo> Session<E> {
@@ -167,7 +180,7 @@ impl<E: Echo> Session<E> {
             turns_while_draining: 0,
             kernel_polls: 0,
             connection,
-            client: None,
+            rare: None,
             permit,
             sessions: Membership::of(sessions),
         }
@@ -204,6 +217,12 @@ impl<E: Echo> Future for Session<E> {
                 }
                 Passed::Idle => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Idle),
                 Passed::Ping => self.as_mut().ping(),
+                Passed::Pause => {
+                    let rare = self.as_mut().project().rare.as_mut();
+                    if let Some(costly) = rare.and_then(|rare| rare.costly.as_mut()) {
+                        costly.paused_until = None;
+                    }
+                }
                 Passed::Lifetime => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Lifetime),
             }
         }
@@ -218,7 +237,9 @@ impl<E: Echo> Session<E> {
             match opening.as_mut().poll(cx) {
                 Poll::Ready(Ok(Opened { echo, client })) => {
                     *this.phase = Phase::Open(echo);
-                    *this.client = client;
+                    if client.is_some() {
+                        this.rare.get_or_insert_default().client = client;
+                    }
                 }
                 Poll::Ready(Err(end)) => return self.finish(end),
                 Poll::Pending if stage == Stage::Draining => return self.finish(End::GoingAway),
@@ -272,13 +293,27 @@ impl<E: Echo> Session<E> {
 
     /// Steps until there is nothing to do, the echo is over, or the turn is.
     fn turn(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Turn {
-        let Phase::Open(echo) = self.project().phase else {
-            unreachable!("a turn follows the handshake")
-        };
+        let this = self.project();
+        let Phase::Open(echo) = this.phase else { unreachable!("a turn follows the handshake") };
+        let mut costly = this.rare.as_mut().and_then(|rare| rare.costly.as_mut());
+        if let Some(costly) = &mut costly
+            && costly.poll_step(cx, this.sessions.clock.now()).is_pending()
+        {
+            return Turn::Busy;
+        }
         for _ in 0..STEPS_PER_TURN {
-            match echo.poll_step(cx) {
-                Poll::Ready(Ok(Step::Moved)) => {}
-                Poll::Ready(Ok(Step::Costly)) => break,
+            let step = echo.poll_step(cx);
+            if let Poll::Ready(Ok(Step::Costly)) = step {
+                let now = this.sessions.clock.now();
+                let costly = &mut this.rare.get_or_insert_default().costly;
+                costly.get_or_insert_with(|| CostlySteps::new(now)).done(cx, now);
+                return Turn::Busy;
+            }
+            if let Some(costly) = &mut costly {
+                costly.leave();
+            }
+            match step {
+                Poll::Ready(Ok(Step::Moved | Step::Costly)) => {}
                 Poll::Ready(Ok(Step::Ended(peer))) => return Turn::Ended(Ok(peer)),
                 Poll::Ready(Err(error)) => return Turn::Ended(Err(error)),
                 // tokio's budget for the task is used up. tokio has woken the task already.
@@ -382,7 +417,10 @@ impl<E: Echo> Session<E> {
                 [after(self.moved, linger, Passed::Linger), hard, None]
             }
         };
-        of_phase.into_iter().chain([stall]).flatten().min_by_key(|(at, _)| *at)
+        let costly = self.rare.as_ref().and_then(|rare| rare.costly.as_ref());
+        let pause = costly.and_then(|costly| costly.paused_until);
+        let pause = pause.map(|until| (until, Passed::Pause));
+        of_phase.into_iter().chain([stall, pause]).flatten().min_by_key(|(at, _)| *at)
     }
 }
 

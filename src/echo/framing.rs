@@ -18,8 +18,13 @@ pub trait Framing: Unpin {
     const PINGS: bool;
 
     /// Turns the input, which fills `buffer` behind its headroom, into output. After a call that
-    /// returned an end, every further call returns no output.
+    /// returned an end, every further call returns no output. A pass that would take too much CPU
+    /// time stops early, and [`take_unread`](Framing::take_unread) has the rest of its input.
     fn pass(&mut self, buffer: &mut [u8]) -> Rewritten;
+
+    /// At most `most` bytes of input that no pass has looked at yet. It is the input of the next
+    /// pass, before anything that is read.
+    fn take_unread(&mut self, most: usize) -> Option<Box<[u8]>>;
 
     /// Whether a frame of ours may be sent now: no other frame has been sent in part.
     fn is_at_boundary(&self) -> bool;
@@ -64,6 +69,10 @@ impl Framing for Bytes {
     fn pass(&mut self, buffer: &mut [u8]) -> Rewritten {
         self.batches += 1;
         Rewritten { output: 0..buffer.len(), ..Rewritten::default() }
+    }
+
+    fn take_unread(&mut self, _most: usize) -> Option<Box<[u8]>> {
+        None
     }
 
     fn is_at_boundary(&self) -> bool {

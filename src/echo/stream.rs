@@ -2,7 +2,7 @@
 //! framing that turns a client's frames into a server's.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,8 +23,6 @@ pub struct StreamEcho<S, F = Bytes> {
     framing: F,
     underlying: Underlying<S>,
     batch: u32,
-    /// The last batch took a lot of CPU time.
-    was_costly: bool,
     owed: Tail,
     /// Written, but perhaps not yet on the wire: a TLS stream keeps records until it is flushed.
     unflushed: bool,
@@ -34,10 +32,6 @@ pub struct StreamEcho<S, F = Bytes> {
     farewell: Farewell,
     moved: Moved,
 }
-
-/// Batch size, in bytes, after a costly batch: large enough for progress, and small enough not to
-/// delay the other connections of this thread.
-const COSTLY_BATCH: usize = 1024;
 
 /// Gives the stream below the protocol, such as the TCP stream below TLS.
 pub type Underlying<S> = fn(&mut S) -> &mut (dyn AsyncRead + Unpin + Send);
@@ -108,7 +102,6 @@ impl<S, F: Framing> StreamEcho<S, F> {
             underlying,
             // No read returns more than 4 GiB, so saturation loses nothing.
             batch: u32::try_from(batch).unwrap_or(u32::MAX),
-            was_costly: false,
             owed: Tail::default(),
             unflushed: false,
             heartbeat: Heartbeat::Heard,
@@ -116,24 +109,6 @@ impl<S, F: Framing> StreamEcho<S, F> {
             farewell: Farewell::Unsent,
             moved: Moved::default(),
         }
-    }
-
-    /// Echoes first the bytes that the handshake read past its own end.
-    #[must_use]
-    pub fn with_early_input(mut self, input: &[u8]) -> Self {
-        self.moved.inward += input.len() as u64;
-        for piece in input.chunks(self.batch as usize) {
-            if self.end.is_some() {
-                break;
-            }
-            let mut buffer = vec![0; F::HEADROOM + piece.len()];
-            buffer[F::HEADROOM..].copy_from_slice(piece);
-            let Rewritten { mut released, output, end, .. } = self.framing.pass(&mut buffer);
-            released.extend_from_slice(&buffer[output]);
-            self.owed.append(released);
-            self.end = end.map(Box::new);
-        }
-        self
     }
 }
 
@@ -143,17 +118,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
         ready!(self.poll_settle(cx)).map_err(EchoError::Write)?;
-        if let Some(end) = self.end.take() {
-            return Poll::Ready(end.map(Step::Ended));
-        }
-        scratch::with(F::HEADROOM + self.next_batch(), |buffer| {
-            let filled = ready!(self.poll_fill(cx, &mut buffer[F::HEADROOM..]));
+        scratch::with(F::HEADROOM + self.batch as usize, |buffer| {
+            let filled = ready!(self.poll_input(cx, &mut buffer[F::HEADROOM..]));
             if filled == 0 {
-                return Poll::Ready(Ok(Step::Moved));
+                let end = self.end.take().expect("input of 0 bytes comes with an end");
+                return Poll::Ready(end.map(Step::Ended));
             }
             let buffer = &mut buffer[..F::HEADROOM + filled];
             let Rewritten { mut released, output, end, was_costly } = self.framing.pass(buffer);
-            self.was_costly = was_costly;
             // An end within these bytes comes before the end of the stream behind them.
             self.end = end.map(Box::new).or_else(|| self.end.take());
             if released.is_empty() {
@@ -270,6 +242,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
             && self.framing.is_at_boundary()
     }
 
+    /// The next input: what the framing has left unread, else what the stream has. Ready with 0
+    /// bytes means that `self.end` is set, and all input before the end has been passed.
+    fn poll_input(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<usize> {
+        if let Some(unread) = self.framing.take_unread(buffer.len()) {
+            buffer[..unread.len()].copy_from_slice(&unread);
+            return Poll::Ready(unread.len());
+        }
+        if self.end.is_some() {
+            return Poll::Ready(0);
+        }
+        self.poll_fill(cx, buffer)
+    }
+
     /// Reads until the stream has no more for now, the buffer is full, or the input has ended.
     ///
     /// Reading on after a short read costs a TCP socket no system call, since tokio then knows that
@@ -343,22 +328,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
 
     /// Reads one batch and drops it, unless the peer's farewell is in it.
     fn poll_await(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        scratch::with(F::HEADROOM + self.next_batch(), |buffer| {
-            let filled = ready!(self.poll_fill(cx, &mut buffer[F::HEADROOM..]));
+        scratch::with(F::HEADROOM + self.batch as usize, |buffer| {
+            let filled = ready!(self.poll_input(cx, &mut buffer[F::HEADROOM..]));
             let Rewritten { end, was_costly, .. } =
                 self.framing.pass(&mut buffer[..F::HEADROOM + filled]);
-            self.was_costly = was_costly;
             if end.is_some() || self.end.is_some() {
                 self.farewell = Farewell::Ending;
             }
             Poll::Ready(if was_costly { Step::Costly } else { Step::Moved })
         })
-    }
-
-    /// How much the next step reads: little, if the last batch was costly.
-    fn next_batch(&self) -> usize {
-        let batch = self.batch as usize;
-        if self.was_costly { batch.min(COSTLY_BATCH) } else { batch }
     }
 
     /// Reads one batch and drops it: from the stream below the protocol, since that may have
@@ -376,9 +354,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
     }
 }
 
-/// Wakes the task and returns `Pending`, so that other tasks run first.
+/// Returns `Pending`, and has the task woken once the runtime has asked the kernel for events.
 fn yield_now<T>(cx: &mut Context<'_>) -> Poll<T> {
-    cx.waker().wake_by_ref();
+    let yielded = pin!(tokio::task::yield_now()).poll(cx);
+    debug_assert!(yielded.is_pending(), "it yields once");
     Poll::Pending
 }
 

@@ -34,8 +34,15 @@ use inflate::Inflater;
 use mask::unmask;
 use utf8::Utf8;
 
-/// A pass that inflates more bytes than this is costly: the task yields after it.
-const COSTLY: u64 = 256 * 1024;
+/// What a pass may cost before it stops and leaves the rest of its input for later, so that no pass
+/// takes much more than half a millisecond. The unit is a byte that is inflated and validated.
+const PASS_LIMIT: u64 = 256 * 1024;
+
+/// What the header of a frame costs, in the same unit.
+const HEADER_COST: u64 = 64;
+
+/// Compressed bytes that are inflated before the cost is looked at: they can inflate a thousandfold.
+const INFLATED_AT_ONCE: usize = 128;
 
 /// The frames of one connection whose opening handshake is done.
 #[derive(Debug, Default)]
@@ -53,6 +60,8 @@ pub struct Frames {
     verdict: Option<CloseCode>,
     /// The peer's Close frame has come.
     is_closed: bool,
+    /// Input that a costly pass has left.
+    unread: Option<Box<[u8]>>,
     received: u64,
     sent: u64,
     messages: u64,
@@ -107,6 +116,13 @@ impl Frames {
         let hold_limit = u32::try_from(hold_limit).unwrap_or(u32::MAX);
         Frames { compression, hold_limit, ..Frames::default() }
     }
+
+    /// The same, with input that was read past the end of the opening handshake.
+    #[must_use]
+    pub fn with_early_input(mut self, input: &[u8]) -> Self {
+        self.unread = (!input.is_empty()).then(|| input.into());
+        self
+    }
 }
 
 impl Framing for Frames {
@@ -129,7 +145,7 @@ impl Framing for Frames {
             output: begin..begin,
             frame_at: begin,
             released: Vec::new(),
-            inflated: 0,
+            cost: 0,
             buffer,
         };
         let end = match self.run(&mut pass) {
@@ -142,8 +158,21 @@ impl Framing for Frames {
                 Some(Err(EchoError::Protocol { code: code.into(), detail }))
             }
         };
-        let Pass { output, released, inflated, .. } = pass;
-        Rewritten { released, output, end, was_costly: inflated > COSTLY }
+        let Pass { buffer, input, output, released, cost, .. } = pass;
+        if end.is_none() && !input.is_empty() {
+            self.unread = Some(buffer[input].into());
+        }
+        Rewritten { released, output, end, was_costly: cost > PASS_LIMIT }
+    }
+
+    fn take_unread(&mut self, most: usize) -> Option<Box<[u8]>> {
+        let unread = self.unread.take()?;
+        let Some((next, rest)) = unread.split_at_checked(most) else { return Some(unread) };
+        if rest.is_empty() {
+            return Some(unread);
+        }
+        self.unread = Some(rest.into());
+        Some(next.into())
     }
 
     fn is_at_boundary(&self) -> bool {
@@ -187,13 +216,13 @@ struct Pass<'a> {
     frame_at: usize,
     /// The echo of a held back frame that is now complete.
     released: Vec<u8>,
-    /// Inflated bytes so far.
-    inflated: u64,
+    /// See [`PASS_LIMIT`].
+    cost: u64,
 }
 
 impl Frames {
     fn run(&mut self, pass: &mut Pass<'_>) -> Result<Option<PeerEnd>, Violation> {
-        loop {
+        while pass.cost <= PASS_LIMIT || pass.input.is_empty() {
             if self.frame.is_none() {
                 let expected = Expected {
                     continuation: self.message.is_some(),
@@ -204,6 +233,7 @@ impl Frames {
                     let cut = &pass.buffer[pass.input.clone()];
                     self.cut[..cut.len()].copy_from_slice(cut);
                     self.cut_length = cut.len() as u8;
+                    pass.input.start = pass.input.end;
                     return Ok(None);
                 };
                 self.begin(&header, pass);
@@ -216,11 +246,13 @@ impl Frames {
                 return Ok(Some(close));
             }
         }
+        Ok(None)
     }
 
     /// Begins a frame: writes the header of its echo.
     fn begin(&mut self, header: &Header, pass: &mut Pass<'_>) {
         pass.input.start += header.length;
+        pass.cost += HEADER_COST;
         let kind = match header.opcode() {
             OpCode::Control(Control::Close) => Kind::Close,
             OpCode::Control(Control::Ping) => Kind::Ping,
@@ -262,23 +294,34 @@ impl Frames {
         let frame = self.frame.as_mut().expect("a payload follows its header");
         let available = pass.input.len();
         let length = usize::try_from(frame.left).map_or(available, |left| left.min(available));
-        let here = pass.input.start..pass.input.start + length;
-        pass.input.start = here.end;
-        frame.left -= length as u64;
-        let payload = &mut pass.buffer[here.clone()];
-        unmask(payload, &mut frame.mask);
+        let start = pass.input.start;
+        let mut fed = Ok(length);
         let mut is_validated = frame.kind == Kind::Close;
-        if frame.kind == Kind::Data
-            && let Some(message) = &mut self.message
-        {
-            self.received += length as u64;
-            frame.unsent += length as u64;
+        let message = self.message.as_mut().filter(|_| frame.kind == Kind::Data);
+        let payload = &mut pass.buffer[start..start + length];
+        if let Some(message) = message {
             is_validated = message.is_text();
-            if let Err(violation) = message.feed(payload, &mut pass.inflated) {
+            fed = message.feed(payload, &mut frame.mask, &mut pass.cost);
+        } else {
+            unmask(payload, &mut frame.mask);
+        }
+        // Less than there is, if the rest has to wait.
+        let length = match fed {
+            Ok(length) => length,
+            Err(violation) => {
+                self.received += length as u64;
                 self.take_back(pass);
                 return Err(violation);
             }
+        };
+        let here = start..start + length;
+        pass.input.start = here.end;
+        frame.left -= length as u64;
+        if frame.kind == Kind::Data {
+            self.received += length as u64;
+            frame.unsent += length as u64;
         }
+        let payload = &pass.buffer[here.clone()];
         if frame.kind == Kind::Pong {
             return Ok(frame.left == 0);
         }
@@ -327,7 +370,7 @@ impl Frames {
             Kind::Data if frame.is_final => {
                 self.messages += 1;
                 let message = self.message.take().expect("a data frame is part of a message");
-                message.finish(&mut pass.inflated)
+                message.finish(&mut pass.cost)
             }
             Kind::Data => Ok(()),
         };
@@ -363,25 +406,41 @@ impl Message {
         !matches!(self, Message::Binary)
     }
 
-    /// Validates the next piece of the message. Fails at the first invalid byte.
-    fn feed(&mut self, payload: &[u8], inflated: &mut u64) -> Result<(), Violation> {
-        match self {
-            Message::Binary => Ok(()),
-            Message::Text(utf8) => utf8.feed(payload).map_err(|_| NOT_UTF8),
-            Message::CompressedText(text) => {
-                *inflated += text.0.feed(payload, &mut text.1)?;
-                Ok(())
+    /// Unmasks and validates the next bytes of the message, up to the first violation. Returns how
+    /// many of them, since the rest may have to wait.
+    fn feed(
+        &mut self,
+        payload: &mut [u8],
+        mask: &mut [u8; 4],
+        cost: &mut u64,
+    ) -> Result<usize, Violation> {
+        let Message::CompressedText(text) = self else {
+            unmask(payload, mask);
+            if let Message::Text(utf8) = self {
+                utf8.feed(payload).map_err(|_| NOT_UTF8)?;
             }
+            return Ok(payload.len());
+        };
+        let (inflater, utf8) = &mut **text;
+        let mut fed = 0;
+        for bytes in payload.chunks_mut(INFLATED_AT_ONCE) {
+            if *cost > PASS_LIMIT {
+                break;
+            }
+            unmask(bytes, mask);
+            *cost += inflater.feed(bytes, utf8)?;
+            fed += bytes.len();
         }
+        Ok(fed)
     }
 
-    fn finish(self, inflated: &mut u64) -> Result<(), Violation> {
+    fn finish(self, cost: &mut u64) -> Result<(), Violation> {
         let utf8 = match self {
             Message::Binary => return Ok(()),
             Message::Text(utf8) => utf8,
             Message::CompressedText(text) => {
                 let (mut inflater, mut utf8) = *text;
-                *inflated += inflater.finish(&mut utf8)?;
+                *cost += inflater.finish(&mut utf8)?;
                 utf8
             }
         };

@@ -65,23 +65,28 @@ struct Outcome {
     end: Option<Result<PeerEnd, u16>>,
 }
 
-/// Feeds input in pieces, and appends the farewell if that ends the echo.
+/// Feeds input in pieces, as many passes for each as it takes, and appends the farewell if that ends
+/// the echo.
 fn rewrite(frames: &mut Frames, pieces: impl Iterator<Item = impl AsRef<[u8]>>) -> Outcome {
     let mut outcome = Outcome::default();
     for piece in pieces {
-        let piece = piece.as_ref();
-        let mut buffer = vec![0xEE; Frames::HEADROOM + piece.len()];
-        buffer[Frames::HEADROOM..].copy_from_slice(piece);
-        let Rewritten { released, output, end, .. } = frames.pass(&mut buffer);
-        outcome.output.extend(released);
-        outcome.output.extend(&buffer[output]);
-        if let Some(end) = end {
-            outcome.end = Some(end.map_err(|error| match error {
-                EchoError::Protocol { code, .. } => code,
-                other => panic!("{other}"),
-            }));
-            outcome.output.extend(frames.farewell(Goodbye::Answer).into_iter().flatten());
-            break;
+        let mut next: Option<Box<[u8]>> = Some(piece.as_ref().into());
+        while let Some(input) = next {
+            let mut buffer = vec![0xEE; Frames::HEADROOM + input.len()];
+            buffer[Frames::HEADROOM..].copy_from_slice(&input);
+            let Rewritten { released, output, end, .. } = frames.pass(&mut buffer);
+            outcome.output.extend(released);
+            outcome.output.extend(&buffer[output]);
+            if let Some(end) = end {
+                outcome.end = Some(end.map_err(|error| match error {
+                    EchoError::Protocol { code, .. } => code,
+                    other => panic!("{other}"),
+                }));
+                outcome.output.extend(frames.farewell(Goodbye::Answer).into_iter().flatten());
+                return outcome;
+            }
+            next = frames.take_unread(BATCH);
+            assert!(next.as_ref().is_none_or(|unread| unread.len() < input.len()), "no progress");
         }
     }
     outcome

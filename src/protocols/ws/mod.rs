@@ -98,7 +98,7 @@ where
     if let (Ok(()), Some((_, Some(agreed)))) = (&served, answered.get()) {
         let mut input = Vec::from(parts.read_buf);
         input.extend(rest);
-        return Ok(open(stream, underlying, agreed, settings).with_early_input(&input));
+        return Ok(open(stream, underlying, agreed, settings, &input));
     }
     transport::refuse(stream, underlying).await;
     Err(match (served, answered.get()) {

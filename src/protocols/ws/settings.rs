@@ -14,8 +14,8 @@ use crate::echo::{Frames, StreamEcho, Underlying};
 /// A request's head may be this long; past it the answer is 431.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 
-/// A compressed byte may inflate to a thousand, so that a connection that compresses gets its input
-/// in smaller pieces.
+/// Compressed input can take many passes, and what waits for the next one is copied each time. So a
+/// connection that compresses gets its input in smaller pieces.
 const COMPRESSED_BATCH: usize = 16 * 1024;
 
 /// What every WebSocket of a server has in common.
@@ -26,17 +26,19 @@ pub(crate) struct Settings {
     pub(crate) sessions: Arc<Sessions>,
 }
 
-/// The WebSocket on `stream`, whose handshake is done.
+/// The WebSocket on `stream`, whose handshake is done and has read `early_input` past its own end.
 pub(super) fn open<S>(
     stream: S,
     underlying: Underlying<S>,
     agreed: &Agreed,
     settings: &Settings,
+    early_input: &[u8],
 ) -> StreamEcho<S, Frames> {
     let compression = agreed.deflate.is_some();
     let most = if compression { COMPRESSED_BATCH } else { usize::MAX };
     let batch = settings.buffer_size.min(most);
-    StreamEcho::framed(stream, underlying, batch, Frames::new(compression, settings.buffer_size))
+    let frames = Frames::new(compression, settings.buffer_size).with_early_input(early_input);
+    StreamEcho::framed(stream, underlying, batch, frames)
 }
 
 /// Says what was agreed upon.

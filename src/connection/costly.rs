@@ -11,8 +11,11 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::task::yield_now;
+
+use super::clock::Moment;
 
 thread_local! {
     static QUEUE: RefCell<Queue> = const { RefCell::new(Queue::new()) };
@@ -49,15 +52,15 @@ impl Queue {
 /// One task's way to its turns. It has to stay on its thread, as tasks of a `current_thread` runtime
 /// do; on a runtime that moves tasks, turns are only taken more often than needed.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
+pub(crate) struct CostlyTurn {
     ticket: Option<u64>,
     /// The work of this turn is done; it ends when the kernel has been asked.
     is_used: bool,
 }
 
-impl Turn {
+impl CostlyTurn {
     /// Ready when it is the task's turn to do one piece of work. Whoever has done it calls
-    /// [`Turn::done`].
+    /// [`CostlyTurn::done`].
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_used {
             // The wake of a yield comes after the kernel has been asked.
@@ -105,16 +108,73 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for CostlyTurn {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+/// How long one costly step counts: a connection may do 256 of them a second.
+const STEP: Duration = Duration::from_nanos(1_000_000_000 / 256);
+
+/// How far a connection may be ahead of that: 64 steps in one go.
+const BURST: Duration = Duration::from_millis(250);
+
+/// The costly steps of one session: each in a turn of its own, and no more of them than a connection
+/// may do in a second.
+#[derive(Debug)]
+pub(super) struct CostlySteps {
+    turn: CostlyTurn,
+    /// The last step was costly, and more such work is to come.
+    is_expected: bool,
+    /// The instant up to which its steps so far count (ITU-T I.371).
+    due: Moment,
+    /// No step before this.
+    pub(super) paused_until: Option<Moment>,
+}
+
+impl CostlySteps {
+    pub(super) fn new(now: Moment) -> Self {
+        CostlySteps {
+            turn: CostlyTurn::default(),
+            is_expected: false,
+            due: now,
+            paused_until: None,
+        }
+    }
+
+    /// Ready when the session may do its next step. Pending: it is woken for it, or
+    /// `paused_until` says when it may go on.
+    pub(super) fn poll_step(&mut self, cx: &mut Context<'_>, now: Moment) -> Poll<()> {
+        if !self.is_expected {
+            return Poll::Ready(());
+        }
+        if self.due > now.after(BURST) {
+            self.turn.leave();
+            self.paused_until = Some(self.due.before(BURST));
+            return Poll::Pending;
+        }
+        self.turn.poll(cx)
+    }
+
+    /// A costly step is done. The session is woken for the next one.
+    pub(super) fn done(&mut self, cx: &mut Context<'_>, now: Moment) {
+        self.is_expected = true;
+        self.due = self.due.max(now).after(STEP);
+        self.turn.done(cx);
+    }
+
+    /// What the session does next is not costly.
+    pub(super) fn leave(&mut self) {
+        self.is_expected = false;
+        self.turn.leave();
     }
 }
 
 /// Polls `work`, whose first poll costs much, in a turn of its own.
 pub(crate) async fn first_poll_in_turn<F: Future>(work: F) -> F::Output {
     let mut work = pin!(work);
-    let mut turn = Some(Turn::default());
+    let mut turn = Some(CostlyTurn::default());
     poll_fn(|cx| {
         if let Some(waiting) = &mut turn {
             let is_used = waiting.is_used;
@@ -147,7 +207,7 @@ mod tests {
 
     /// Works without end, as a client can make a session do.
     async fn toil(pieces: Pieces) {
-        let mut turn = Turn::default();
+        let mut turn = CostlyTurn::default();
         poll_fn(|cx| {
             if turn.poll(cx).is_ready() {
                 pieces.set(pieces.get() + 1);
@@ -209,9 +269,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_dropped_keeps_no_turn() {
-        let mut first = Turn::default();
-        let mut second = Turn::default();
-        let mut third = Turn::default();
+        let mut first = CostlyTurn::default();
+        let mut second = CostlyTurn::default();
+        let mut third = CostlyTurn::default();
         poll_fn(|cx| {
             assert!(first.poll(cx).is_ready());
             assert!(second.poll(cx).is_pending() && third.poll(cx).is_pending());
@@ -230,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_first_poll_takes_a_turn_and_later_polls_take_none() {
-        let mut blocker = Turn::default();
+        let mut blocker = CostlyTurn::default();
         poll_fn(|cx| blocker.poll(cx)).await;
         let polls = Cell::new(0);
         let mut work = pin!(first_poll_in_turn(poll_fn(|_| {
@@ -245,7 +305,7 @@ mod tests {
             assert_eq!(polls.get(), expected);
         }
         // Whoever comes next need not wait for it.
-        let mut next = Turn::default();
+        let mut next = CostlyTurn::default();
         poll_fn(|cx| next.poll(cx)).await;
         work.await;
     }
