@@ -1,4 +1,4 @@
-//! The same for tests without an async runtime.
+//! A test server for tests without an async runtime.
 
 use std::net::SocketAddr;
 use std::sync::mpsc;
@@ -10,8 +10,8 @@ use crate::server::{LocalAddr, Summary};
 
 /// An echo server in a thread of its own, for tests without an async runtime.
 ///
-/// Dropping it stops the server at once and resets what is still connected; [`shutdown`] lets
-/// every connection finish first. Either way its addresses are free again afterwards.
+/// Dropping it stops the server at once and resets open connections; [`shutdown`] lets every
+/// connection finish first. Either way its addresses are free again afterwards.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -36,9 +36,8 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// Starts an echo server for `protocols`, each on a free port of 127.0.0.1. Its certificate is
-    /// for 127.0.0.1 and localhost, and made anew. A shutdown waits a second for connections that
-    /// the test has left open.
+    /// Starts an echo server for `protocols`, each on a free port of 127.0.0.1. It makes a new
+    /// certificate for 127.0.0.1 and localhost. Its drain timeout is one second.
     ///
     /// # Panics
     /// If the server does not start.
@@ -47,7 +46,7 @@ impl TestServer {
         started.unwrap_or_else(|error| panic!("the echo server did not start: {error}"))
     }
 
-    /// Starts an echo server that is told everything.
+    /// Starts an echo server with the configuration `config`.
     ///
     /// # Errors
     /// The configuration is unusable, or the system refused an address.
@@ -55,22 +54,22 @@ impl TestServer {
     /// # Panics
     /// If the server's thread panics.
     pub fn with(config: Config) -> Result<Self, StartError> {
-        let (tell_start, start) = mpsc::channel();
-        let (tell_end, ended) = mpsc::channel();
-        // The test may have gone by then.
+        let (started_sender, started) = mpsc::channel();
+        let (ended_sender, ended) = mpsc::channel();
+        // Sending fails only if the test has dropped the receiver, and then nobody waits.
         let thread = Thread::spawn(
             config,
-            move |started| _ = tell_start.send(started),
-            move |summary| _ = tell_end.send(summary),
+            move |result| _ = started_sender.send(result),
+            move |summary| _ = ended_sender.send(summary),
         )?;
-        let started = start.recv().expect("the echo server's thread tells how it started")?;
+        let started = started.recv().expect("the echo server's thread reports its start")?;
         Ok(TestServer { thread, started, ended })
     }
 
-    /// Where `protocol` listens; the first of its listeners, if there are several.
+    /// The address of `protocol`; the first one, if it has several listeners.
     ///
     /// # Panics
-    /// If it was not started, or listens on a Unix socket.
+    /// If `protocol` was not started, or listens on a Unix socket.
     pub fn addr(&self, protocol: Protocol) -> SocketAddr {
         self.started.addr(protocol)
     }
@@ -78,17 +77,17 @@ impl TestServer {
     /// The URL of `protocol`, as `ws://127.0.0.1:40123`: the scheme is the protocol's name.
     ///
     /// # Panics
-    /// If it was not started, or listens on a Unix socket.
+    /// If `protocol` was not started, or listens on a Unix socket.
     pub fn url(&self, protocol: Protocol) -> String {
         self.started.url(protocol)
     }
 
-    /// Where everything listens.
+    /// All bound addresses.
     pub fn local_addrs(&self) -> &[LocalAddr] {
         &self.started.local_addrs
     }
 
-    /// The certificate that a client has to trust to trust this server, as DER.
+    /// The certificate that a client has to trust, as DER.
     ///
     /// # Panics
     /// If no protocol over TLS was started.
@@ -104,8 +103,8 @@ impl TestServer {
         self.started.certificate_pem()
     }
 
-    /// Shuts down: every connection gets what it is owed and its protocol's farewell, until the
-    /// drain timeout is over.
+    /// Shuts down: until the drain timeout expires, every connection is sent the rest of its echo
+    /// and closed as its protocol prescribes.
     ///
     /// # Panics
     /// If the server's thread has panicked.

@@ -1,6 +1,6 @@
-//! An echo server for the length of a test: one line starts it on free ports, and it ends with the
-//! test. It runs in a thread of its own, so that nothing that a test does stalls it: not a blocking
-//! call, not a runtime whose clock is paused, not a panic.
+//! An echo server for the duration of a test: one line starts it on free ports, and it ends with
+//! the test. It runs in a thread of its own, so that the test cannot stall it with a blocking call,
+//! a paused clock or a panic.
 //!
 //! [`TestServer`] is for async tests, [`blocking::TestServer`] for tests without a runtime.
 
@@ -18,8 +18,8 @@ use thread::{Started, Thread};
 
 /// An echo server in a thread of its own, for async tests.
 ///
-/// Dropping it stops the server at once and resets what is still connected; [`shutdown`] lets
-/// every connection finish first. Either way its addresses are free again afterwards.
+/// Dropping it stops the server at once and resets open connections; [`shutdown`] lets every
+/// connection finish first. Either way its addresses are free again afterwards.
 ///
 /// ```
 /// use echo_server::{Protocol, TestServer};
@@ -48,9 +48,8 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// Starts an echo server for `protocols`, each on a free port of 127.0.0.1. Its certificate is
-    /// for 127.0.0.1 and localhost, and made anew. A shutdown waits a second for connections that
-    /// the test has left open.
+    /// Starts an echo server for `protocols`, each on a free port of 127.0.0.1. It makes a new
+    /// certificate for 127.0.0.1 and localhost. Its drain timeout is one second.
     ///
     /// # Panics
     /// If the server does not start.
@@ -59,7 +58,7 @@ impl TestServer {
         started.unwrap_or_else(|error| panic!("the echo server did not start: {error}"))
     }
 
-    /// Starts an echo server that is told everything.
+    /// Starts an echo server with the configuration `config`.
     ///
     /// # Errors
     /// The configuration is unusable, or the system refused an address.
@@ -67,41 +66,41 @@ impl TestServer {
     /// # Panics
     /// If the server's thread panics.
     pub async fn with(config: Config) -> Result<Self, StartError> {
-        let (tell_start, start) = oneshot::channel();
-        let (tell_end, ended) = oneshot::channel();
-        // The test may have gone by then.
+        let (started_sender, started) = oneshot::channel();
+        let (ended_sender, ended) = oneshot::channel();
+        // Sending fails only if the test has dropped the receiver, and then nobody waits.
         let thread = Thread::spawn(
             config,
-            |started| _ = tell_start.send(started),
-            |summary| _ = tell_end.send(summary),
+            |result| _ = started_sender.send(result),
+            |summary| _ = ended_sender.send(summary),
         )?;
-        let started = start.await.expect("the echo server's thread tells how it started")?;
+        let started = started.await.expect("the echo server's thread reports its start")?;
         Ok(TestServer { thread, started, ended })
     }
 
-    /// Where `protocol` listens; the first of its listeners, if there are several.
+    /// The address of `protocol`; the first one, if it has several listeners.
     ///
     /// # Panics
-    /// If it was not started, or listens on a Unix socket.
+    /// If `protocol` was not started, or listens on a Unix socket.
     pub fn addr(&self, protocol: Protocol) -> SocketAddr {
         self.started.addr(protocol)
     }
 
-    /// The URL of `protocol`, as `ws://127.0.0.1:40123`: the scheme is the protocol's name. A probe's
-    /// target is written like this, too.
+    /// The URL of `protocol`, as `ws://127.0.0.1:40123`: the scheme is the protocol's name. A
+    /// [`Target`](crate::probe::Target) can be parsed from it.
     ///
     /// # Panics
-    /// If it was not started, or listens on a Unix socket.
+    /// If `protocol` was not started, or listens on a Unix socket.
     pub fn url(&self, protocol: Protocol) -> String {
         self.started.url(protocol)
     }
 
-    /// Where everything listens.
+    /// All bound addresses.
     pub fn local_addrs(&self) -> &[LocalAddr] {
         &self.started.local_addrs
     }
 
-    /// The certificate that a client has to trust to trust this server, as DER.
+    /// The certificate that a client has to trust, as DER.
     ///
     /// # Panics
     /// If no protocol over TLS was started.
@@ -117,8 +116,8 @@ impl TestServer {
         self.started.certificate_pem()
     }
 
-    /// Shuts down: every connection gets what it is owed and its protocol's farewell, until the
-    /// drain timeout is over.
+    /// Shuts down: until the drain timeout expires, every connection is sent the rest of its echo
+    /// and closed as its protocol prescribes.
     ///
     /// # Panics
     /// If the server's thread has panicked.

@@ -1,4 +1,4 @@
-//! The thread that a test's server runs in.
+//! The thread that runs a test's server.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,20 +14,20 @@ use crate::error::StartError;
 use crate::server::{LocalAddr, Server, Summary};
 use crate::tls;
 
-/// How long connections that a test has left open hold up a shutdown.
+/// The drain timeout: how long connections that a test has left open delay a shutdown.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// How long dropping a server waits for its thread to end.
-const LAST_MOMENT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a server for `protocols` is told.
+/// The configuration of a server for `protocols`.
 pub(super) fn config_for(protocols: impl IntoIterator<Item = Protocol>) -> Config {
     let config = Config::new().timeouts(|timeouts| timeouts.drain = DRAIN);
     let listen = |config: Config, protocol| config.listen(protocol, (Ipv4Addr::LOCALHOST, 0));
     protocols.into_iter().fold(config, listen)
 }
 
-/// What a server is asked to do next.
+/// What the server is to do, in the order in which it can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Order {
     Serve,
@@ -35,17 +35,17 @@ enum Order {
     StopNow,
 }
 
-/// A server's thread. When this is dropped, the server stops, and its addresses are free.
+/// A server's thread. Dropping this stops the server and frees its addresses.
 #[derive(Debug)]
 pub(super) struct Thread {
     orders: watch::Sender<Order>,
-    /// Closed when the thread has dropped everything.
+    /// Disconnected when the thread has dropped everything.
     ended: mpsc::Receiver<()>,
 }
 
 impl Thread {
-    /// Starts a thread for the server that `config` describes. The thread calls `started` once,
-    /// and, if the server was shut down and not stopped, `stopped` with what it came to.
+    /// Starts a thread for the server that `config` describes. The thread calls `started` once, and
+    /// `stopped` after an orderly shutdown.
     pub(super) fn spawn(
         config: Config,
         started: impl FnOnce(Result<Started, StartError>) + Send + 'static,
@@ -60,7 +60,7 @@ impl Thread {
             };
             started(Ok(Started::of(&server)));
             let mut shut_down = received.clone();
-            // Whoever gives no more orders wants no more server.
+            // An error means that the sender is gone, so the server is to shut down too.
             let running = server.run(async move {
                 let _ = shut_down.wait_for(|order| *order >= Order::ShutDown).await;
             });
@@ -70,14 +70,14 @@ impl Thread {
                 summary = running => stopped(summary),
             }
         };
-        let runtime = runtime().map_err(no_thread)?;
+        let runtime = runtime().map_err(thread_error)?;
         let run = move || {
-            // Dropped last, even if the server panics.
+            // Declared first so that it is dropped last, even if the server panics.
             let _end: mpsc::Sender<()> = end;
             let runtime = runtime;
             runtime.block_on(serve);
         };
-        thread::Builder::new().name("echo-server".to_owned()).spawn(run).map_err(no_thread)?;
+        thread::Builder::new().name("echo-server".to_owned()).spawn(run).map_err(thread_error)?;
         Ok(Thread { orders, ended })
     }
 
@@ -91,7 +91,7 @@ impl Drop for Thread {
     fn drop(&mut self) {
         self.orders.send_replace(Order::StopNow);
         // Nothing is ever sent: this waits for the thread's end of the channel to be dropped.
-        let _ = self.ended.recv_timeout(LAST_MOMENT);
+        let _ = self.ended.recv_timeout(STOP_TIMEOUT);
     }
 }
 
@@ -99,11 +99,11 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-fn no_thread(error: io::Error) -> StartError {
-    StartError::System { problem: "a thread could not be started".to_owned(), source: error }
+fn thread_error(error: io::Error) -> StartError {
+    StartError::System { problem: "could not start a thread".to_owned(), source: error }
 }
 
-/// What is known of a server once it has started.
+/// What is known about a server once it has started.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) local_addrs: Vec<LocalAddr>,
@@ -123,12 +123,12 @@ impl Started {
         let local = self.local_addrs.iter().find(|local| local.protocol == protocol);
         let Some(local) = local else { panic!("the echo server was not asked for {protocol}") };
         let address = local.address.ip();
-        address.unwrap_or_else(|| panic!("{} is no IP address", local.address))
+        address.unwrap_or_else(|| panic!("{} is not an IP address", local.address))
     }
 
     pub(super) fn url(&self, protocol: Protocol) -> String {
         let address = self.addr(protocol);
-        // A wildcard address is for listening; clients of this machine connect to loopback.
+        // A client cannot connect to a wildcard address on every system, but it can to loopback.
         let ip = match address.ip() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),

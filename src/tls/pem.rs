@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::{
 use crate::config::Source;
 use crate::error::{Credential, CredentialError};
 
-/// The certificates in `source`, of which there is at least one.
+/// The certificates in `source`; none at all is an error.
 pub(crate) fn certificates(
     credential: Credential,
     source: &Source,
@@ -43,7 +43,7 @@ pub(crate) fn private_key(source: &Source) -> Result<PrivateKeyDer<'static>, Cre
     })
 }
 
-/// The certificate revocation lists in `source`, of which there is at least one.
+/// The certificate revocation lists in `source`; none at all is an error.
 pub(crate) fn revocation_lists(
     source: &Source,
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, CredentialError> {
@@ -61,7 +61,7 @@ pub(crate) fn revocation_lists(
     Ok(lists)
 }
 
-/// What `source` holds.
+/// The content of `source`.
 pub(crate) fn bytes(
     credential: Credential,
     source: &Source,
@@ -74,15 +74,15 @@ pub(crate) fn bytes(
     }
 }
 
-/// The one place that reads PEM. rustls-pemfile is a shell over the PEM reader of
-/// rustls-pki-types by now: to replace it, replace this function.
+/// The only function that reads PEM. rustls-pemfile is now a thin layer over the PEM reader of
+/// rustls-pki-types; only this function would have to change to drop it.
 fn read_pem(
     credential: Credential,
     source: &Source,
 ) -> Result<Vec<rustls_pemfile::Item>, CredentialError> {
     let bytes = bytes(credential, source)?;
     let items = rustls_pemfile::read_all(&mut bytes.as_ref()).collect::<Result<_, io::Error>>();
-    // The reader's own message can quote the line that it could not read, which may be of a key.
+    // The reader's own message can quote the invalid line, which may be part of a private key.
     items.map_err(|_| CredentialError::new(credential, source, "not valid PEM"))
 }
 

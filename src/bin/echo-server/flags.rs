@@ -1,4 +1,4 @@
-//! The library's errors in the words of the command line: it names settings, and people gave flags.
+//! Words the library's errors for the command line: they name settings, but users gave flags.
 
 use echo_server::{Address, Credential, CredentialError, Setting, StartError};
 
@@ -51,7 +51,7 @@ fn flag_of(setting: Setting) -> Option<&'static str> {
     })
 }
 
-/// The system's own words, and a hint where they leave people helpless.
+/// The system's message, with a hint at the likely cause.
 fn bind_reason(address: &Address, error: &std::io::Error) -> String {
     use std::io::ErrorKind;
     match error.kind() {

@@ -17,14 +17,14 @@ mod threads;
 
 use std::process::ExitCode;
 
-use cli::{Command, Stop};
+use cli::{Command, Exit};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Wrong usage or configuration.
+/// The exit code for wrong usage or configuration.
 const USAGE: u8 = 2;
-/// The system refused something, or connections had to be aborted at the end.
+/// The exit code when the system refused something, or a shutdown aborted connections.
 const REFUSED: u8 = 1;
 
 fn main() -> ExitCode {
@@ -32,15 +32,15 @@ fn main() -> ExitCode {
         Ok(Command::Serve(options)) => serve::run(*options),
         Ok(Command::Probe(probe)) => probe::run(*probe),
         Ok(Command::Certs(certs)) => certs::run(certs),
-        Err(Stop::Usage(message)) => fail(USAGE, &message),
-        Err(Stop::Print(text)) => {
+        Err(Exit::Usage(message)) => fail(USAGE, &message),
+        Err(Exit::Print(text)) => {
             let printed = text.print();
             if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) }
         }
     }
 }
 
-/// One line on stderr: the log may be off, or in a form that is not for people.
+/// Prints one line on stderr, past the log: that may be off, or in JSON.
 fn fail(code: u8, message: &str) -> ExitCode {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "echo-server: {message}");

@@ -1,4 +1,4 @@
-//! `echo-server`: the library's server, with a log, signals and a ready file.
+//! `echo-server`: runs the library's server with a log, signals and a ready file.
 
 use std::pin::pin;
 use std::process::ExitCode;
@@ -22,17 +22,17 @@ pub fn run(options: Options) -> ExitCode {
     };
     std::panic::set_hook(Box::new(|panic| error!("A bug: {panic}")));
     if let Err(error) = descriptors::raise_limit() {
-        warn!(%error, "The limit on descriptors could not be raised");
+        warn!(%error, "Could not raise the limit on open descriptors");
     }
     let started = Threads::start(options.threads).and_then(|threads| Ok((threads, runtime()?)));
     let (threads, runtime) = match started {
         Ok(started) => started,
         Err(error) => {
-            return crate::fail(REFUSED, &format!("a thread for echoes did not start: {error}"));
+            return crate::fail(REFUSED, &format!("could not start a thread: {error}"));
         }
     };
     let outcome = runtime.block_on(serve(options, threads.handles()));
-    // A thread may still wait for somebody to read the ready file.
+    // A blocking thread may still wait for a reader of the ready file; do not wait for that thread.
     runtime.shutdown_background();
     drop(threads);
     log.summarize();
@@ -59,14 +59,15 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
             loop {
                 hangups.next().await;
                 let reloader = reloader.clone();
-                // How it went is in the log. It may block, and must not keep anybody waiting.
+                // The reload logs its outcome. It reads files, so it must not block the accept
+                // loop.
                 drop(tokio::task::spawn_blocking(move || reloader.reload()));
             }
         });
     }
     let mut early_signal = None;
     if let Some(file) = ready_file {
-        // It may be a pipe that nobody reads yet.
+        // Opening a pipe blocks until somebody reads it, so this must not block the signals.
         let local_addrs = server.local_addrs().to_vec();
         let announced = tokio::task::spawn_blocking(move || file.announce(&local_addrs));
         tokio::select! {
@@ -79,14 +80,14 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     let (stop, stopped) = oneshot::channel::<()>();
     let mut running = pin!(server.run(async { drop(stopped.await) }));
     let signal = match early_signal {
-        // Whoever has connected by now is served all the same.
+        // The server still runs, and drains: clients may have connected already.
         Some(signal) => signal,
         None => tokio::select! {
-            _ = &mut running => unreachable!("it runs until it is stopped"),
+            _ = &mut running => unreachable!("the server runs until it is stopped"),
             signal = signals.next() => signal,
         },
     };
-    info!(signal, "Asked to end; a second signal ends it at once");
+    info!(signal, "Signal received; a second one ends the process at once");
     drop(stop);
     tokio::select! {
         summary = running => {

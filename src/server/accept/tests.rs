@@ -1,4 +1,4 @@
-//! The accept loop on a listener whose system calls do as they are told, on a paused clock.
+//! The accept loop on a listener whose results are scripted, with a paused clock.
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,11 +30,10 @@ impl net::Stream for DuplexStream {
     }
 }
 
-/// Plays its script, one entry a call: a connection, or an error by its number. What comes behind
-/// the last entry comes for ever.
+/// A listener that returns the entries of its script, one per call: a connection, or an errno.
 struct Scripted {
     script: Mutex<VecDeque<Result<DuplexStream, i32>>>,
-    /// `None`: nothing comes any more.
+    /// The errno that every call after the script fails with. `None`: accept never completes.
     then: Option<i32>,
     calls: Arc<AtomicUsize>,
 }
@@ -65,7 +64,7 @@ impl Listener for Scripted {
     }
 }
 
-/// An accept loop under way.
+/// A running accept loop.
 struct Running {
     sessions: Arc<Sessions>,
     calls: Arc<AtomicUsize>,
@@ -73,7 +72,7 @@ struct Running {
 }
 
 impl Running {
-    /// The listener gives `script`, then `then` for ever.
+    /// Starts the loop on a listener that returns `script`, then `then` for ever.
     fn start(script: Vec<Result<DuplexStream, i32>>, then: Option<i32>) -> Running {
         let sessions = Arc::new(Sessions::new(Limits::default(), 1000, Timeouts::default()));
         let calls = Arc::default();
@@ -83,8 +82,8 @@ impl Running {
             protocol: Protocol::Tcp,
             handshake: Bytes { transport: Plain, buffer_size: 1024 },
             sessions: Arc::clone(&sessions),
-            // Handed over, as to another thread.
-            workers: Arc::new(Workers::others(vec![Handle::current()])),
+            // Streams are detached and attached again, as for a runtime on another thread.
+            workers: Arc::new(Workers::over(vec![Handle::current()])),
         };
         let task = tokio::spawn(acceptor.run(listener, sessions.drain.join()));
         Running { sessions, calls, task }
@@ -101,7 +100,7 @@ async fn echo(client: &mut DuplexStream) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_lasts_is_tried_less_and_less_often() {
+async fn lasting_errors_are_retried_with_growing_pauses() {
     for number in [EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSYS] {
         let running = Running::start(Vec::new(), Some(number));
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -110,19 +109,19 @@ async fn what_lasts_is_tried_less_and_less_often() {
     }
 }
 
-/// EPERM is of one connection if a firewall refuses it, and of all if a filter refuses the call.
+/// EPERM concerns one connection if a firewall refused it, and all if seccomp refuses the call.
 #[tokio::test(start_paused = true)]
-async fn errors_of_connections_without_end_are_an_error_of_accepting() {
+async fn endless_errors_of_single_connections_count_as_a_shortage() {
     for number in [EPERM, ECONNABORTED] {
         let running = Running::start(Vec::new(), Some(number));
         tokio::time::sleep(Duration::from_secs(60)).await;
-        let calls = running.calls() - FAILURES_IN_A_ROW as usize;
+        let calls = running.calls() - MAX_CONSECUTIVE_FAILURES as usize;
         assert!((60..=64).contains(&calls), "{number}: {calls}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_died_in_the_queue_delays_nobody() {
+async fn a_connection_that_died_in_the_backlog_delays_no_other() {
     let (mut client, server) = duplex(64);
     let died = [ECONNABORTED, ECONNRESET, ETIMEDOUT, EPERM].map(Err);
     let running = Running::start(died.into_iter().chain([Ok(server)]).collect(), None);
@@ -154,7 +153,7 @@ async fn a_drain_does_not_wait_for_a_pause_to_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_takes_what_waits_in_the_queue_and_no_more_than_that() {
+async fn a_drain_accepts_the_backlog_and_then_stops() {
     let (clients, servers): (Vec<_>, Vec<_>) = (0..3).map(|_| duplex(64)).unzip();
     let mut script: Vec<_> = servers.into_iter().map(Ok).collect();
     script.insert(1, Err(ECONNABORTED));
