@@ -6,10 +6,10 @@
 //! takes. So whoever has costly work to do waits here for its turn, first come, first served. However
 //! many clients make such work, the others wait for one piece of it.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -18,28 +18,19 @@ use tokio::task::yield_now;
 use super::clock::Moment;
 
 thread_local! {
-    static QUEUE: RefCell<Queue> = const { RefCell::new(Queue::new()) };
+    /// A task that moves to another thread stays in the queue in which it asked first.
+    static QUEUE: Arc<Mutex<Queue>> = Arc::default();
 }
 
 /// Who has the turn of a thread, and who waits for it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Queue {
-    /// The next ticket.
-    next: u64,
+    next_ticket: u64,
     holder: Option<u64>,
     waiting: VecDeque<(u64, Waker)>,
 }
 
 impl Queue {
-    const fn new() -> Self {
-        Queue { next: 0, holder: None, waiting: VecDeque::new() }
-    }
-
-    fn ticket(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
     /// Gives the turn to the one that has waited longest.
     fn pass_on(&mut self) {
         self.holder = self.waiting.pop_front().map(|(ticket, waker)| {
@@ -49,13 +40,46 @@ impl Queue {
     }
 }
 
-/// One task's way to its turns. It has to stay on its thread, as tasks of a `current_thread` runtime
-/// do; on a runtime that moves tasks, turns are only taken more often than needed.
+/// One task's way to its turns.
 #[derive(Debug, Default)]
 pub(crate) struct CostlyTurn {
-    ticket: Option<u64>,
+    place: Option<Place>,
     /// The work of this turn is done; it ends when the kernel has been asked.
     is_used: bool,
+}
+
+/// A place in the queue of a thread.
+#[derive(Debug)]
+struct Place {
+    queue: Arc<Mutex<Queue>>,
+    ticket: u64,
+}
+
+impl Place {
+    /// A place in the queue of the current thread.
+    fn here() -> Self {
+        let queue = QUEUE.with(Arc::clone);
+        let mut locked = lock(&queue);
+        locked.next_ticket += 1;
+        let ticket = locked.next_ticket;
+        drop(locked);
+        Place { queue, ticket }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut queue = lock(&self.queue);
+        if queue.holder == Some(self.ticket) {
+            queue.pass_on();
+        } else {
+            queue.waiting.retain(|(waiting, _)| *waiting != self.ticket);
+        }
+    }
+}
+
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl CostlyTurn {
@@ -66,22 +90,17 @@ impl CostlyTurn {
             // The wake of a yield comes after the kernel has been asked.
             self.leave();
         }
-        QUEUE.with_borrow_mut(|queue| {
-            let ticket = *self.ticket.get_or_insert_with(|| queue.ticket());
-            match queue.holder {
-                Some(holder) if holder == ticket => return Poll::Ready(()),
-                None => {
-                    queue.holder = Some(ticket);
-                    return Poll::Ready(());
-                }
-                Some(_) => {}
-            }
-            match queue.waiting.iter_mut().find(|(waiting, _)| *waiting == ticket) {
-                Some((_, waker)) => waker.clone_from(cx.waker()),
-                None => queue.waiting.push_back((ticket, cx.waker().clone())),
-            }
-            Poll::Pending
-        })
+        let Place { queue, ticket } = self.place.get_or_insert_with(Place::here);
+        let mut queue = lock(queue);
+        let holder = *queue.holder.get_or_insert(*ticket);
+        if holder == *ticket {
+            return Poll::Ready(());
+        }
+        match queue.waiting.iter_mut().find(|(waiting, _)| waiting == ticket) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => queue.waiting.push_back((*ticket, cx.waker().clone())),
+        }
+        Poll::Pending
     }
 
     /// The piece of work is done. The task is woken once the runtime has asked the kernel, and has
@@ -95,22 +114,7 @@ impl CostlyTurn {
     /// Ends the turn, or the wait for it.
     pub(crate) fn leave(&mut self) {
         self.is_used = false;
-        let Some(ticket) = self.ticket.take() else { return };
-        // A thread that is ending has no queue any more.
-        let _ = QUEUE.try_with(|queue| {
-            let mut queue = queue.borrow_mut();
-            if queue.holder == Some(ticket) {
-                queue.pass_on();
-            } else {
-                queue.waiting.retain(|(waiting, _)| *waiting != ticket);
-            }
-        });
-    }
-}
-
-impl Drop for CostlyTurn {
-    fn drop(&mut self) {
-        self.leave();
+        self.place = None;
     }
 }
 
