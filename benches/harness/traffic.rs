@@ -15,9 +15,9 @@ use crate::certificates::certs;
 /// How long a server is warmed up, by 50 connections at most.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// What is not looked at in the beginning: connections are made before it, and first messages sent
-/// all at once. The probe tells how far it is every 0.2 s; what it had not told of before, it has
-/// not told of in the end either.
+/// The beginning of a load that is not measured: its first messages are sent all at once. The probe
+/// reports progress every 0.2 s; it has about as many unreported echoes at the end of the
+/// measurement as at its beginning.
 const SETTLING: Duration = Duration::from_millis(150);
 
 /// How long system calls are counted.

@@ -14,7 +14,7 @@ use crate::error::{BoxError, CredentialError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeError {
-    /// An option is out of range, or the target does not have what it is about.
+    /// An option is out of range, or does not apply to the target.
     #[error("{setting}: {problem}")]
     #[non_exhaustive]
     Setting {

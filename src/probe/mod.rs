@@ -125,5 +125,5 @@ impl Probe {
     }
 }
 
-/// What events go to if nobody asked for them.
+/// Ignores an event: the default of `on_event`.
 fn ignore(_event: Event) {}

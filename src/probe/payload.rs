@@ -94,8 +94,8 @@ impl Payloads {
     }
 
     /// The sequence number in the header of `bytes`, if the tag is this connection's; the rest may be
-    /// damaged. The header has its lowest 32 bits: it is taken for the last such number before
-    /// `next`.
+    /// damaged. The header holds the lowest 32 bits of the number, so the result is the last number
+    /// before `next` that has these bits.
     pub(super) fn seq_of(&self, bytes: &[u8], next: u64) -> Option<u64> {
         if !self.has_header() || bytes.len() < self.header_size() {
             return None;

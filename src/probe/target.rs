@@ -83,7 +83,7 @@ impl Target {
         &self.path
     }
 
-    /// The name that TLS asks for and verifies unless told otherwise.
+    /// The name for SNI and certificate verification, unless an option names another.
     pub(super) fn server_name(&self) -> &str {
         match &self.endpoint {
             Endpoint::Host { name, .. } => name,

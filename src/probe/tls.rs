@@ -1,4 +1,4 @@
-//! TLS of a probe: which server certificates it accepts, and what it learned of the server.
+//! TLS of a probe: the certificates that it accepts and presents, and the result of the handshake.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

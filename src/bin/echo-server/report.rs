@@ -197,8 +197,7 @@ impl Report {
         let line = if self.json { object.to_string() } else { text() };
         let mut out = io::stdout().lock();
         if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
-            // The reader has closed the pipe, or the disk is full: in either case nobody would read
-            // the rest.
+            // The reader has closed the pipe, or the disk is full: the rest would be lost as well.
             if error.kind() != io::ErrorKind::BrokenPipe {
                 let _ = writeln!(io::stderr(), "echo-server: standard output: {error}");
             }
