@@ -1,20 +1,21 @@
-//! `cargo bench`: our server against the servers that one would write instead, door by door.
+//! `cargo bench`: our server against the servers that one would write instead, for each protocol.
 //!
-//! Each server is a process of its own, on a core of its own where there are two, and the load is
-//! the probe's, in this process. A machine's speed changes from second to second, so servers are
-//! measured in pairs, one right after the other, and only ratios within a pair are compared.
+//! Each server is a process of its own, and on a machine with several cores it has a core of its
+//! own. The load is the probe's, in this process. A machine's speed changes from second to second,
+//! so servers are measured in pairs, one right after the other, and only ratios within a pair
+//! count.
 //!
 //! ```text
 //! cargo bench                                everything, in about a quarter of an hour
-//! cargo bench -- tcp churn                   some doors, or some questions
+//! cargo bench -- tcp churn                   some protocols, or some questions
 //! cargo bench -- idle --idle 100000          memory of that many idle connections
-//! cargo bench -- ws --server before=PATH     beside another build of ours
+//! cargo bench -- ws --server before=PATH     compared with another build of ours
 //! cargo bench -- --only 'UDP, 64'            some questions, by their names
 //! cargo bench -- --smoke                     whether it all runs, in a few seconds
 //! ```
-//! `cargo test` runs the last one, and looks at echoes, never at times.
+//! `cargo test` runs the last one. It checks the echoes, and ignores times.
 //!
-//! | room | what it holds |
+//! | module | what it holds |
 //! | --- | --- |
 //! | `certificates` | the test certificates |
 //! | `controls` | the other servers |
@@ -27,7 +28,7 @@ mod controls;
 #[cfg(target_os = "linux")]
 mod harness;
 
-/// That of our binary, so that controls and load have it too, and ratios are not the allocator's.
+/// The allocator of our binary. Controls and load use it too, so ratios do not compare allocators.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -40,7 +41,7 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-/// It reads /proc, and its floor is epoll.
+/// The benchmark reads /proc and uses epoll.
 #[cfg(not(target_os = "linux"))]
 fn main() {
     println!("The benchmark runs on Linux only.");

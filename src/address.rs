@@ -1,11 +1,11 @@
-//! Addresses of sockets, whatever their family: plain data, on every system.
+//! Socket addresses of every family. They are plain data and exist on every system.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where a socket listens: an IP address with a port, or the name of a Unix socket.
+/// The address of a socket: an IP address with a port, or the name of a Unix socket.
 ///
 /// ```
 /// use echo_server::Address;
@@ -52,7 +52,7 @@ impl Address {
 }
 
 impl UnixAddress {
-    /// What begins every Unix address in text.
+    /// The prefix of every Unix address in text form.
     pub const PREFIX: &str = "unix:";
 }
 

@@ -1,5 +1,5 @@
-//! The errors that stop a start, and those of certificates and keys, which a probe has too. They
-//! name the setting, the address or the file; a command that was told by flags adds the flag.
+//! Why a server cannot start, and why a certificate or key cannot be used, by a server or a probe.
+//! The errors name the setting, the address or the file; the command adds the flag.
 
 use std::error::Error;
 use std::fmt;
@@ -12,41 +12,59 @@ use crate::config::{Protocol, Source};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting is out of range, or does not go with another.
+    /// A setting is out of range, or conflicts with another.
     #[error("{setting}: {problem}")]
     Setting {
-        /// Which one.
+        /// The setting.
         setting: Setting,
         /// What is wrong with it.
         problem: String,
     },
-    /// A certificate, a key or a list could not be used.
+    /// A certificate, a key or a revocation list could not be used.
     #[error(transparent)]
     Credential(#[from] CredentialError),
-    /// The system lacks something that TLS needs.
-    #[error("TLS cannot be set up: {problem}")]
+    /// The TLS library failed to set something up.
+    #[error("TLS cannot be set up: {problem}: {source}")]
     Tls {
-        /// What it lacks.
+        /// What could not be set up.
         problem: String,
-        /// What was said.
+        /// The error of the TLS library.
         source: BoxError,
+    },
+    /// The system refused something other than an address.
+    #[error("{problem}: {source}")]
+    System {
+        /// What could not be done.
+        problem: String,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// A protocol cannot listen on an address of this kind.
+    #[error("{protocol} on {address}: {problem}")]
+    Address {
+        /// The protocol to be served there.
+        protocol: Protocol,
+        /// The address.
+        address: Address,
+        /// The reason.
+        problem: &'static str,
     },
     /// The system refused an address.
     #[error("{protocol} on {address}: {source}")]
     Bind {
-        /// What was to be spoken there.
+        /// The protocol to be served there.
         protocol: Protocol,
         /// The address.
         address: Address,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// An error below one of ours.
+/// The underlying cause of an error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A setting that can be wrong by itself, or not go with another.
+/// A setting that can have an invalid value, or conflict with another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Setting {
@@ -90,9 +108,12 @@ impl fmt::Display for Setting {
 }
 
 impl StartError {
-    /// Whether the configuration is to blame, and not the system that it met.
+    /// Whether the configuration is at fault, and not the system.
     pub fn is_config(&self) -> bool {
-        matches!(self, StartError::Setting { .. } | StartError::Credential(_))
+        matches!(
+            self,
+            StartError::Setting { .. } | StartError::Credential(_) | StartError::Address { .. }
+        )
     }
 
     pub(crate) fn setting(setting: Setting, problem: impl Into<String>) -> Self {
@@ -104,11 +125,11 @@ impl StartError {
     }
 }
 
-/// What a [`Source`] was to be.
+/// What a [`Source`] is used as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credential {
-    /// A certificate chain of one's own.
+    /// The certificate chain of the server, or of a probe.
     Chain,
     /// The private key of a certificate.
     Key,
@@ -135,18 +156,18 @@ impl fmt::Display for Credential {
     }
 }
 
-/// Why a certificate, a key or a list could not be used. It never holds their contents.
+/// Why a certificate, a key or a revocation list could not be used. It never contains key material.
 #[derive(Debug, thiserror::Error)]
 #[error("{credential} {origin}: {problem}")]
 #[non_exhaustive]
 pub struct CredentialError {
-    /// What it was to be.
+    /// What it was used as.
     pub credential: Credential,
     /// Where it came from.
     pub origin: Source,
     /// What is wrong with it.
     pub problem: String,
-    /// The error behind it, if there is one.
+    /// The underlying error, if there is one.
     pub source: Option<BoxError>,
 }
 
@@ -160,7 +181,7 @@ impl CredentialError {
         }
     }
 
-    /// One whose problem is what `source` says.
+    /// An error whose problem is the text of `source`.
     pub(crate) fn caused_by(
         credential: Credential,
         origin: &Source,

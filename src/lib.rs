@@ -1,25 +1,145 @@
-//! An echo server with five doors: TCP, TLS, UDP, WebSocket, and WebSocket over TLS.
+//! An echo server for tests of network code, over TCP, TLS, UDP, WebSocket, and WebSocket over TLS.
+//! What comes in goes back unchanged, in order, to where it came from.
 //!
-//! What comes in goes back unchanged, in order, to where it came from. The binary is described in
-//! the README; this library is the same server for tests and programs: bind it to port 0, ask for
-//! its addresses, run it until you say stop.
+//! One line in a test starts it on free ports, in a thread of its own; it ends with the test.
+//! ```
+//! use echo_server::{Protocol, TestServer};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! use tokio::net::TcpStream;
 //!
-//! # The house
-//! | room | what it holds |
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = TestServer::start([Protocol::Tcp]).await;
+//!
+//! let mut client = TcpStream::connect(server.addr(Protocol::Tcp)).await?;
+//! client.write_all(b"hello").await?;
+//! client.shutdown().await?;
+//! let mut echo = String::new();
+//! client.read_to_string(&mut echo).await?;
+//! assert_eq!(echo, "hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # WebSocket, with tokio-tungstenite
+//! ```
+//! use echo_server::{Protocol, TestServer};
+//! use futures::{SinkExt, StreamExt};
+//! use tokio::net::TcpStream;
+//! use tokio_tungstenite::{client_async, tungstenite::Message};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = TestServer::start([Protocol::Ws]).await;
+//!
+//! let tcp = TcpStream::connect(server.addr(Protocol::Ws)).await?;
+//! let (mut socket, _response) = client_async(server.url(Protocol::Ws), tcp).await?;
+//! socket.send(Message::text("hello")).await?;
+//! let echo = socket.next().await.expect("an echo")?;
+//! assert_eq!(echo, Message::text("hello"));
+//! socket.close(None).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # TLS, with a client that trusts the server's certificate
+//! ```
+//! use std::sync::Arc;
+//!
+//! use echo_server::{Protocol, TestServer};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! use tokio::net::TcpStream;
+//! use tokio_rustls::TlsConnector;
+//! use tokio_rustls::rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = TestServer::start([Protocol::Tls]).await;
+//!
+//! let mut roots = RootCertStore::empty();
+//! roots.add(server.certificate_der().to_vec().into())?;
+//! let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+//! let tcp = TcpStream::connect(server.addr(Protocol::Tls)).await?;
+//! let name = ServerName::try_from("localhost")?;
+//! let mut client = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+//! client.write_all(b"hello").await?;
+//! client.flush().await?;
+//! let mut echo = [0; 5];
+//! client.read_exact(&mut echo).await?;
+//! assert_eq!(&echo, b"hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # UDP
+//! ```
+//! use echo_server::{Protocol, TestServer};
+//! use tokio::net::UdpSocket;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = TestServer::start([Protocol::Udp]).await;
+//!
+//! let client = UdpSocket::bind("127.0.0.1:0").await?;
+//! client.connect(server.addr(Protocol::Udp)).await?;
+//! client.send(b"hello").await?;
+//! let mut echo = [0; 1500];
+//! let length = client.recv(&mut echo).await?;
+//! assert_eq!(&echo[..length], b"hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Without a runtime
+//! ```
+//! use std::io::{Read, Write};
+//! use std::net::TcpStream;
+//!
+//! use echo_server::{Protocol, blocking};
+//!
+//! let server = blocking::TestServer::start([Protocol::Tcp]);
+//!
+//! let mut client = TcpStream::connect(server.addr(Protocol::Tcp))?;
+//! client.write_all(b"hello")?;
+//! let mut echo = [0; 5];
+//! client.read_exact(&mut echo)?;
+//! assert_eq!(&echo, b"hello");
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # Further
+//! - [`TestServer::with`] takes a whole [`Config`]: limits, timeouts, certificates of your own, client
+//!   certificates, Unix sockets.
+//! - [`Server`] is the server itself, for programs that bring their own runtime.
+//! - [`probe`] is the other end of the wire: it says what a path does to messages.
+//! - [`certs`] makes a private CA, and certificates that it has signed.
+//! - The feature `cli`, on by default, is the command; a library does without:
+//!   `echo-server = { version = "0.1", default-features = false }`.
+//!
+//! # The modules
+//! The names are the field's, and each means one thing: a *listener* is a bound socket that accepts
+//! streams; a *transport* carries a protocol's bytes over such a stream, as they are or over TLS; a
+//! *protocol* is what is spoken there; a *connection* is one peer's stream from accept to close; a
+//! *session* is the future that drives its echo.
+//!
+//! | module | what it holds |
 //! | --- | --- |
-//! | [`echo`] | the shared core: what a transport that can echo must do, byte streams, WebSocket frames rewritten in place, datagrams |
-//! | `session` | one connection's life: accept, the thread that gets it, permit, handshake, echo, farewell, deadlines, drain, the closing log line |
-//! | `listeners` | the front-ends, one protocol a file |
-//! | `http` | what a request on a WebSocket port is answered with |
-//! | `page` | the page that a browser gets there |
-//! | `tls` | certificates and rustls' settings |
-//! | [`certs`] | makes a private CA, and certificates that it has signed |
-//! | `bind` | addresses become sockets |
-//! | `server` | starts the front-ends, ends them together |
-//! | [`probe`] | the other end of the wire: pings and loads an echo service |
-//! | [`Config`], [`StartError`] | what a server is told, and why it did not start |
+//! | `server` | binds everything; accepts; places connections on threads; ends all together |
+//! | [`probe`] | pings and loads an echo service |
+//! | `testing` | the server for the length of a test |
+//! | `protocols` | one protocol a module: bytes (TCP and TLS), UDP, WebSocket |
+//! | `transport` | what carries bytes: the stream itself, TLS; a stream with bytes read ahead |
+//! | `tls` | certificates and rustls' settings, and their reload |
+//! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, log limit |
+//! | `net` | sockets: binding, listeners whatever their family, who the peer is |
+//! | `echo` | the core: byte streams, WebSocket frames rewritten in place, datagrams |
+//! | [`certs`] | makes certificates |
+//! | `config`, `address`, `error` | plain data: what a server is told, where it listens, why it did not start |
 //!
-//! Arrows point inward: `server -> listeners -> session -> echo -> tokio`.
+//! Imports point inward: `testing -> server -> protocols -> transport -> tls -> connection -> net ->
+//! error -> address, config`, with the echo core below `connection`; `probe` uses `tls` and the
+//! deadlines of `connection`. The command is `src/bin/echo-server/`, and uses the library as anybody
+//! does.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -33,6 +153,7 @@ mod net;
 pub mod probe;
 mod protocols;
 mod server;
+mod testing;
 mod tls;
 mod transport;
 
@@ -43,4 +164,5 @@ pub use config::{
 };
 pub use error::{BoxError, Credential, CredentialError, Setting, StartError};
 pub use server::{LocalAddr, Server, Summary};
+pub use testing::{TestServer, blocking};
 pub use tls::TlsReloader;

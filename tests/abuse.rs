@@ -1,4 +1,4 @@
-//! What clients do to servers, against the real binary: nothing of it takes it down.
+//! Hostile and broken clients against the real binary: none of them takes it down.
 
 mod common;
 
@@ -15,7 +15,7 @@ use tokio_rustls::rustls::ALL_VERSIONS;
 
 fn connect(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).unwrap();
-    // Only so that a bug is a failure and not a hang.
+    // With a timeout, so that a bug is a failure and not a hang.
     client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     client
 }
@@ -37,7 +37,7 @@ fn is_closed(client: &mut TcpStream) -> bool {
     }
 }
 
-/// With the test certificate.
+/// Starts the binary with the test certificate.
 fn start(args: &[&str]) -> Running {
     Running::spawn(
         command()
@@ -49,7 +49,7 @@ fn start(args: &[&str]) -> Running {
     )
 }
 
-/// The binary, with `limit` descriptors.
+/// The binary, with a limit of `limit` descriptors.
 fn with_descriptors(limit: u32) -> Command {
     let binary = command();
     let mut shell = Command::new("sh");
@@ -62,7 +62,7 @@ fn with_descriptors(limit: u32) -> Command {
     shell
 }
 
-/// The most memory that the process has had resident, in MiB.
+/// The process's peak resident memory, in MiB.
 #[cfg(target_os = "linux")]
 fn peak_mib(server: &Running) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
@@ -87,7 +87,7 @@ fn descriptors_run_out_and_come_back() {
     for client in &mut clients {
         client.write_all(b"x").unwrap();
     }
-    // Each that leaves makes room for one that waits.
+    // Each client that leaves makes room for one that waits.
     for mut client in clients {
         let mut byte = [0];
         client.read_exact(&mut byte).expect("in the end every client is served");
@@ -149,14 +149,14 @@ fn the_default_limit_leaves_descriptors_to_spare() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_silent_handshakes_stall_nobody() {
-    // -v, because every line counts.
-    let doors = ["--tls", "0", "--ws", "0", "--tcp", "0"];
-    let server = start(&[&doors[..], &["--handshake-timeout", "3s", "-v"]].concat());
+async fn five_hundred_silent_handshakes_do_not_stall_other_clients() {
+    // With -v every line is logged.
+    let ports = ["--tls", "0", "--ws", "0", "--tcp", "0"];
+    let server = start(&[&ports[..], &["--handshake-timeout", "3s", "-v"]].concat());
     let mut silent = Vec::new();
     for n in 0..500 {
         let mut client = connect(server.address(if n % 2 == 0 { "tls" } else { "ws" }));
-        // Half of them begin well.
+        // Half of them send a valid beginning.
         match n % 4 {
             2 => client.write_all(&[0x16, 3, 1, 2, 0]).unwrap(),
             3 => client.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap(),
@@ -174,14 +174,14 @@ async fn five_hundred_silent_handshakes_stall_nobody() {
         secured.read_exact(&mut back).await.unwrap();
     }
     for mut client in silent {
-        // A server that is not spoken to says nothing; it only closes.
+        // The server closes a silent connection without sending anything.
         assert!(is_closed(&mut client));
     }
     let (_, log) = tokio::task::spawn_blocking(move || server.terminate()).await.unwrap();
     assert_eq!(log.matches(r#"reason="handshake timeout""#).count(), 500, "{log}");
 }
 
-/// Writes until the server takes no more, then waits for the end that the stall rule brings.
+/// Writes until the server takes no more, then waits until the stall timeout closes the connection.
 #[cfg(target_os = "linux")]
 async fn fill_and_wait<S>(mut client: S, message: &[u8])
 where
@@ -200,14 +200,14 @@ where
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_never_reads_is_closed_and_costs_little() {
+async fn a_client_that_never_reads_is_closed_and_takes_little_memory() {
     let ports = ["--tcp", "0", "--tls", "0", "--ws", "0", "--wss", "0"];
     let server = start(&[&ports[..], &["--stall-timeout", "500ms"]].concat());
     let tcp = |protocol| tokio::net::TcpStream::connect(server.address(protocol));
     let bulk = vec![7; 1 << 16];
     fill_and_wait(tcp("tcp").await.unwrap(), &bulk).await;
     fill_and_wait(tls_connect(server.address("tls"), ALL_VERSIONS).await, &bulk).await;
-    // A binary frame of 65,536 bytes, and a ping of 125, both under a mask of zeros.
+    // A binary frame of 65,536 bytes, and a Ping of 125, both with a masking key of zeros.
     let frame = [&[0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &bulk].concat();
     let ping = [&[0x89, 0xFD, 0, 0, 0, 0][..], &[7; 125]].concat();
     for message in [frame, ping.repeat(500)] {
@@ -225,13 +225,13 @@ async fn a_client_that_never_reads_is_closed_and_costs_little() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_huge_announced_length_and_endless_fragments_cost_little() {
+async fn a_huge_announced_length_and_endless_fragments_take_little_memory() {
     let server = start(&["--ws", "0"]);
     let tcp = || tokio::net::TcpStream::connect(server.address("ws"));
     let mut held = Vec::new();
     for _ in 0..50 {
         let mut client = common::client::websocket(tcp().await.unwrap()).await;
-        // A binary frame that announces 15 MiB, and never comes.
+        // The header of a binary frame of 15 MiB, whose payload never comes.
         let head = [0x82, 0xFF, 0, 0, 0, 0, 0, 0xF0, 0, 0, 0, 0, 0, 0];
         client.get_mut().write_all(&head).await.unwrap();
         held.push(client);
@@ -243,7 +243,7 @@ async fn a_huge_announced_length_and_endless_fragments_cost_little() {
     for _ in 0..20 {
         client.get_mut().write_all(&empty).await.unwrap();
     }
-    // Each comes back, and a ping between them is answered.
+    // Each fragment comes back, and a Ping between them is answered.
     client.get_mut().write_all(&[0x89, 0x80, 0, 0, 0, 0]).await.unwrap();
     let mut echo = vec![0; 2 + 2 * 200_000 + 2];
     client.get_mut().read_exact(&mut echo).await.unwrap();
@@ -261,7 +261,7 @@ fn a_client_that_reads_only_at_the_end_gets_all_of_it() {
     let mut writer = client.try_clone().unwrap();
     let payload: Vec<u8> = (0..64_u32 << 20).map(|i| (i % 253) as u8).collect();
     let sent = payload.clone();
-    // The buffers on the way hold a part of it; the rest waits in the client, as it should.
+    // The buffers on the way hold a part of it. Backpressure keeps the rest in the client.
     let writing = std::thread::spawn(move || {
         writer.write_all(&sent).unwrap();
         writer.shutdown(Shutdown::Write).unwrap();
@@ -307,7 +307,7 @@ async fn resets_in_every_phase() {
 }
 
 #[test]
-fn a_drain_counts_who_left_and_who_was_dropped() {
+fn a_drain_counts_drained_and_aborted_connections() {
     let server = start(&["--tcp", "0", "--drain-timeout", "1s"]);
     let mut idle = connect(server.address("tcp"));
     echo(&mut idle, b"hello");
@@ -331,7 +331,7 @@ fn a_second_signal_ends_it_at_once() {
     let mut idle = connect(server.address("tcp"));
     echo(&mut idle, b"hello");
     server.signal(Signal::INT);
-    // Once it has said goodbye to one, it is draining.
+    // Once it has closed an idle connection, it is draining.
     assert!(is_closed(&mut idle));
     server.signal(Signal::INT);
     let (status, log) = server.wait();
@@ -348,7 +348,7 @@ fn a_flood_of_connections_does_not_flood_the_log() {
     }
     let (_, log) = server.terminate();
     let shown = log.lines().filter(|line| line.contains("onnection")).count();
-    // Two lines each, less what the limit hides; it lets some more through as time passes.
+    // Each connection has two lines. The limit hides most of them, and shows more as time passes.
     assert!((1000..3000).contains(&shown), "{shown} lines");
     let summary = log.lines().find(|line| line.contains("were not shown")).expect("a summary");
     assert!(summary.contains("lines="), "{summary}");

@@ -1,5 +1,5 @@
-//! The page that the WebSocket doors serve, in a real browser: it is loaded, its buttons are
-//! pressed, and its own verdict is what counts.
+//! The page that WebSocket listeners serve, in a real browser. The tests load it, press its buttons
+//! and check what it displays.
 
 mod common;
 
@@ -11,8 +11,8 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Over HTTP/1.1 a browser opens a WebSocket with an upgrade, over HTTP/2 with extended CONNECT
-/// (RFC 8441).
+/// A browser opens a WebSocket with an upgrade over HTTP/1.1, and with extended CONNECT (RFC 8441)
+/// over HTTP/2.
 const SWITCHING_PROTOCOLS: u16 = 101;
 const OK: u16 = 200;
 
@@ -95,7 +95,7 @@ async fn the_page_says_when_an_echo_differs() {
         assert!(alert.contains(words), "{alert}");
     }
 
-    // The kind of a message is as much a part of it.
+    // An echo of another type differs too.
     click(&mut browser, "#clear").await;
     comes_to(&mut browser, "#verdict", "0 sent, 0 identical, 0 different").await;
     click(&mut browser, "#send").await;
@@ -104,8 +104,8 @@ async fn the_page_says_when_an_echo_differs() {
     assert!(alert.contains("sent as text and came back as binary"), "{alert}");
 }
 
-/// A server that returns every message with a flipped bit in its fourth byte, and text as binary.
-/// Its address.
+/// Starts a server that returns every message with a flipped bit in its fourth byte, and text as
+/// binary. Returns its address.
 async fn forging_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("ws://{}/", listener.local_addr().unwrap());
@@ -144,12 +144,12 @@ async fn load_page(browser: &mut Browser, protocol: Protocol, server: &TestServe
     let scheme = if protocol == Protocol::Wss { "https" } else { "http" };
     let host = format!("localhost:{}", server.address.port());
     browser.navigate(&format!("{scheme}://{host}/")).await;
-    // It offers the server that it came from.
+    // The page's default address is the server that it came from.
     let address = browser.evaluate("document.querySelector('#address').value").await;
     assert_eq!(address, format!("{protocol}://{host}/"));
 }
 
-/// Types `text` over what the field holds.
+/// Replaces what the field holds with `text`.
 async fn fill(browser: &mut Browser, selector: &str, text: &str) {
     let (selector, text) = (json!(selector), json!(text));
     browser
@@ -171,8 +171,8 @@ async fn text(browser: &mut Browser, selector: &str) -> String {
     text.as_str().unwrap().to_owned()
 }
 
-/// Waits until the element reads `expected`. If it does not come to that, what it reads instead is
-/// in the panic.
+/// Waits until the text of the element is `expected`. After a timeout it panics with the actual
+/// text.
 async fn comes_to(browser: &mut Browser, selector: &str, expected: &str) {
     let text = browser
         .evaluate(&format!(

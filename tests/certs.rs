@@ -1,4 +1,4 @@
-//! `echo-server certs`: the files, what is in them, and that the printed commands use them.
+//! `echo-server certs`: the files, their contents, and the printed commands that use them.
 #![cfg(unix)]
 
 mod common;
@@ -34,7 +34,7 @@ fn certs(directory: &Path, args: &[&str]) -> Output {
     command().arg("certs").arg(directory).args(args).output().unwrap()
 }
 
-/// What it prints when all is well.
+/// Makes certificates, and returns what the command prints.
 fn make(directory: &Path, args: &[&str]) -> String {
     let output = certs(directory, args);
     let error = String::from_utf8(output.stderr).unwrap();
@@ -84,7 +84,7 @@ fn keys_are_for_their_owner_alone_whatever_the_umask() {
 }
 
 #[test]
-fn nothing_is_overwritten_and_nothing_is_left_beside_it() {
+fn existing_files_are_not_overwritten_and_no_others_are_left_beside_them() {
     for name in FILES {
         let there = tempfile::tempdir().unwrap();
         let file = there.path().join(name);
@@ -101,7 +101,7 @@ fn nothing_is_overwritten_and_nothing_is_left_beside_it() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_to_is_one_line() {
+fn an_unwritable_directory_is_reported_in_one_line() {
     let there = tempfile::tempdir().unwrap();
     let file = there.path().join("file");
     fs::write(&file, "").unwrap();
@@ -119,7 +119,7 @@ fn a_place_that_cannot_be_written_to_is_one_line() {
 }
 
 #[test]
-fn what_is_no_name_is_one_line_and_exit_code_2() {
+fn an_invalid_name_is_reported_in_one_line_with_exit_code_2() {
     let there = tempfile::tempdir().unwrap();
     let directory = there.path().join("pki");
     for (name, reason) in [
@@ -169,11 +169,11 @@ fn the_certificates_say_what_they_are_for() {
         let validity = parsed.validity();
         let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
         assert!((now - DAY - 60..=now - DAY).contains(&from), "{name}: {validity:?}");
-        // Both ends count (RFC 5280 section 4.1.2.5).
+        // The validity period includes both its ends (RFC 5280 section 4.1.2.5).
         let days = if name == "ca" { 3650 } else { 397 };
         assert!((days * DAY - 1..=days * DAY).contains(&(until - from)), "{name}: {validity:?}");
         assert!((1..=20).contains(&parsed.raw_serial().len()), "RFC 5280 section 4.1.2.2");
-        assert!(parsed.raw_serial().len() >= 8, "that is not random: {:?}", parsed.raw_serial());
+        assert!(parsed.raw_serial().len() >= 8, "not random: {:?}", parsed.raw_serial());
         serials.push(parsed.raw_serial().to_vec());
     }
     serials.dedup();
@@ -211,7 +211,7 @@ fn fact(extension: &x509_parser::extensions::X509Extension<'_>) -> String {
 }
 
 #[test]
-fn the_server_is_a_server_for_the_names_given_and_no_other() {
+fn the_server_certificate_is_valid_for_the_given_names_and_no_others() {
     let there = tempfile::tempdir().unwrap();
     make(there.path(), &["--name", "echo.test,*.echo.test,192.0.2.1,2001:db8::1"]);
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -237,7 +237,7 @@ fn the_server_is_a_server_for_the_names_given_and_no_other() {
 }
 
 #[test]
-fn the_client_is_a_client() {
+fn the_client_certificate_is_valid_for_clients() {
     let there = tempfile::tempdir().unwrap();
     make(there.path(), &[]);
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -250,7 +250,7 @@ fn the_client_is_a_client() {
     verify("server.pem").expect_err("a server");
 }
 
-/// A server that the first line for one in `printed` starts, but for the port.
+/// Starts a server with the first command for one in `printed`, but on another port.
 fn serve(directory: &Path, printed: &str) -> Running {
     let line = line(printed, "echo-server --tls ").replace("--tls", "--tls 0");
     Running::spawn(shell(&format!("exec {line} \"$@\"")).current_dir(directory))
@@ -260,14 +260,14 @@ fn line<'a>(printed: &'a str, beginning: &str) -> &'a str {
     printed.lines().find(|line| line.starts_with(beginning)).expect(printed)
 }
 
-/// Runs the first line in `printed` that begins so, but for the port.
+/// Runs the first command in `printed` with this beginning, but with another port.
 fn follow(directory: &Path, printed: &str, beginning: &str, address: SocketAddr) -> Output {
     let line = line(printed, beginning).replace("127.0.0.1:8443", &address.to_string());
     tools::run(shell(&line).current_dir(directory), b"")
 }
 
 #[test]
-fn the_printed_lines_work_as_they_are() {
+fn the_printed_commands_work() {
     let there = tempfile::tempdir().unwrap();
     for (directory, args) in [
         ("pki", &[][..]),

@@ -16,7 +16,7 @@ fn output(args: &[&str]) -> Output {
     command().args(args).output().unwrap()
 }
 
-/// What a failed start says, which has to be one line, with its exit code.
+/// The exit code of a failed start, and its message, which has to be one line.
 fn failure(args: &[&str]) -> (i32, String) {
     let output = output(args);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -130,7 +130,7 @@ fn flags_are_read_from_the_environment_too() {
 }
 
 #[test]
-fn rust_log_has_the_last_word() {
+fn rust_log_overrides_the_flags() {
     let server = Running::spawn(command().args(["--tcp", "0", "-vv"]).env("RUST_LOG", "off"));
     assert_eq!(server.terminate().1, "");
     let output = command().env("RUST_LOG", "echo_server=loud").output().unwrap();
@@ -139,7 +139,7 @@ fn rust_log_has_the_last_word() {
 }
 
 #[test]
-fn wrong_usage_is_one_line_and_exit_code_2() {
+fn wrong_usage_is_reported_in_one_line_with_exit_code_2() {
     let server_pem = cert("server.pem").to_str().unwrap().to_owned();
     let client_key = cert("client.key").to_str().unwrap().to_owned();
     assert_fails(&["--tcp", "127.0.0.1"], 2, &["--tcp", "127.0.0.1:8080"]);
@@ -158,7 +158,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
 }
 
 #[test]
-fn a_refused_address_is_one_line_and_exit_code_1() {
+fn an_address_that_cannot_be_bound_is_reported_in_one_line_with_exit_code_1() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     assert_fails(&["--ws", &address], 1, &[&format!("--ws {address}: "), "in use"]);
@@ -166,7 +166,7 @@ fn a_refused_address_is_one_line_and_exit_code_1() {
 }
 
 #[test]
-fn nothing_half_starts() {
+fn a_failed_start_opens_no_listener() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let output = output(&["--tcp", "0", "--udp", "0", "--wss", &address]);
@@ -176,7 +176,7 @@ fn nothing_half_starts() {
 }
 
 #[test]
-fn signals_end_it_with_exit_code_0() {
+fn signals_end_the_server_with_exit_code_0() {
     for (signal, name) in [(Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM")] {
         let server = Running::start(&["--tcp", "0", "--udp", "0"]);
         let _idle = TcpStream::connect(server.address("tcp")).unwrap();

@@ -1,4 +1,4 @@
-//! One suite, five doors: whatever the protocol, what comes in goes back unchanged.
+//! One suite for all five protocols: what comes in goes back unchanged.
 
 mod common;
 
@@ -68,8 +68,8 @@ async fn a_clean_close(protocol: Protocol) {
 }
 
 macro_rules! contract {
-    ($($door:ident = $protocol:expr, [$($case:ident),* $(,)?];)*) => {$(
-        mod $door {
+    ($($protocol_name:ident = $protocol:expr, [$($case:ident),* $(,)?];)*) => {$(
+        mod $protocol_name {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {

@@ -1,7 +1,8 @@
-//! Garbage for every listener's handshake: noise, and real openings that were damaged.
+//! Garbage for every listener's handshake: random bytes, and damaged ClientHellos and HTTP
+//! requests.
 //!
-//! `cargo test --test fuzz` sends a few hundred; `cargo test --test fuzz -- --ignored` goes on for a
-//! minute, with a seed that it prints. `ECHO_FUZZ_SEED` repeats one.
+//! `cargo test --test fuzz` sends a few hundred. `cargo test --test fuzz -- --ignored` goes on for
+//! a minute, and prints its seed. `ECHO_FUZZ_SEED` repeats a run.
 
 mod common;
 
@@ -16,7 +17,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-/// xorshift64*: small, and the same everywhere.
+/// xorshift64*, which gives the same sequence on every platform.
 struct Noise(u64);
 
 impl Noise {
@@ -94,14 +95,14 @@ fn opening(noise: &mut Noise, seeds: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// One client: it says its piece in pieces, and leaves in one of the ways in which clients leave.
+/// One client: it sends `bytes` in pieces, and ends in one of the ways in which clients do.
 fn visit(noise: &mut Noise, address: SocketAddr, bytes: &[u8]) {
     let mut client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut rest = bytes;
     while !rest.is_empty() {
         let (now, later) = rest.split_at((1 + noise.below(rest.len())).min(rest.len()));
-        // The server may have hung up on it.
+        // The server may have closed the connection.
         if client.write_all(now).is_err() {
             return;
         }
@@ -111,7 +112,7 @@ fn visit(noise: &mut Noise, address: SocketAddr, bytes: &[u8]) {
         0 => {}
         1 => rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap(),
         _ => {
-            // Whatever comes, an end has to come.
+            // Whatever the server sends, it has to close.
             let _ = client.shutdown(Shutdown::Write);
             let mut answer = Vec::new();
             if let Err(error) = client.read_to_end(&mut answer) {

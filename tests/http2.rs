@@ -1,4 +1,4 @@
-//! HTTP/2 on the WebSocket doors: the page, WebSockets on streams (RFC 8441), and how they end.
+//! HTTP/2 on WebSocket listeners: the page, WebSockets on streams (RFC 8441), and how they end.
 
 mod common;
 
@@ -21,7 +21,7 @@ async fn connect(server: &TestServer) -> Client {
     let tcp = TcpStream::connect(server.address).await.unwrap();
     let (mut client, connection) = client::handshake(tcp).await.unwrap();
     tokio::spawn(async move { drop(connection.await) });
-    // The server's settings have come when the first request may be sent.
+    // After a response the server's SETTINGS have come, which extended CONNECT needs.
     let page = Request::builder().uri("http://localhost/").body(()).unwrap();
     let (response, _) = client.send_request(page, true).unwrap();
     let response = response.await.unwrap();
@@ -49,7 +49,7 @@ async fn websocket(client: &mut Client) -> (Response<RecvStream>, SendStream<Byt
     (response.await.unwrap(), sending)
 }
 
-/// Reads until the stream has said `expected`.
+/// Reads as many bytes as `expected` has, and compares them.
 async fn reads(receiving: &mut RecvStream, expected: &[u8]) {
     let mut read = Vec::new();
     while read.len() < expected.len() {
@@ -65,7 +65,7 @@ const HELLO: [u8; 11] = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0
 const ECHO: [u8; 7] = *b"\x81\x05Hello";
 
 #[tokio::test]
-async fn streams_are_websockets_side_by_side() {
+async fn several_streams_of_a_connection_can_be_websockets() {
     let server = TestServer::start(Protocol::Ws).await;
     let mut client = connect(&server).await;
     let mut streams = Vec::new();
@@ -84,12 +84,12 @@ async fn streams_are_websockets_side_by_side() {
     for (receiving, _) in &mut streams {
         reads(receiving, &ECHO).await;
     }
-    // A Close is answered, then the stream ends.
+    // A Close frame is answered, and then the stream ends.
     let (receiving, sending) = &mut streams[7];
     sending.send_data(Bytes::from_static(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xE8]), false).unwrap();
     reads(receiving, &[0x88, 2, 3, 0xE8]).await;
     assert!(receiving.data().await.is_none_or(|end| end.unwrap().is_empty()));
-    // The others do not notice.
+    // The other streams go on.
     let (receiving, sending) = &mut streams[8];
     sending.send_data(Bytes::from_static(&HELLO), false).unwrap();
     reads(receiving, &ECHO).await;
@@ -127,7 +127,7 @@ async fn requests_for_anything_else_are_answered() {
 }
 
 #[tokio::test]
-async fn each_stream_is_a_connection_and_takes_its_place() {
+async fn each_stream_counts_towards_the_limit_on_connections() {
     let config = Config::new()
         .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
         .limits(|limits| limits.max_connections = Some(3));
@@ -178,7 +178,7 @@ async fn curl_gets_the_page_over_both_versions() {
     }
 }
 
-/// A client that has sent its preface and an empty SETTINGS, and then says no more.
+/// A client that has sent its preface and an empty SETTINGS frame, and sends nothing more.
 async fn silent(server: &TestServer) -> TcpStream {
     let mut client = TcpStream::connect(server.address).await.unwrap();
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
@@ -201,7 +201,7 @@ async fn a_client_without_a_request_is_closed_at_the_handshake_timeout() {
 async fn a_client_that_does_not_answer_goaway_is_not_waited_for() {
     let server = TestServer::start(Protocol::Ws).await;
     let mut client = TcpStream::connect(server.address).await.unwrap();
-    // A GET of the page, in HPACK's static table: GET, http, /.
+    // A GET of the page. HPACK's static table has GET, http and /.
     let get = b"\0\0\x04\x01\x05\0\0\0\x01\x82\x86\x84\x41";
     let get = [&get[..], b"\x01x"].concat();
     let get = [&b"\0\0\x06"[..], &get[3..]].concat();
@@ -211,4 +211,120 @@ async fn a_client_that_does_not_answer_goaway_is_not_waited_for() {
     client.read_exact(&mut page).await.unwrap();
     let summary = timeout(Duration::from_secs(9), server.stop()).await.expect("within its linger");
     assert_eq!((summary.drained, summary.aborted), (1, 0));
+}
+
+/// The client's task is the connection's: it ends when the server has closed.
+async fn connect_with(
+    server: &TestServer,
+    builder: &client::Builder,
+) -> (Client, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+    let tcp = TcpStream::connect(server.address).await.unwrap();
+    let (mut client, connection) = builder.handshake(tcp).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let page = Request::builder().method(Method::HEAD).uri("http://localhost/").body(()).unwrap();
+    let (response, _) = client.send_request(page, true).unwrap();
+    response.await.unwrap();
+    (client, connection)
+}
+
+#[tokio::test]
+async fn streams_that_stall_are_reset_and_a_client_that_lets_all_stall_is_closed() {
+    const STREAMS: usize = 100;
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .limits(|limits| limits.max_connections = Some(STREAMS + 1))
+        .timeouts(|timeouts| timeouts.stall = Some(Duration::from_millis(300)));
+    let server = TestServer::with(config).await;
+    // No window: nothing of an echo can be sent.
+    let mut builder = client::Builder::new();
+    builder.initial_window_size(0);
+    let (mut client, connection) = connect_with(&server, &builder).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let (response, mut sending) = websocket(&mut client).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        sending.send_data(Bytes::from_static(&HELLO), false).unwrap();
+        streams.push((response.into_body(), sending));
+    }
+    for (receiving, _) in &mut streams {
+        let error = receiving.data().await.expect("a reset, and not an end").unwrap_err();
+        assert_eq!((error.is_reset(), error.reason()), (true, Some(h2::Reason::CANCEL)));
+    }
+    drop(client);
+    drop(streams);
+    timeout(Duration::from_secs(20), connection).await.expect("closed").unwrap().ok();
+    // Every place is free again.
+    let mut client = connect(&server).await;
+    assert_eq!(websocket(&mut client).await.0.status(), StatusCode::OK);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_stalls_takes_no_other_with_it() {
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .timeouts(|timeouts| timeouts.stall = Some(Duration::from_millis(300)));
+    let server = TestServer::with(config).await;
+    let mut builder = client::Builder::new();
+    builder.initial_window_size(7);
+    let (mut client, _connection) = connect_with(&server, &builder).await;
+    let (response, mut stalled) = websocket(&mut client).await;
+    let mut stalled_receiving = response.into_body();
+    let (response, mut sending) = websocket(&mut client).await;
+    let mut receiving = response.into_body();
+    // The first echo fills the window, the second has no place.
+    for _ in 0..2 {
+        stalled.send_data(Bytes::from_static(&HELLO), false).unwrap();
+    }
+    assert_eq!(stalled_receiving.data().await.unwrap().unwrap()[..], ECHO);
+    assert!(stalled_receiving.data().await.unwrap().unwrap_err().is_reset());
+    sending.send_data(Bytes::from_static(&HELLO), false).unwrap();
+    reads(&mut receiving, &ECHO).await;
+}
+
+/// Flow control is the only limit that a client meets that keeps to it.
+#[tokio::test]
+async fn many_small_frames_on_every_stream_are_all_echoed() {
+    const STREAMS: usize = 100;
+    const MESSAGES: usize = 1000;
+    let server = TestServer::start(Protocol::Ws).await;
+    // It is the server whose patience is asked about.
+    let mut builder = client::Builder::new();
+    builder.data_frame_budget(1 << 30).initial_connection_window_size(1 << 20);
+    let (mut client, _connection) = connect_with(&server, &builder).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let (response, sending) = websocket(&mut client).await;
+        streams.push((response.into_body(), sending));
+    }
+    // A binary message of one byte, and a frame of HTTP/2 for each.
+    let message = Bytes::from_static(&[0x82, 0x81, 0, 0, 0, 0, b'x']);
+    for _ in 0..MESSAGES {
+        for (_, sending) in &mut streams {
+            sending.send_data(message.clone(), false).unwrap();
+        }
+    }
+    let echo = [0x82, 1, b'x'].repeat(MESSAGES);
+    for (receiving, _) in &mut streams {
+        timeout(Duration::from_secs(60), reads(receiving, &echo)).await.expect("all come back");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_a_ping_is_closed() {
+    let config = Config::new()
+        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
+        .timeouts(|timeouts| timeouts.ping = Some(Duration::from_millis(200)));
+    let server = TestServer::with(config).await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // A HEAD of the page: a literal method, and http and / of HPACK's static table.
+    client.write_all(b"\0\0\x0b\x01\x05\0\0\0\x01\x02\x04HEAD\x86\x84\x41\x01x").await.unwrap();
+    let mut received = Vec::new();
+    let ended = timeout(Duration::from_secs(20), client.read_to_end(&mut received)).await;
+    ended.expect("it is closed").unwrap();
+    // A PING frame has 8 bytes and type 6; GOAWAY is type 7.
+    let has = |frame: &[u8]| received.windows(frame.len()).any(|window| window == frame);
+    assert!(has(b"\0\0\x08\x06\0\0\0\0\0"), "{received:x?}");
+    assert!(has(b"\0\0\x08\x07\0\0\0\0\0"), "{received:x?}");
 }

@@ -1,5 +1,5 @@
-//! What an echo costs in instructions of ours and of our libraries, counted by valgrind: time is
-//! noise on a shared machine, instructions are not. It takes a release build:
+//! The number of user-space instructions of an echo, counted by valgrind. On a shared machine times
+//! are noisy, and instruction counts are not. It needs a release build:
 //! `cargo test --release --test instructions -- --ignored --nocapture`.
 
 #![cfg(target_os = "linux")]
@@ -17,8 +17,8 @@ use common::tools;
 const ECHOES: u64 = 4000;
 const WARM_UP: u64 = 500;
 
-/// A door, and the instructions that one echo of 64 bytes may take there, one in flight on one
-/// connection: what was measured, and a tenth.
+/// A protocol, and the most instructions for an echo of 64 bytes, with one in flight on one
+/// connection: a tenth more than was measured.
 const BUDGETS: [(&str, u64); 3] = [("tcp", 3540), ("ws", 4100), ("udp", 6000)];
 
 #[test]
@@ -27,30 +27,30 @@ fn an_echo_keeps_to_its_budget() {
     if !tools::have(&["valgrind", "--version"], "valgrind") {
         return;
     }
-    for (door, budget) in BUDGETS {
-        let few = instructions(door, WARM_UP);
-        let many = instructions(door, WARM_UP + ECHOES);
+    for (protocol, budget) in BUDGETS {
+        let few = instructions(protocol, WARM_UP);
+        let many = instructions(protocol, WARM_UP + ECHOES);
         let each = (many - few) / ECHOES;
-        println!("{door}: {each} instructions an echo, of {budget}");
-        assert!(each <= budget, "{door}: {each} instructions an echo, of {budget}");
+        println!("{protocol}: {each} instructions an echo, of {budget}");
+        assert!(each <= budget, "{protocol}: {each} instructions an echo, of {budget}");
     }
 }
 
-/// How many instructions a server takes from its start to its end, with so many echoes.
-fn instructions(door: &str, echoes: u64) -> u64 {
+/// How many instructions a server executes from its start to its end, with this many echoes.
+fn instructions(protocol: &str, echoes: u64) -> u64 {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", binary::PATH]);
-    // A rate limit would be part of the path, and a second thread part of the noise.
-    valgrind.args(["-q", "--threads", "1", &format!("--{door}"), "0"]);
+    // A second thread would add noise.
+    valgrind.args(["-q", "--threads", "1", &format!("--{protocol}"), "0"]);
     let server = Running::spawn(&mut valgrind);
-    let address = server.address(door);
-    match door {
+    let address = server.address(protocol);
+    match protocol {
         "udp" => over_udp(address, echoes),
         "ws" => over_websocket(address, echoes),
         _ => over_tcp(address, echoes),
     }
     let (_, log) = server.terminate();
-    let (_, count) = log.split_once("Collected : ").expect("callgrind's last word");
+    let (_, count) = log.split_once("Collected : ").expect("callgrind's summary");
     count.split_whitespace().next().unwrap().parse().unwrap()
 }
 
@@ -70,7 +70,7 @@ fn over_websocket(address: SocketAddr, echoes: u64) {
         client.read_exact(&mut byte).unwrap();
         head.extend(byte);
     }
-    // A binary frame, masked with zeros.
+    // A binary frame, with a masking key of zeros.
     let message = [&[0x82, 0x80 | 64, 0, 0, 0, 0][..], &[b'x'; 64]].concat();
     let echo = [&[0x82, 64][..], &[b'x'; 64]].concat();
     exchange(client, &message, &echo, echoes);

@@ -1,6 +1,6 @@
-//! What loopback hides: a host with several addresses, a link with an MTU, forged datagrams. Each
-//! test makes two network namespaces of its own, a server's and a client's, with a link between
-//! them; where that is not permitted it says so and is skipped.
+//! What cannot be tested over loopback: a host with several addresses, a link with an MTU, forged
+//! datagrams. Each test makes two network namespaces, a server's and a client's, with a link
+//! between them. Where that is not permitted, it says so and is skipped.
 
 #![cfg(target_os = "linux")]
 
@@ -21,21 +21,21 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn
 use nix::sys::socket::{recvmsg, sendmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Long enough for whatever is going to come.
+/// The longest that a test waits for a datagram.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
-/// Two namespaces, gone with the test.
+/// Two namespaces, which are removed with the test.
 struct Net {
     server: String,
     client: String,
 }
 
 impl Net {
-    /// `None`: it is not permitted here.
+    /// Makes the namespaces. `None` if that is not permitted here.
     fn new() -> Option<Net> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -63,7 +63,7 @@ impl Net {
         Some(net)
     }
 
-    /// The echo server, in one of the two.
+    /// Starts the echo server in one of the two.
     fn start(&self, namespace: &str, args: &[&str]) -> Running {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace, binary::PATH, "-v"]).args(args);
@@ -84,7 +84,7 @@ fn ip(arguments: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Runs `work` in a namespace: on a thread of its own, since a namespace is a thread's.
+/// Runs `work` in a namespace, on a thread of its own, since each thread has its namespace.
 fn within<T: Send + 'static>(
     namespace: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -96,14 +96,14 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// Datagrams that came into the namespace that `within` is in.
+/// How many datagrams the current namespace has received.
 fn datagrams() -> u64 {
     let table = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
     let values = table.lines().filter(|line| line.starts_with("Udp:")).nth(1).unwrap();
     values.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// One datagram that claims to come from `from`.
+/// Sends a datagram with the forged source address `from`.
 fn forge(from: SocketAddrV4, to: SocketAddrV4) {
     const PAYLOAD: &[u8] = b"who are you?";
     let length = (8 + PAYLOAD.len()) as u16;
@@ -120,15 +120,15 @@ fn forge(from: SocketAddrV4, to: SocketAddrV4) {
     raw.send_to(&packet, &SocketAddr::from((*to.ip(), 0)).into()).unwrap();
 }
 
-/// Forges the datagram, and waits until nothing comes any more. How many came.
-#[expect(clippy::disallowed_methods, reason = "silence is no event")]
+/// Sends a forged datagram, and waits until no more datagrams come. Returns how many came.
+#[expect(clippy::disallowed_methods, reason = "that nothing comes is not an event")]
 fn stir(namespace: &str, from: SocketAddrV4, to: SocketAddrV4) -> u64 {
     let stirred = within(namespace, move || {
         let before = datagrams();
         forge(from, to);
         let start = Instant::now();
         let mut last = (before, Instant::now());
-        // Silence can only be waited for: a loop makes thousands in this time.
+        // A loop would make thousands of datagrams in this time.
         while last.1.elapsed() < Duration::from_millis(300) {
             assert!(start.elapsed() < PATIENCE, "it does not end");
             thread::sleep(Duration::from_millis(20));
@@ -143,7 +143,7 @@ fn stir(namespace: &str, from: SocketAddrV4, to: SocketAddrV4) -> u64 {
 }
 
 #[test]
-fn the_answer_comes_from_the_address_that_was_asked() {
+fn a_reply_comes_from_the_address_that_the_request_was_sent_to() {
     let Some(net) = Net::new() else { return };
     for wildcard in ["0.0.0.0:7777", "[::]:7777"] {
         let _server = net.start(&net.server, &["--udp", wildcard]);
@@ -173,7 +173,7 @@ fn the_answer_comes_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn the_answer_is_marked_as_the_question_was() {
+fn a_reply_has_the_dscp_and_ecn_of_its_request() {
     let Some(net) = Net::new() else { return };
     let _server = net.start(&net.server, &["--udp", "0.0.0.0:7777"]);
     let asked = within(&net.client, || {
@@ -181,7 +181,7 @@ fn the_answer_is_marked_as_the_question_was() {
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         setsockopt(&client, sockopt::IpRecvTos, &true).unwrap();
         let server = SockaddrIn::from(SocketAddrV4::new(SERVER, 7777));
-        // Expedited forwarding with ECT(1), class selector 1 with ECT(0), CE.
+        // Expedited Forwarding with ECT(1), Class Selector 1 with ECT(0), and CE.
         for tos in [0xb9_u8, 0x22, 0x03, 0x00] {
             let control = [ControlMessage::Ipv4Tos(&tos)];
             let payload = [IoSlice::new(b"x")];
@@ -201,7 +201,7 @@ fn the_answer_is_marked_as_the_question_was() {
 }
 
 #[test]
-fn what_was_sent_to_all_is_answered_by_nobody() {
+fn a_broadcast_is_not_answered() {
     let Some(net) = Net::new() else { return };
     let server = net.start(&net.server, &["--udp", "[::]:7777"]);
     let asked = within(&net.client, || {
@@ -209,7 +209,7 @@ fn what_was_sent_to_all_is_answered_by_nobody() {
         client.set_broadcast(true).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         client.send_to(b"all", "10.77.0.255:7777").unwrap();
-        // Both come to the same socket in this order, and so would their answers.
+        // Both reach the same socket in this order, and so would their replies.
         client.send_to(b"one", (SERVER, 7777)).unwrap();
         let mut buffer = [0; 10];
         let (length, from) = client.recv_from(&mut buffer).unwrap();
@@ -221,7 +221,7 @@ fn what_was_sent_to_all_is_answered_by_nobody() {
 }
 
 #[test]
-fn two_servers_at_each_other_fall_silent() {
+fn a_loop_between_two_servers_ends() {
     let Some(net) = Net::new() else { return };
     let _one = net.start(&net.server, &["--udp", "10.77.0.1:7777"]);
     let _other = net.start(&net.client, &["--udp", "10.77.0.9:7777"]);
@@ -231,7 +231,7 @@ fn two_servers_at_each_other_fall_silent() {
 }
 
 #[test]
-fn a_server_at_itself_falls_silent() {
+fn a_server_does_not_answer_itself() {
     let Some(net) = Net::new() else { return };
     for (bound, asked) in [
         ("10.77.0.1:7777", SERVER),
@@ -240,7 +240,7 @@ fn a_server_at_itself_falls_silent() {
         ("127.0.0.1:7777", Ipv4Addr::LOCALHOST),
         ("0.0.0.0:7777", Ipv4Addr::LOCALHOST),
     ] {
-        // Another door of it is itself, too.
+        // Its other listener is the server itself, too.
         let server = net.start(&net.server, &["--udp", bound, "--udp", "0.0.0.0:7778"]);
         for port in [7777, 7778] {
             let (from, to) = (SocketAddrV4::new(asked, port), SocketAddrV4::new(asked, 7777));
@@ -253,7 +253,7 @@ fn a_server_at_itself_falls_silent() {
 }
 
 #[test]
-fn a_server_at_a_plain_echo_falls_silent() {
+fn a_loop_with_a_plain_echo_service_ends() {
     let Some(net) = Net::new() else { return };
     let _server = net.start(&net.server, &["--udp", "0.0.0.0:7777"]);
     let (ready, is_ready) = std::sync::mpsc::channel();

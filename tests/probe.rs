@@ -1,5 +1,5 @@
-//! The probe: against our server, against services that are wrong on purpose, and over a path that
-//! is impaired. Each is reported as what it is.
+//! The probe against our server, against services that are wrong on purpose, and over an impaired
+//! path. It has to report each of them correctly.
 
 mod common;
 
@@ -52,7 +52,7 @@ async fn connected(probe: &Probe) -> Result<Connected, ProbeError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_door_is_clean() {
+async fn every_protocol_is_clean() {
     for &protocol in Protocol::ALL {
         let server = TestServer::start(protocol).await;
         for size in [1, 7, 64, 1000, 60_000] {
@@ -76,7 +76,7 @@ async fn a_message_larger_than_all_buffers_does_not_deadlock() {
 }
 
 #[tokio::test]
-async fn messages_without_bytes_are_messages_where_there_are_messages() {
+async fn empty_messages_are_echoed_where_the_protocol_has_messages() {
     for protocol in [Protocol::Udp, Protocol::Ws] {
         let server = TestServer::start(protocol).await;
         let summary = ping(&probe(protocol, server.address).size(0), &count(3)).await;
@@ -112,7 +112,7 @@ async fn the_connection_is_described() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_verified_or_said_not_to_be() {
+async fn a_certificate_is_verified_or_reported_as_unverified() {
     let server = TestServer::start(Protocol::Tls).await;
     let with = async |tls: TlsOptions| {
         let probe = probe(Protocol::Tls, server.address).connect(|connect| connect.tls = tls);
@@ -271,7 +271,7 @@ fn answers_twice(_: usize, message: &[u8], _: &[Vec<u8>]) -> Vec<Vec<u8>> {
     vec![message.to_vec(); 2]
 }
 
-/// Each message is answered when the next one comes.
+/// Answers each message when the next one comes.
 fn answers_late(n: usize, _: &[u8], earlier: &[Vec<u8>]) -> Vec<Vec<u8>> {
     n.checked_sub(1).map(|last| earlier[last].clone()).into_iter().collect()
 }
@@ -293,7 +293,7 @@ fn counts(summary: &Summary) -> [u64; 6] {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_datagram_service_is_told() {
+async fn faults_of_a_datagram_service_are_reported() {
     let patient = count(6).timeout(Duration::from_millis(1500));
     let cases: [(Wrong, [u64; 6]); 5] = [
         (right, [6, 0, 0, 0, 0, 0]),
@@ -315,7 +315,7 @@ async fn what_is_wrong_with_a_datagram_service_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_stream_service_is_told() {
+async fn faults_of_a_stream_service_are_reported() {
     let patient = count(6).timeout(Duration::from_millis(1500));
     let cases: [(Wrong, usize, [u64; 6], bool); 5] = [
         (right, usize::MAX, [6, 0, 0, 0, 0, 0], false),
@@ -329,7 +329,7 @@ async fn what_is_wrong_with_a_stream_service_is_told() {
         let probe = probe(Protocol::Tcp, wrong_tcp(64, wrong, until).await);
         let summary = ping(&probe, &patient).await;
         if is_closed {
-            // Whether a fourth was sent before the end was seen is the network's affair.
+            // A fourth may or may not have been sent before the end of the stream was seen.
             assert_eq!(summary.received(), 3);
             assert_eq!(summary.lost(), summary.sent() - 3);
             assert_eq!(summary.errors().count(), 1);
@@ -355,7 +355,7 @@ async fn an_impaired_path_is_measured_as_it_is() {
     let summary = ping(&probe(Protocol::Udp, path), &options).await;
     let (lost, duplicated, reordered) = done.counts();
     assert!(lost > 10 && duplicated > 10 && reordered > 10, "the path did its work: {done:?}");
-    // One may be held for ever, if it was the last.
+    // The last datagram may be held for ever.
     assert!((lost..=lost + 1).contains(&summary.lost()), "{lost}: {summary:?}");
     assert_eq!(summary.duplicated(), duplicated);
     assert_eq!(summary.reordered(), reordered);
@@ -398,7 +398,7 @@ async fn load(probe: &Probe, options: LoadOptions) -> Summary {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_door_bears_a_load() {
+async fn every_protocol_bears_a_load() {
     for &protocol in Protocol::ALL {
         let server = TestServer::start(protocol).await;
         let options = briefly().connections(10).in_flight(4);
@@ -415,10 +415,10 @@ async fn a_scheduled_load_keeps_to_its_schedule_whatever_the_server_does() {
     let server = TestServer::start(Protocol::Tcp).await;
     let scheduled = briefly().connections(2).rate(1000.0).timeout(Duration::from_millis(200));
     let summary = load(&probe(Protocol::Tcp, server.address), scheduled.clone()).await;
-    // All that is due in 300 ms, however late the machine lets us be.
+    // Everything that is due in 300 ms is counted, however late the machine is.
     assert_eq!(summary.sent() + summary.unsent(), 300, "{summary:?}");
     assert_eq!(summary.received(), summary.sent());
-    // One that answers nothing is asked all the same.
+    // A server that answers nothing is sent just as many.
     let silent = wrong_tcp(64, |_, _, _| vec![], usize::MAX).await;
     let asked = load(&probe(Protocol::Tcp, silent), scheduled).await;
     assert_eq!(asked.sent() + asked.unsent(), 300, "{asked:?}");
@@ -427,7 +427,7 @@ async fn a_scheduled_load_keeps_to_its_schedule_whatever_the_server_does() {
 }
 
 #[tokio::test]
-async fn a_load_tells_what_was_wrong() {
+async fn a_load_reports_faults() {
     let udp = |address| probe(Protocol::Udp, address);
     let twice = load(&udp(wrong_udp(answers_twice).await), briefly()).await;
     assert!(twice.duplicated() > 0 && twice.corrupted() == 0, "{twice:?}");
@@ -440,7 +440,7 @@ async fn a_load_tells_what_was_wrong() {
 }
 
 #[tokio::test]
-async fn a_service_that_takes_nothing_is_told_of() {
+async fn a_service_that_reads_nothing_is_reported() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let probe = probe(Protocol::Tcp, listener.local_addr().unwrap());
     let options = count(3).timeout(Duration::from_millis(200));
@@ -455,7 +455,7 @@ async fn a_service_that_takes_nothing_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_service_that_never_stops_talking_does_not_hold_up_the_end() {
+async fn a_service_that_never_stops_sending_does_not_delay_the_end() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let probe = probe(Protocol::Tcp, listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -492,7 +492,7 @@ async fn the_largest_datagram_of_a_path_is_found() {
         probe.find_mtu(options).run().await.unwrap()
     };
     let found_here = found(probe(Protocol::Udp, server.address), 200).await;
-    // The loopback interface's MTU is 65,536, so that the protocol's own limit is what is left.
+    // The loopback interface's MTU is 65,536, so only the protocol's own limit applies.
     assert_eq!(found_here, Some(65_507));
     let short: Wrong = |_, message, _| {
         if message.len() > 1234 { vec![] } else { vec![message.to_vec()] }
@@ -509,7 +509,7 @@ async fn run(args: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exit_codes_say_what_happened() {
+async fn exit_codes_tell_the_outcomes_apart() {
     let quick = ["--count", "6", "--interval", "1ms", "--timeout", "1500ms"];
     let code = async |url: String, args: &[&str]| {
         let output = run(&[&[url.as_str()], &quick[..], args].concat()).await;
@@ -564,7 +564,7 @@ async fn exit_codes_say_what_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn json_is_an_object_a_line() {
+async fn json_has_one_object_per_line() {
     let server = TestServer::with(Config::new().listen(Protocol::Ws, ([127, 0, 0, 1], 0))).await;
     let url = format!("ws://{}", server.address);
     let output = run(&[&url, "--count", "2", "--interval", "1ms", "--json", "--text"]).await;

@@ -1,7 +1,7 @@
-//! All doors, all faults, two thousand connections, for a while: memory and descriptors return to
-//! where they began.
+//! Two thousand connections over all protocols, with all kinds of faults: memory and descriptors
+//! return to where they began.
 //!
-//! `cargo test --release --test soak -- --ignored --nocapture` takes ten minutes;
+//! `cargo test --release --test soak -- --ignored --nocapture` takes ten minutes.
 //! `ECHO_SOAK_SECONDS` changes that.
 #![cfg(target_os = "linux")]
 
@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 const CONNECTIONS: u64 = 2000;
 
-/// What went through, and what went wrong.
+/// The counts of all clients.
 #[derive(Default)]
 struct Tally {
     echoes: AtomicU64,
@@ -40,7 +40,7 @@ impl Tally {
 }
 
 #[derive(Clone, Copy)]
-struct Doors {
+struct Addresses {
     tcp: SocketAddr,
     tls: SocketAddr,
     udp: SocketAddr,
@@ -68,7 +68,7 @@ async fn echo_bytes<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, n: u64, ta
         }
     }
     match n % 4 {
-        // A proper goodbye, and three that are not.
+        // An orderly close, and three that are not.
         0 => {
             let ended = stream.shutdown().await.is_ok();
             let mut rest = Vec::new();
@@ -96,45 +96,47 @@ async fn echo_messages<S: AsyncRead + AsyncWrite + Unpin>(stream: S, n: u64, tal
     }
     match n % 3 {
         0 => drop(socket.close(None).await),
-        // A frame without a mask, which has to be answered with a Close frame.
+        // An unmasked frame, which has to be answered with a Close frame.
         1 => drop(socket.get_mut().write_all(&[0x82, 1, 0]).await),
         _ => {}
     }
 }
 
 /// One client's life.
-async fn visit(doors: Doors, n: u64, tally: &Tally) {
+async fn visit(addresses: Addresses, n: u64, tally: &Tally) {
     let tcp = |address| async move { TcpStream::connect(address).await.expect("it connects") };
     match n % 10 {
-        0..=2 => echo_bytes(tcp(doors.tcp).await, n, tally).await,
-        3 => echo_bytes(tls_connect(doors.tls, ALL_VERSIONS).await, n, tally).await,
-        4 => echo_messages(tcp(doors.ws).await, n, tally).await,
-        5 => echo_messages(tls_connect(doors.wss, ALL_VERSIONS).await, n, tally).await,
+        0..=2 => echo_bytes(tcp(addresses.tcp).await, n, tally).await,
+        3 => echo_bytes(tls_connect(addresses.tls, ALL_VERSIONS).await, n, tally).await,
+        4 => echo_messages(tcp(addresses.ws).await, n, tally).await,
+        5 => echo_messages(tls_connect(addresses.wss, ALL_VERSIONS).await, n, tally).await,
         6 => {
             let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            socket.connect(doors.udp).await.unwrap();
+            socket.connect(addresses.udp).await.unwrap();
             let sent = &payload(n)[..payload(n).len().min(1400)];
             socket.send(sent).await.unwrap();
             let mut back = [0; 2000];
-            // A datagram may be lost, but never changed.
+            // A datagram may be lost, but not changed.
             if let Ok(Ok(length)) =
                 tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut back)).await
             {
                 tally.echoed(&back[..length] == sent);
             }
         }
-        // Silent in a handshake; noise in one; a bulk sender that never reads.
+        // A client that is silent in its handshake, one that sends noise, and a bulk sender that
+        // never reads.
         7 => {
-            let address = if n % 20 == 7 { doors.tls } else { doors.ws };
+            let address = if n % 20 == 7 { addresses.tls } else { addresses.ws };
             drop(tcp(address).await.read(&mut [0; 100]).await);
         }
         8 => {
-            let mut client = tcp([doors.tls, doors.ws, doors.wss][n as usize / 10 % 3]).await;
+            let mut client =
+                tcp([addresses.tls, addresses.ws, addresses.wss][n as usize / 10 % 3]).await;
             drop(client.write_all(&payload(n | 3)).await);
             drop(client.set_zero_linger());
         }
         _ => {
-            let mut client = tcp([doors.tcp, doors.tls][n as usize / 10 % 2]).await;
+            let mut client = tcp([addresses.tcp, addresses.tls][n as usize / 10 % 2]).await;
             let bulk = vec![7; 1 << 16];
             let flood = async { while client.write_all(&bulk).await.is_ok() {} };
             drop(tokio::time::timeout(Duration::from_secs(5), flood).await);
@@ -153,7 +155,7 @@ fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// Waits until only `expected` descriptors are open, or for what all timeouts together take.
+/// Waits until at most `expected` descriptors are open, or as long as all timeouts together take.
 async fn settle(pid: u32, expected: usize) -> usize {
     let end = Instant::now() + Duration::from_secs(30);
     while descriptors(pid) > expected && Instant::now() < end {
@@ -162,13 +164,13 @@ async fn settle(pid: u32, expected: usize) -> usize {
     descriptors(pid)
 }
 
-async fn load(doors: Doors, until: Instant, tally: &Arc<Tally>) {
+async fn load(addresses: Addresses, until: Instant, tally: &Arc<Tally>) {
     let workers = (0..CONNECTIONS).map(|worker| {
         let tally = Arc::clone(tally);
         tokio::spawn(async move {
             let mut n = worker;
             while Instant::now() < until {
-                visit(doors, n, &tally).await;
+                visit(addresses, n, &tally).await;
                 n += CONNECTIONS + 1;
             }
         })
@@ -181,14 +183,14 @@ async fn load(doors: Doors, until: Instant, tally: &Arc<Tally>) {
 #[test]
 #[ignore = "takes ten minutes"]
 fn soak() {
-    // So many tasks get their turns in order only if they have room in the workers' own queues.
-    // Clients who wait for long are late with their handshakes, which is not the server's fault.
+    // A worker's local queue holds 256 tasks. With smaller batches of events it does not overflow,
+    // and no client waits so long for its turn that the server's handshake timeout ends it.
     let mut clients = tokio::runtime::Builder::new_multi_thread();
     clients.worker_threads(2).max_io_events_per_tick(64).event_interval(128).enable_all();
-    clients.build().unwrap().block_on(all_doors_and_faults());
+    clients.build().unwrap().block_on(all_protocols_and_faults());
 }
 
-async fn all_doors_and_faults() {
+async fn all_protocols_and_faults() {
     let seconds = std::env::var("ECHO_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
     let length = Duration::from_secs(seconds.unwrap_or(600));
     let server = Running::spawn(
@@ -200,7 +202,7 @@ async fn all_doors_and_faults() {
             .arg("--key")
             .arg(cert("server.key")),
     );
-    let doors = Doors {
+    let addresses = Addresses {
         tcp: server.address("tcp"),
         tls: server.address("tls"),
         udp: server.address("udp"),
@@ -209,12 +211,12 @@ async fn all_doors_and_faults() {
     };
     let (pid, tally) = (server.pid(), Arc::new(Tally::default()));
     let fresh = descriptors(pid);
-    // The allocator's pools and each thread's buffer grow once; the question is what grows after.
-    load(doors, Instant::now() + length / 10, &tally).await;
-    // At the first look one more may be open for a moment, as a thread of the runtime starts.
+    // The allocator's pools and each thread's buffer grow once, during the warm-up.
+    load(addresses, Instant::now() + length / 10, &tally).await;
+    // At first one more may be open for a moment, while a thread of the runtime starts.
     assert!(settle(pid, fresh).await <= fresh, "descriptors after the warm-up");
     let warm = resident_kib(pid);
-    load(doors, Instant::now() + length * 9 / 10, &tally).await;
+    load(addresses, Instant::now() + length * 9 / 10, &tally).await;
     let after = settle(pid, fresh).await;
     let end = resident_kib(pid);
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -34,7 +34,7 @@ async fn a_buffer_of_one_byte_echoes_the_same() {
 }
 
 #[tokio::test]
-async fn a_client_that_resets_takes_nobody_with_it() {
+async fn a_reset_ends_only_its_own_connection() {
     let server = TestServer::start(Protocol::Tcp).await;
     let mut bystander = connect(&server).await;
     for _ in 0..50 {
@@ -75,11 +75,11 @@ async fn at_shutdown_a_client_gets_its_echo_and_a_fin() {
 }
 
 #[tokio::test]
-async fn at_shutdown_those_who_wait_to_be_accepted_are_served() {
-    // More than a task may do in one turn.
+async fn at_shutdown_clients_in_the_accept_queue_are_served() {
+    // More than tokio's budget allows a task in one poll.
     const CLIENTS: usize = 500;
     let server = TestServer::start(Protocol::Tcp).await;
-    // This thread is the server's, too: while it does not wait, nobody is accepted.
+    // The server runs on this thread too, so it accepts nobody while this thread does not await.
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let mut client = std::net::TcpStream::connect(server.address).unwrap();
@@ -98,7 +98,7 @@ async fn at_shutdown_those_who_wait_to_be_accepted_are_served() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_stopped_at_once_serves_who_is_there() {
+async fn a_server_that_is_stopped_at_once_serves_the_clients_that_have_connected() {
     let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0));
     let server = echo_server::Server::bind(config).await.unwrap();
     let mut client = connect_to(server.local_addrs()[0].address.ip().unwrap());
@@ -111,7 +111,7 @@ async fn a_server_that_is_stopped_at_once_serves_who_is_there() {
     assert_eq!(running.await.unwrap().drained, 1);
 }
 
-/// Without a turn for anybody else.
+/// Connects without giving other tasks a turn.
 fn connect_to(address: std::net::SocketAddr) -> TcpStream {
     let client = std::net::TcpStream::connect(address).unwrap();
     client.set_nonblocking(true).unwrap();
@@ -129,12 +129,12 @@ async fn dropping_a_running_server_leaves_no_connection_behind() {
     assert_eq!(client.read_u8().await.unwrap(), b'x');
     running.abort();
     let mut rest = Vec::new();
-    // Dropped, so a reset would do as well.
+    // A dropped server may also reset its connections.
     assert!(matches!(client.read_to_end(&mut rest).await, Ok(0) | Err(_)));
 }
 
 #[test]
-fn nc_gets_its_bytes_back_and_an_end() {
+fn nc_gets_its_bytes_back_and_then_end_of_file() {
     if !tools::have_nc() {
         return;
     }
@@ -162,7 +162,7 @@ async fn when_a_server_has_stopped_its_address_is_free() {
 }
 
 #[tokio::test]
-async fn both_wildcards_can_be_asked_for() {
+async fn both_wildcard_addresses_can_be_bound_to_one_port() {
     use std::net::{Ipv4Addr, Ipv6Addr};
     let probe = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = probe.local_addr().unwrap().port();

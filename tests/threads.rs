@@ -1,4 +1,4 @@
-//! Several threads that echo: a fair share for each, and for each connection.
+//! Several threads that echo: connections are spread evenly over them, and served fairly.
 
 mod common;
 
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// Threads that drive a runtime each.
+/// Threads with a runtime each.
 struct Threads {
     handles: Vec<Handle>,
     running: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
@@ -41,12 +41,12 @@ impl Threads {
         Threads { handles, running }
     }
 
-    /// The tasks of each.
+    /// The number of tasks of each thread.
     fn tasks(&self) -> Vec<usize> {
         self.handles.iter().map(|handle| handle.metrics().num_alive_tasks()).collect()
     }
 
-    /// Has the `n`th stuck in a task until what this returns is dropped.
+    /// Blocks the `n`th thread in a task until the returned value is dropped.
     fn block(&self, n: usize) -> mpsc::Sender<()> {
         let (stuck, is_stuck) = mpsc::channel();
         let (free, freed) = mpsc::channel();
@@ -58,7 +58,7 @@ impl Threads {
         free
     }
 
-    /// Waits until all of them together have so many.
+    /// Waits until all threads together have this many tasks.
     async fn wait_for(&self, tasks: usize) {
         let arrived = async {
             while self.tasks().iter().sum::<usize>() != tasks {
@@ -66,7 +66,7 @@ impl Threads {
             }
         };
         let arrived = tokio::time::timeout(Duration::from_secs(30), arrived).await;
-        arrived.unwrap_or_else(|_| panic!("{tasks} tasks are not to be: {:?}", self.tasks()));
+        arrived.unwrap_or_else(|_| panic!("there are not {tasks} tasks: {:?}", self.tasks()));
     }
 }
 
@@ -98,7 +98,7 @@ async fn echo(client: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn every_door_can_be_served_by_several_threads() {
+async fn every_protocol_can_be_served_by_several_threads() {
     let threads = Threads::start(3);
     for &protocol in Protocol::ALL {
         let server = serve(config(protocol), &threads).await;
@@ -110,14 +110,14 @@ async fn every_door_can_be_served_by_several_threads() {
                 assert!(client.echo(&payload).await == payload, "{protocol}, {size} bytes");
                 clients.push(client);
             }
-            // A connection for each, or the UDP socket that each has.
+            // Each thread has one connection, or one UDP socket.
             threads.wait_for(3).await;
             assert_eq!(threads.tasks(), [1; 3], "{protocol}");
             drop(clients);
             threads.wait_for(if protocol == Protocol::Udp { 3 } else { 0 }).await;
         }
         server.stop().await;
-        // A task is over a moment after what it did.
+        // Tasks end a moment after the server.
         threads.wait_for(0).await;
     }
 }
@@ -133,7 +133,7 @@ async fn connections_are_spread_evenly_and_again_when_some_have_left() {
         clients.push(client);
     }
     assert_eq!(threads.tasks(), [10; 4]);
-    // They came round by round, so these are all of one thread.
+    // Connections went round robin, so every fourth is on the same thread.
     let mut n = 0;
     clients.retain(|_| {
         n += 1;
@@ -153,7 +153,7 @@ async fn connections_are_spread_evenly_and_again_when_some_have_left() {
 }
 
 #[tokio::test]
-async fn a_stuck_thread_stalls_nobody_elses_connections() {
+async fn a_stuck_thread_stalls_only_its_own_connections() {
     let threads = Threads::start(3);
     let server = serve(config(Protocol::Tcp), &threads).await;
     let free = threads.block(1);
@@ -164,10 +164,10 @@ async fn a_stuck_thread_stalls_nobody_elses_connections() {
             echo(&mut client).await;
             client
         });
-        // An echo is over long before that. One that is not may be on the stuck thread.
+        // An echo takes far less time, unless it is on the stuck thread.
         let a_while = Duration::from_millis(50);
         while let Ok(Some(client)) = tokio::time::timeout(a_while, waiting.next()).await {
-            // It stays, so that the stuck thread has fewer than the others.
+            // It stays connected, so that the stuck thread has fewer connections than the others.
             served.push(client);
         }
     }
@@ -182,7 +182,7 @@ async fn a_busy_thread_is_not_taken_for_a_stuck_one() {
     let threads = Threads::start(2);
     let server = serve(config(Protocol::Tcp), &threads).await;
     let free = threads.block(0);
-    // These always have something to do, and what is new has to wait for its turn.
+    // These tasks are always ready, so a new one has to wait for its turn.
     for _ in 0..40 {
         threads.handles[1].spawn(async {
             loop {
@@ -193,18 +193,18 @@ async fn a_busy_thread_is_not_taken_for_a_stuck_one() {
     let mut clients = Vec::new();
     for _ in 0..30 {
         clients.push(connect(server.address).await);
-        // Longer than it takes to be noticed.
+        // Long enough for the server to notice the stuck thread.
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     let tasks = threads.tasks();
-    // It has the task that it is stuck in, and what came before that was noticed.
+    // The stuck thread has its blocking task, and connections from before the server noticed.
     assert!(tasks[0] < 10 && tasks[1] > 60, "{tasks:?}");
     drop(free);
     drop(clients);
     server.stop().await;
 }
 
-/// A thread may hear of the drain before its runtime has heard of what came in.
+/// A session may learn of the drain before its runtime has learned from the kernel of its input.
 #[tokio::test]
 async fn a_drain_over_several_threads_echoes_what_has_been_sent() {
     const CLIENTS: usize = 100;
@@ -222,7 +222,7 @@ async fn a_drain_over_several_threads_echoes_what_has_been_sent() {
         client.write_all(b"sent before the drain").await.unwrap();
     }
     let stopping = tokio::spawn(server.stop());
-    // When the listener is closed, the drain has begun.
+    // The listener is closed once the drain has begun.
     while TcpStream::connect(address).await.is_ok() {}
     drop(stuck);
     for mut client in clients {
@@ -235,7 +235,7 @@ async fn a_drain_over_several_threads_echoes_what_has_been_sent() {
 }
 
 #[tokio::test]
-async fn a_stuck_thread_does_not_hold_up_the_end() {
+async fn a_stuck_thread_does_not_delay_the_end() {
     let threads = Threads::start(2);
     let mut config = config(Protocol::Tcp);
     config.timeouts.drain = Duration::from_millis(10);
@@ -256,7 +256,7 @@ async fn a_thread_that_is_gone_gets_no_connections() {
     let server = Server::bind_over(config(Protocol::Tcp), handles).await.unwrap();
     let server = TestServer::run(server);
     gone.shutdown_background();
-    // This one is how it is noticed.
+    // The server notices when it gives this connection to the thread.
     let mut first = connect(server.address).await;
     let mut rest = Vec::new();
     assert!(matches!(first.read_to_end(&mut rest).await, Ok(0) | Err(_)));
@@ -275,16 +275,17 @@ async fn a_runtime_without_timers_is_noticed_at_once() {
     drop(server);
 }
 
-/// Counted in echoes of others and not in time: nobody waits for much more than one of each.
+/// Waits are counted in echoes of the other clients: while a client waits, the others should not
+/// get much more than one echo each.
 #[tokio::test]
-async fn of_very_many_connections_none_waits_for_much_longer_than_the_others() {
+async fn none_of_many_connections_waits_much_longer_than_the_others() {
     const CONNECTIONS: usize = 600;
     const ECHOES: usize = 60;
     let server = Running::start(&["--tcp", "0", "--threads", "1"]);
     let address = server.address("tcp");
     let clients = join_all((0..CONNECTIONS).map(|_| connect(address))).await;
     let in_all = Arc::new(AtomicUsize::new(0));
-    // A task each, for tasks take turns in order.
+    // Each client has its own task, because tasks take turns in order.
     let visits = clients.into_iter().map(|mut client| {
         let in_all = Arc::clone(&in_all);
         tokio::spawn(async move {

@@ -65,7 +65,7 @@ async fn plain_text_is_answered_with_an_alert() {
 }
 
 #[tokio::test]
-async fn a_silent_handshake_stalls_nobody() {
+async fn a_silent_client_does_not_stall_other_handshakes() {
     let server = TestServer::start(Protocol::Tls).await;
     let _silent = TcpStream::connect(server.address).await.unwrap();
     echoes(tls_connect(server.address, ALL_VERSIONS).await).await;
@@ -80,7 +80,7 @@ async fn a_key_of_another_certificate_is_refused() {
     assert!(error.to_string().contains("not the key of the certificate"), "{error}");
     assert!(error.is_config());
     let config = Config::new().listen(Protocol::Tls, ([127, 0, 0, 1], 0)).identity(identity());
-    Server::bind(config).await.expect("and the right one is not");
+    Server::bind(config).await.expect("the right key is accepted");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn s_client_verifies_and_gets_its_bytes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s_client_hears_its_echo() {
+async fn s_client_gets_its_echo() {
     use tokio::process::Command;
     if !tools::have_openssl() {
         return;

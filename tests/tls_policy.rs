@@ -1,6 +1,5 @@
-//! What a TLS server can be told: which certificates, versions, suites, groups and protocols, and
-//! which clients. With rustls as the client, against the binary; and the log, which says what
-//! happened.
+//! The TLS settings of the binary: certificates, versions, suites, groups, ALPN protocols, and
+//! client certificates. The client is rustls, and the log has to say what happened.
 
 mod common;
 
@@ -23,13 +22,13 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ALL_VERSIONS, ClientConfig, HandshakeKind, RootCertStore};
 
-/// A CA, and a place for the files that it makes.
+/// A CA, and a directory for the files that it makes.
 struct Authority {
     ca: CertifiedIssuer<'static, KeyPair>,
     dir: TempDir,
 }
 
-/// A certificate that it made.
+/// A certificate that a CA has issued.
 struct Issued {
     cert: PathBuf,
     key: PathBuf,
@@ -57,7 +56,7 @@ impl Authority {
         self.dir.path().join(name)
     }
 
-    /// Makes a certificate for `names`, in files called after the first of them.
+    /// Issues a certificate for `names`, in files named after the first of them.
     fn issue(&self, names: &[&str], purpose: ExtendedKeyUsagePurpose, serial: u64) -> Issued {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let (cert, key) =
@@ -77,7 +76,7 @@ impl Authority {
         self.issue(names, ExtendedKeyUsagePurpose::ServerAuth, serial)
     }
 
-    /// A client's settings: trusts this CA, and is what `client` says.
+    /// The settings of a client that trusts this CA and has the certificate `client`, if any.
     fn client(&self, client: Option<&Issued>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.der().clone()).unwrap();
@@ -101,7 +100,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The server with `issued`, and whatever else is asked for.
+/// Starts the server with the certificates `issued` and further arguments.
 fn start(issued: &[&Issued], more: &[&str]) -> Running {
     let mut args = vec!["--tls", "0"];
     for issued in issued {
@@ -119,7 +118,7 @@ async fn connect(
     let tcp = TcpStream::connect(server.address("tls")).await.unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut stream = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?;
-    // In TLS 1.3 a client hears of a refused certificate, and gets its tickets, afterwards.
+    // In TLS 1.3 the alert for a refused certificate, and tickets, come after the handshake.
     stream.write_all(b"hello").await?;
     let mut echo = [0; 5];
     stream.read_exact(&mut echo).await?;
@@ -133,7 +132,7 @@ async fn log_of(server: Running) -> String {
 }
 
 #[tokio::test]
-async fn the_name_asked_for_chooses_the_certificate() {
+async fn the_server_name_chooses_the_certificate() {
     let ca = Authority::new();
     let one = ca.server(&["one.example", "unknown.example"], 1);
     let wild = ca.server(&["*.example.com"], 2);
@@ -154,7 +153,7 @@ async fn the_name_asked_for_chooses_the_certificate() {
 }
 
 #[tokio::test]
-async fn clients_prove_who_they_are() {
+async fn clients_authenticate_with_certificates() {
     let ca = Authority::new();
     let other = Authority::named("another CA");
     let purpose = || ExtendedKeyUsagePurpose::ClientAuth;
@@ -185,7 +184,7 @@ async fn clients_prove_who_they_are() {
             ("nobody", None, !is_required),
             ("known", Some(&known), true),
             ("revoked", Some(&revoked), false),
-            // Its certificate is none for clients.
+            // Its certificate is not valid for client authentication.
             ("a server", Some(&server_cert), false),
         ] {
             let client = Arc::new(ca.client(client));
@@ -197,8 +196,8 @@ async fn clients_prove_who_they_are() {
         let log = log_of(server).await;
         for said in [
             "client=\"CN=known client, serial 02\" received=5",
-            "alert sent: certificate_revoked: the client certificate is revoked (--crl)",
-            "alert sent: unknown_ca: the client certificate is of a CA that is not in --client-ca",
+            "alert sent: certificate_revoked: the client certificate is revoked",
+            "alert sent: unknown_ca: the client certificate is of a CA that is not among the client CAs",
             "the client certificate is not one for clients",
         ] {
             assert!(log.contains(said), "{said}: {log}");
@@ -209,7 +208,7 @@ async fn clients_prove_who_they_are() {
 }
 
 #[tokio::test]
-async fn versions_suites_and_groups_are_what_the_policy_leaves() {
+async fn versions_suites_and_groups_follow_the_policy() {
     let ca = Authority::new();
     let issued = ca.server(&["localhost"], 1);
     for (policy, expected) in [
@@ -220,13 +219,13 @@ async fn versions_suites_and_groups_are_what_the_policy_leaves() {
         (&["--tls-groups", "X25519MLKEM768"], "group=\"X25519MLKEM768\" handshake=\"full, after"),
     ] {
         let server = start(&[&issued], policy);
-        // A new one each time: what it has learnt of one server is wrong for the next.
+        // Each server gets a new client: its cached sessions are wrong for another one.
         let client = Arc::new(ca.client(None));
         connect(&server, &client, "localhost").await.unwrap();
         let log = log_of(server).await;
         assert!(log.contains(expected), "{policy:?}: {log}");
     }
-    // What a client with the hybrid group in its first hello gets, without being told to.
+    // By default the server picks the hybrid group, if the client's first hello has a share for it.
     let mut hybrid = aws_lc_rs::default_provider();
     hybrid.kx_groups.retain(|group| group.name().as_str() == Some("X25519MLKEM768"));
     let mut roots = RootCertStore::empty();
@@ -242,7 +241,7 @@ async fn versions_suites_and_groups_are_what_the_policy_leaves() {
 }
 
 #[tokio::test]
-async fn alpn_is_the_clients_unless_it_is_told() {
+async fn alpn_is_the_clients_choice_unless_it_is_configured() {
     let ca = Authority::new();
     let issued = ca.server(&["localhost"], 1);
     let client = |protocols: &[&str]| {
@@ -287,14 +286,14 @@ async fn sessions_are_resumed() {
     }
 }
 
-/// Writes a certificate and key where the server looks for them, as tools do that do not care.
+/// Overwrites the server's certificate and key in place, without an atomic rename.
 fn replace(issued: &Issued, by: &Issued) {
     std::fs::copy(&by.cert, &issued.cert).unwrap();
     std::fs::copy(&by.key, &issued.key).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_certificates_are_taken_while_a_thousand_connections_echo_on() {
+async fn certificates_are_reloaded_while_a_thousand_connections_go_on() {
     let ca = Authority::new();
     let issued = ca.server(&["localhost"], 1);
     let server = start(&[&issued], &[]);
@@ -319,7 +318,8 @@ async fn new_certificates_are_taken_while_a_thousand_connections_echo_on() {
             stream.read_exact(&mut echo).await.unwrap();
             assert_eq!(&echo, b"still there?");
         }
-        // The signal is handled when it is: a new connection shows the new certificate then.
+        // The reload takes a moment, so new connections are made until one gets the new
+        // certificate.
         loop {
             let stream = connect(&server, &client, "localhost").await.unwrap();
             if stream.get_ref().1.peer_certificates().unwrap()[0] == next.der {
@@ -333,7 +333,7 @@ async fn new_certificates_are_taken_while_a_thousand_connections_echo_on() {
 }
 
 #[tokio::test]
-async fn files_that_change_are_read_again_and_wrong_ones_are_not_used() {
+async fn changed_files_are_reloaded_and_invalid_ones_are_not_used() {
     let ca = Authority::new();
     let issued = ca.server(&["localhost"], 1);
     let (first, second) = (issued.der.clone(), ca.server(&["localhost"], 2));
@@ -343,12 +343,12 @@ async fn files_that_change_are_read_again_and_wrong_ones_are_not_used() {
         let stream = connect(&server, &client, "localhost").await.unwrap();
         stream.get_ref().1.peer_certificates().unwrap()[0].clone()
     };
-    // A certificate whose key has not come yet.
+    // A new certificate, whose key has not been written yet.
     std::fs::copy(&second.cert, &issued.cert).unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     assert_eq!(shown().await, first);
-    // It comes, and nobody says so.
+    // The key is written, and no signal is sent.
     std::fs::copy(&second.key, &issued.key).unwrap();
     while shown().await != second.der {
         tokio::task::yield_now().await;
@@ -367,7 +367,7 @@ async fn openssl_sees_the_staple_and_resumes() {
     let ca = Authority::new();
     let issued = ca.server(&["localhost"], 1);
     let staple = ca.path("staple.der");
-    // An OCSP response that says nothing but that there is none: tryLater.
+    // An OCSP response with the status tryLater and no content.
     std::fs::write(&staple, [0x30, 0x03, 0x0A, 0x01, 0x03]).unwrap();
     let server = start(&[&issued], &["--ocsp", text(&staple)]);
     let address = server.address("tls").to_string();
@@ -388,11 +388,11 @@ async fn openssl_sees_the_staple_and_resumes() {
 }
 
 #[test]
-fn wrong_settings_are_one_line() {
+fn wrong_settings_are_reported_in_one_line() {
     for (args, said) in [
         (&["--tls-min", "1.3", "--tls-max", "1.2"][..], "--tls-min is higher than --tls-max"),
-        (&["--tls-ciphers", "TLS_NULL"], "--tls-ciphers TLS_NULL: not one of TLS_AES_256_GCM"),
-        (&["--tls-groups", "x448"], "--tls-groups x448: not one of "),
+        (&["--tls-ciphers", "TLS_NULL"], "--tls-ciphers: TLS_NULL is not one of TLS_AES_256_GCM"),
+        (&["--tls-groups", "x448"], "--tls-groups: x448 is not one of "),
         (&["--client-auth", "required"], "--client-ca"),
         (&["--client-ca", "/no/such/file"], "--client-ca /no/such/file: No such file"),
         (&["--cert", "/a", "--key", "/b", "--key", "/c"], "--key: 2 given, and 1 --cert"),

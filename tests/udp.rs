@@ -48,11 +48,11 @@ async fn interleaved_clients_get_their_own() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_gone_takes_nobody_with_it() {
+async fn a_client_that_is_gone_does_not_disturb_the_others() {
     let server = TestServer::start(Protocol::Udp).await;
     let bystander = connect(&server).await;
     for _ in 0..20 {
-        // Its echo meets a closed port, and the kernel reports that to somebody.
+        // The echo reaches a closed port, and the kernel may report ECONNREFUSED.
         connect(&server).await.send(b"and gone").await.unwrap();
     }
     bystander.send(b"still here").await.unwrap();
@@ -62,7 +62,7 @@ async fn a_client_that_is_gone_takes_nobody_with_it() {
 }
 
 #[test]
-fn nc_hears_its_echo() {
+fn nc_gets_its_echo() {
     if !tools::have_nc() {
         return;
     }
@@ -83,7 +83,7 @@ fn nc_hears_its_echo() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_of_fifty_clients_come_back_to_whom_they_belong() {
+async fn a_hundred_thousand_datagrams_of_fifty_clients_come_back_to_their_senders() {
     const CLIENTS: usize = 50;
     const EACH: usize = 2000;
     let server = Running::start(&["--udp", "0"]);
@@ -91,7 +91,7 @@ async fn a_hundred_thousand_of_fifty_clients_come_back_to_whom_they_belong() {
     let client = |number: usize| async move {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(address).await.unwrap();
-        // Of each client another sequence of sizes, most of them small.
+        // Each client has another sequence of sizes, most of them small.
         let mut random = number as u64 + 1;
         let mut buffer = vec![0; 65_536];
         let mut lost = 0;
@@ -126,7 +126,7 @@ async fn a_hundred_thousand_of_fifty_clients_come_back_to_whom_they_belong() {
 }
 
 #[test]
-fn a_rate_limit_that_was_asked_for_holds_and_is_told_of() {
+fn a_rate_limit_is_applied_and_logged() {
     let server = Running::start(&["--udp", "0", "--udp-rate-limit", "10"]);
     let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(server.address("udp")).unwrap();

@@ -33,7 +33,7 @@ const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 #[tokio::test]
-async fn text_stays_text_and_binary_binary() {
+async fn text_stays_text_and_binary_stays_binary() {
     let server = TestServer::start(Protocol::Ws).await;
     let mut client = connect(&server).await;
     for message in [Message::text("grüß dich"), Message::binary(vec![0, 255]), Message::text("")]
@@ -70,7 +70,7 @@ async fn a_flood_of_messages_comes_back_in_order() {
 }
 
 #[tokio::test]
-async fn a_frame_sent_behind_the_request_is_not_lost() {
+async fn a_frame_sent_together_with_the_request_is_not_lost() {
     let server = TestServer::start(Protocol::Ws).await;
     let mut client = TcpStream::connect(server.address).await.unwrap();
     // The request of RFC 6455 section 1.3, and behind it "Hello" as in section 5.7.
@@ -90,7 +90,7 @@ async fn a_frame_sent_behind_the_request_is_not_lost() {
 async fn text_that_is_not_utf8_is_closed_with_1007() {
     let server = TestServer::start(Protocol::Ws).await;
     let mut client = connect(&server).await;
-    // A text frame with the payload 0xFF, under a mask of zeros.
+    // A text frame with the payload 0xFF, and a masking key of zeros.
     client.get_mut().write_all(&[0x81, 0x81, 0, 0, 0, 0, 0xFF]).await.unwrap();
     assert_eq!(close_code(&mut client).await, CloseCode::Invalid);
 }
@@ -133,7 +133,7 @@ async fn the_first_subprotocol_offered_is_selected() {
 }
 
 #[tokio::test]
-async fn of_the_subprotocols_offered_one_that_may_be_spoken_is_selected() {
+async fn only_an_allowed_subprotocol_is_selected() {
     let config = Config::new()
         .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
         .websocket(|websocket| websocket.subprotocols = vec!["b".into(), "c".into()]);
@@ -150,7 +150,7 @@ async fn of_the_subprotocols_offered_one_that_may_be_spoken_is_selected() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_are_turned_away() {
+async fn pages_of_other_origins_are_refused() {
     let config = Config::new()
         .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
         .websocket(|websocket| websocket.origins = vec!["https://example.com".into()]);
@@ -203,7 +203,7 @@ async fn every_request_is_answered() {
         (upgrade("Sec-WebSocket-Version: 13\r\n", ""), "426 ", "sec-websocket-version: 13"),
         (upgrade("HTTP/1.1", "HTTP/1.0"), "505 ", ""),
         (upgrade("Host", "Sec-WebSocket-Protocol: a b\r\nHost"), "400 ", "token"),
-        // Lists, in one field or several, in any case.
+        // Lists may be in one field or several, in upper or lower case.
         (
             upgrade("Connection: Upgrade", "Connection: keep-alive\r\nConnection: a, UPGRADE"),
             "101 ",
@@ -247,7 +247,7 @@ async fn compression_is_accepted_if_it_is_offered() {
     let server = TestServer::start(Protocol::Ws).await;
     let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
     let mut request = (UPGRADE.strip_suffix("\r\n").unwrap().to_owned() + offer).into_bytes();
-    // "Hello", compressed, as in RFC 7692 section 7.2.3.1, under a mask of zeros.
+    // "Hello", compressed as in RFC 7692 section 7.2.3.1, with a masking key of zeros.
     let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     request.extend([&[0xC1, 0x87, 0, 0, 0, 0][..], &hello].concat());
     let mut client = TcpStream::connect(server.address).await.unwrap();
@@ -307,7 +307,7 @@ async fn node_gets_its_messages_back() {
     }
 }
 
-/// The same with Python's `websockets`, which offers compression.
+/// A client with Python's `websockets`, which offers compression.
 const PYTHON_CLIENT: &str = r#"
 import ssl, sys
 from websockets.sync.client import connect

@@ -1,4 +1,4 @@
-//! The loop of every tutorial: a task a connection, a small buffer, and no TCP_NODELAY.
+//! The loop of every tutorial: a task for each connection, a small buffer, and no TCP_NODELAY.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! UDP as tokio's documentation has it: one datagram in, one out.
+//! UDP as in tokio's documentation: one datagram in, one out.
 
 use std::io;
 

@@ -7,16 +7,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-/// Events that are asked for at once.
+/// The most events for one epoll_wait.
 const EVENTS: usize = 1024;
 
-/// The listener's mark; a connection's is its descriptor.
+/// The listener's epoll data. A connection's is its descriptor.
 const LISTENER: u64 = u64::MAX;
 
 pub fn serve() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
-    // Level-triggered: one read and one write an echo, without a second read that says "no more".
+    // Level-triggered, so an echo takes one read and one write, without a read that gets EAGAIN.
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     super::announce(listener.local_addr()?)?;
@@ -36,14 +36,14 @@ pub fn serve() -> io::Result<()> {
 
 struct Floor {
     epoll: OwnedFd,
-    /// By descriptor, which are small numbers.
+    /// Indexed by descriptor, since these are small numbers.
     peers: Vec<Option<Peer>>,
     buffer: Vec<u8>,
 }
 
 struct Peer {
     stream: TcpStream,
-    /// What it has not taken yet. While there is something, it is not read from.
+    /// What the peer has not taken yet. Meanwhile nothing is read from it.
     owed: Vec<u8>,
 }
 
@@ -71,7 +71,8 @@ impl Floor {
         }
     }
 
-    /// Reads once and writes once, or forgets the peer: closing takes it out of epoll.
+    /// Reads once and writes once. At its end or on an error the peer is dropped, and closing its
+    /// socket removes it from epoll.
     fn echo(&mut self, descriptor: usize) {
         let Some(peer) = &mut self.peers[descriptor] else { return };
         let had_owed = !peer.owed.is_empty();

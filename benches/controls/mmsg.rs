@@ -16,8 +16,8 @@ pub fn serve() -> io::Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     super::announce(socket.local_addr()?)?;
     let mut buffers = vec![vec![0; SIZE]; BATCH];
-    // Not the same for both: sendmmsg leaves pointers to its addresses in them, and recvmmsg would
-    // write there.
+    // Receiving and sending need separate headers: sendmmsg leaves pointers to its addresses in
+    // them, and recvmmsg would write there.
     let mut headers_in = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut headers_out = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut received: Vec<(usize, Option<SockaddrIn>)> = Vec::with_capacity(BATCH);
@@ -27,7 +27,7 @@ pub fn serve() -> io::Result<()> {
     }
 }
 
-/// Waits for a datagram, and takes those that have come with it.
+/// Waits for a datagram, and receives all that have come by then.
 fn receive(
     socket: &UdpSocket,
     headers: &mut MultiHeaders<SockaddrIn>,

@@ -1,7 +1,7 @@
-//! The servers that ours is compared with: what one writes without thinking of it twice, what one
-//! writes with care, and the least that the kernel asks for.
+//! The servers that ours is compared with: one written without much thought, one written with care,
+//! and one that does the least that the kernel requires.
 //!
-//! Each runs in a process of its own: the benchmark's executable, started again.
+//! Each runs in a process of its own, with the benchmark's executable.
 
 mod classic;
 mod datagrams;
@@ -24,17 +24,17 @@ pub const COMMAND: &str = "serve-control";
 pub enum Control {
     /// TCP: the loop of every tutorial.
     Classic,
-    /// TCP: epoll and nothing else.
+    /// TCP: epoll without a runtime.
     Epoll,
     /// TLS: the same loop over tokio-rustls.
     Rustls,
-    /// WebSocket: tungstenite as it comes.
+    /// WebSocket: tungstenite with its defaults.
     Tungstenite,
     /// WebSocket: tungstenite with smaller buffers and fewer flushes.
     TungsteniteTuned,
     /// UDP: `recv_from` and `send_to`.
     Datagrams,
-    /// UDP: recvmmsg, sendmmsg and nothing else.
+    /// UDP: recvmmsg and sendmmsg without a runtime.
     Mmsg,
 }
 
@@ -49,7 +49,7 @@ impl Control {
         Control::Mmsg,
     ];
 
-    /// What it is called, in tables and on its command line.
+    /// Its name, in tables and on its command line.
     pub fn name(self) -> &'static str {
         match self {
             Control::Classic => "classic loop",
@@ -63,7 +63,7 @@ impl Control {
     }
 }
 
-/// Is the control called `name`, until it is killed.
+/// Runs the control called `name` until the process is killed.
 pub fn serve(name: &str) -> ExitCode {
     let Some(control) = Control::ALL.into_iter().find(|control| control.name() == name) else {
         eprintln!("there is no control '{name}'");
@@ -84,7 +84,7 @@ pub fn serve(name: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Says where it listens, as our server's ready file does.
+/// Prints the address, in the format of our server's ready file.
 fn announce(address: SocketAddr) -> io::Result<()> {
     let line = serde_json::json!({ "listeners": [{ "address": address.to_string() }] });
     let mut stdout = io::stdout().lock();
@@ -92,7 +92,7 @@ fn announce(address: SocketAddr) -> io::Result<()> {
     stdout.flush()
 }
 
-/// What `#[tokio::main]` would make: a worker for each core that the process may use.
+/// The runtime of `#[tokio::main]`: a worker for each core that the process may use.
 fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().build()
 }

@@ -1,4 +1,4 @@
-//! The careful loop over tokio-rustls: 8 KiB, and a flush after each write.
+//! A loop over tokio-rustls, written with care: a buffer of 8 KiB, and a flush after each write.
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub fn serve() -> io::Result<()> {
             let (socket, _) = listener.accept().await?;
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                // What a client does wrong ends its connection, and nothing else.
+                // A client's error ends only its own connection.
                 let _ = echo(acceptor, socket).await;
             });
         }

@@ -1,4 +1,4 @@
-//! An echo on tokio-tungstenite, as it comes and tuned.
+//! An echo on tokio-tungstenite, with its defaults and tuned.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 /// How it is used.
 #[derive(Debug, Clone, Copy)]
 pub enum Manner {
-    /// Default settings, and `send`, which flushes, for each message.
+    /// Default settings, and a `send` for each message, which flushes.
     Plain,
     /// A read buffer of 16 KiB instead of 128, and one flush for all messages that have come.
     Tuned,
@@ -24,7 +24,7 @@ pub fn serve(manner: Manner) -> io::Result<()> {
         loop {
             let (socket, _) = listener.accept().await?;
             tokio::spawn(async move {
-                // What a client does wrong ends its connection, and nothing else.
+                // A client's error ends only its own connection.
                 let _ = echo(socket, manner).await;
             });
         }
@@ -58,7 +58,7 @@ async fn feed_all(
         if is_echoed(message.as_ref()) {
             socket.feed(message?).await?;
         } else {
-            // A ping's or a Close frame's answer is tungstenite's own, and is flushed with the rest.
+            // tungstenite answers Pings and Close frames itself. The flush sends those answers too.
             drop(message?);
         }
         next = socket.next().now_or_never().flatten();

@@ -1,4 +1,4 @@
-//! The command line. Without cargo's `--bench` it is `cargo test` that calls.
+//! The command line. Without cargo's `--bench`, the caller is `cargo test`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
     pub rounds: usize,
 
-    /// Length of a measurement; the first 0.2 s and the last are not looked at
+    /// Length of a measurement; its first and last 0.2 s are not evaluated
     #[arg(long, value_name = "S", default_value_t = 1.2)]
     pub seconds: f64,
 
@@ -29,15 +29,15 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
 
-    /// Only see whether everything runs and echoes
+    /// Only check that everything runs and echoes
     #[arg(long = "smoke")]
     pub is_smoke: bool,
 
-    /// Another build of ours, to be compared with; can be given several times
+    /// Another build of ours to compare with; can be given several times
     #[arg(long = "server", value_name = "NAME=PATH", value_parser = build)]
     pub builds: Vec<(String, PathBuf)>,
 
-    /// What cargo adds
+    /// The flag that cargo adds
     #[arg(long = "bench", hide = true)]
     _is_bench: bool,
 }
@@ -53,9 +53,9 @@ pub enum Section {
     Ws,
     /// Echoes over UDP
     Udp,
-    /// Connections that come, echo once, and go
+    /// Connections that connect, echo once and close
     Churn,
-    /// Memory of connections that say nothing
+    /// Memory of idle connections
     Idle,
     /// Time from exec to listening
     Start,
@@ -64,7 +64,7 @@ pub enum Section {
 /// What the arguments ask for.
 pub enum Asked {
     Measure(Args),
-    /// To end with this code; what there was to say has been said.
+    /// Nothing to measure: end with this exit code. Any message has been printed.
     Nothing(ExitCode),
 }
 
@@ -78,14 +78,14 @@ pub fn parse(arguments: &[String]) -> Asked {
         Ok(args) if args.is_smoke => Asked::Measure(smoke(args)),
         Ok(args) => Asked::Measure(args),
         Err(error) => {
-            // Nobody is left to tell if this fails.
+            // If printing fails, there is nowhere to report it.
             let _ = error.print();
             Asked::Nothing(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1)))
         }
     }
 }
 
-/// A harness is handed what is meant for libtest: it is one test, called `smoke`.
+/// `cargo test` passes libtest's arguments. The benchmark acts as one test, called `smoke`.
 fn as_a_test(arguments: &[String]) -> Asked {
     const VALUED: [&str; 6] =
         ["--skip", "--test-threads", "--format", "--color", "--logfile", "--report-time"];
@@ -110,7 +110,7 @@ fn as_a_test(arguments: &[String]) -> Asked {
     Asked::Measure(smoke(Args::parse_from(nothing)))
 }
 
-/// As short as it can be.
+/// The shortest run.
 fn smoke(args: Args) -> Args {
     Args { rounds: 1, seconds: 0.05, idle: 50, is_smoke: true, ..args }
 }

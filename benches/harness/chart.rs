@@ -1,4 +1,4 @@
-//! A chart: the processor time that others take for an echo, measured in ours.
+//! A chart of the processor time of the other servers for an echo, in multiples of ours.
 
 use std::fmt::Write;
 
@@ -8,10 +8,10 @@ use super::table;
 
 const WIDTH: f64 = 860.0;
 const LINE: f64 = 22.0;
-/// Where bars begin, and how long one is that takes as much as ours.
+/// Where bars begin, and the length of a bar for a ratio of 1.
 const LEFT: f64 = 190.0;
 const UNIT: f64 = 150.0;
-/// Bars end here, whatever they stand for; the number beside them is right.
+/// Longer bars are cut here. The number beside them is exact.
 const LONGEST: f64 = 3.5;
 const NUMBERS: f64 = LEFT + UNIT * LONGEST + 10.0;
 
@@ -20,7 +20,7 @@ text { fill: #24292f } .case { font-weight: bold } .name { text-anchor: end }
 .bar { fill: #6e9fd8 } .spread { stroke: #24292f } .ours { stroke: #cf5b2e; stroke-dasharray: 4 3 }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .spread { stroke: #e6edf3 } }";
 
-/// The chart as SVG, readable on light and dark.
+/// The chart as SVG, readable on light and dark backgrounds.
 pub fn of(comparisons: &[Comparison]) -> String {
     let mut body = String::new();
     let mut y = 2.0 * LINE;
@@ -55,7 +55,7 @@ pub fn of(comparisons: &[Comparison]) -> String {
     )
 }
 
-/// Theirs by ours.
+/// Theirs divided by ours.
 fn inverse(row: &Row) -> Option<Ratio> {
     let Ratio { median, min, max } = *row.ratios.get(&Metric::Cpu)?;
     (min > 0.0).then(|| Ratio { median: 1.0 / median, min: 1.0 / max, max: 1.0 / min })

@@ -1,4 +1,4 @@
-//! Churn: connections that come, echo once, and go.
+//! Churn: connections that connect, echo once and close.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ const AT_A_TIME: usize = 50;
 /// How long a server is warmed up.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// Visits `server` for so many `seconds`.
+/// Visits `server` for this many `seconds`.
 pub async fn measure(server: &Running, seconds: f64) -> Result<Sample, Trouble> {
     let visits = Visits { visitors: Visitors::of(server)?, count: Cell::new(0) };
     let duration = Duration::from_secs_f64(seconds);
@@ -46,7 +46,7 @@ struct Visits {
 }
 
 impl Visits {
-    /// Visitor after visitor, so many at a time. Returns how long each visit took.
+    /// Makes visits until `end`, several at a time. Returns how long each took.
     async fn until(&self, end: Instant) -> Result<Vec<Duration>, Trouble> {
         let queues = (0..AT_A_TIME).map(|_| async {
             let mut times = Vec::new();

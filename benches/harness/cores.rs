@@ -1,14 +1,15 @@
 //! One core for the servers, another for the load.
 //!
-//! A child inherits the cores of the thread that starts it, so that thread goes there and comes
-//! back. Our runtime, like tokio's own, starts as many workers as there are cores it may use: one.
+//! A child inherits the CPU affinity of the thread that starts it, so that thread changes its own
+//! and changes it back. Our runtime, like tokio's own, then starts one worker: as many as it has
+//! cores.
 
 use std::fmt;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub struct Cores {
-    /// The load's and the server's; none if there is but one, or we may not choose.
+    /// The load's core and the server's. `None` if there is only one, or affinity may not be set.
     split: Option<(usize, usize)>,
 }
 

@@ -9,12 +9,12 @@ use serde_json::{Map, Value, json};
 use super::pairs::{Comparison, Row};
 use super::{chart, table};
 
-/// What is written.
+/// The names of the files.
 pub const NAMES: &str = "results.json, results.md, cpu.svg";
 
-/// Writes everything, and returns where.
+/// Writes all files, and returns their directory.
 pub fn write(setting: &str, comparisons: &[Comparison]) -> io::Result<PathBuf> {
-    // cargo's directory for what tests and benchmarks leave behind is in the target directory.
+    // CARGO_TARGET_TMPDIR is in the target directory.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap_or(Path::new("target"));
     let directory = target.join("bench");
     fs::create_dir_all(&directory)?;

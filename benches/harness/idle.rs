@@ -1,4 +1,4 @@
-//! Idle connections: what the server keeps for each, once it has echoed and nothing more comes.
+//! Idle connections: the server's memory for each, after it has echoed once.
 
 use std::io;
 
@@ -12,10 +12,10 @@ use super::visit::{Visitor, Visitors};
 /// Visitors that arrive at the same time.
 const ARRIVING: usize = 100;
 
-/// Visitors that come and go before memory is looked at for the first time.
+/// Visitors that come and go before memory is measured for the first time.
 const WARM_UP: usize = 20;
 
-/// Opens so many `connections` to `server`.
+/// Opens this many `connections` to `server`.
 pub async fn measure(server: &Running, connections: usize) -> Result<Sample, Trouble> {
     let visitors = Visitors::of(server)?;
     let trouble = |error: io::Error| error.to_string();
@@ -33,7 +33,7 @@ pub async fn measure(server: &Running, connections: usize) -> Result<Sample, Tro
     Ok(sample)
 }
 
-/// So many visitors, each of whom has been echoed to.
+/// Opens `count` connections and makes one echo on each.
 async fn gather(visitors: &Visitors, count: usize) -> io::Result<Vec<Visitor>> {
     let arrivals = stream::iter(0..count).map(|n| async move {
         let mut visitor = visitors.arrive(n).await?;

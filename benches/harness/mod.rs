@@ -1,4 +1,4 @@
-//! What measures: plans, starts servers, puts load on them in pairs, reports.
+//! The harness plans, starts servers, puts load on them in pairs, and reports.
 //!
 //! | file | what it holds |
 //! | --- | --- |
@@ -79,7 +79,7 @@ impl Bench {
         let mut comparisons = Vec::new();
         for case in &cases {
             match self.compare(case) {
-                // Its times say nothing.
+                // The times of a smoke run mean nothing.
                 Ok(_) if self.args.is_smoke => println!("{}: all right", case.name),
                 Ok(comparison) => {
                     println!("\n### {}\n\n{}", case.name, table::of(&comparison).trim_end());
@@ -104,7 +104,7 @@ impl Bench {
         code
     }
 
-    /// Under which conditions it measures.
+    /// The conditions of the measurement.
     fn setting(&self) -> String {
         let Args { rounds, seconds, .. } = self.args;
         let (cores, clock) = (&self.cores, process::clock());
@@ -113,7 +113,7 @@ impl Bench {
 
     fn compare(&self, case: &Case) -> Result<Comparison, Trouble> {
         let rounds = match case.work {
-            // It hardly differs from one time to the next.
+            // Memory hardly differs from one measurement to the next.
             Work::Idle(_) => self.args.rounds.min(2),
             _ => self.args.rounds,
         };
@@ -129,8 +129,8 @@ impl Bench {
         Ok(comparison)
     }
 
-    /// A server's process has good and bad luck with where things lie in memory; each measurement
-    /// has one of its own.
+    /// Makes one measurement, with a new process: memory layout differs between processes and
+    /// affects speed.
     fn measure(&self, case: &Case, which: &Which) -> Result<Sample, Trouble> {
         let seconds = self.args.seconds;
         let server = Running::start(which, case.protocol, &self.cores)?;

@@ -1,4 +1,4 @@
-//! One server, then the other, and the ratio between the two; and again.
+//! Measures one server right after the other, repeatedly, and takes the ratio of each pair.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::servers::Which;
 /// The answers to one question.
 pub struct Comparison {
     pub case: String,
-    /// What the ratios are of.
+    /// The metrics that have ratios.
     pub compared: &'static [Metric],
     /// Ours first.
     pub rows: Vec<Row>,
@@ -20,7 +20,7 @@ pub struct Row {
     pub which: Which,
     /// The median of all its measurements.
     pub values: BTreeMap<Metric, f64>,
-    /// Ours by this one's, within pairs.
+    /// Ours divided by this one's, within pairs.
     pub ratios: BTreeMap<Metric, Ratio>,
     pub lost: u64,
     pub wrong: Option<String>,
@@ -34,7 +34,7 @@ pub struct Ratio {
     pub max: f64,
 }
 
-/// Measures ours beside each of its rivals so many times. Who goes first alternates.
+/// Measures ours in pairs with each of its rivals, `rounds` times. Who goes first alternates.
 pub fn compare(
     case: &Case,
     rounds: usize,
@@ -84,14 +84,14 @@ impl Row {
         }
     }
 
-    /// Adds what was counted apart from all else, if it was.
+    /// Adds the system calls, which are counted in a run of their own.
     pub fn add_syscalls(&mut self, counted: Option<f64>) {
         self.values.extend(counted.map(|count| (Metric::Syscalls, count)));
     }
 }
 
 impl Ratio {
-    /// Ours by theirs; none if one of them has no value.
+    /// Ours divided by theirs. `None` if either has no value.
     fn of(metric: Metric, pairs: &[(Sample, Sample)]) -> Option<Ratio> {
         let ratio = |(ours, theirs): &(Sample, Sample)| {
             let (ours, theirs) = (ours.values.get(&metric)?, theirs.values.get(&metric)?);
@@ -104,7 +104,7 @@ impl Ratio {
     }
 }
 
-/// The middle one, or the mean of the two in the middle, of at least one.
+/// The median of at least one value.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let (low, high) = ((values.len() - 1) / 2, values.len() / 2);

@@ -12,14 +12,14 @@ use super::servers::Which;
 use super::trains;
 use crate::controls::Control;
 
-/// One question, and whom it is put to.
+/// One question, and the servers that it is put to.
 pub struct Case {
     pub name: String,
     pub protocol: Protocol,
     pub work: Work,
     /// The servers to compare ours with.
     pub rivals: Vec<Which>,
-    /// What the ratios are of.
+    /// The metrics that have ratios.
     pub compared: &'static [Metric],
 }
 
@@ -28,7 +28,7 @@ pub enum Work {
     /// Trains of datagrams.
     Trains,
     Churn,
-    /// So many connections.
+    /// This many idle connections.
     Idle(usize),
     Start,
 }
@@ -40,7 +40,7 @@ pub struct Load {
     pub connections: usize,
     pub in_flight: usize,
     pub is_text: bool,
-    /// Messages a second, whatever comes back. Without it, the next one follows a reply.
+    /// Messages a second, whatever comes back. With `None`, a reply triggers the next message.
     pub rate: Option<f64>,
 }
 
@@ -90,18 +90,19 @@ const MESSAGES: [Load; 5] = [
     text(16 * 1024, 4, 4),
 ];
 
-/// What a server spends on an echo depends on how many come at a time, and a client of WebSocket has
-/// more to do for each than one of TCP. At one rate they can be compared.
+/// The CPU time of an echo depends on how many arrive at a time, and a WebSocket client spends more
+/// time on each than a TCP client. At a fixed rate the two can be compared.
 const AT_ONE_RATE: [Load; 2] = [paced(64, 50, 50_000.0), paced(64, 50, 500_000.0)];
 
 const SECURE_MESSAGES: [Load; 2] = [load(64, 50, 1), load(16 * 1024, 4, 4)];
 
 const DATAGRAMS: [Load; 2] = [load(64, 50, 1), load(1200, 8, 16)];
 
-/// The connections that a smoke run has at most.
+/// The most connections in a smoke run.
 const FEW: usize = 8;
 
-/// What `args` ask for. Raises the limit on descriptors to what it takes, or asks for less.
+/// The cases that `args` ask for. Raises the limit on descriptors as needed, or else reduces the
+/// number of idle connections.
 pub fn cases(args: &mut Args) -> Vec<Case> {
     if args.sections.is_empty() {
         args.sections = Section::value_variants().to_vec();
@@ -109,7 +110,7 @@ pub fn cases(args: &mut Args) -> Vec<Case> {
     let sections = args.sections.clone();
     let most = raise_descriptors(if sections.contains(&Section::Idle) { args.idle } else { 0 });
     if most < args.idle && sections.contains(&Section::Idle) {
-        println!("{} idle connections need more descriptors than there may be: {most}", args.idle);
+        println!("{} idle connections exceed the descriptor limit; using {most}", args.idle);
         args.idle = most;
     }
     let args = &*args;
@@ -129,7 +130,7 @@ fn of_section(section: Section, args: &Args) -> Vec<Case> {
             let compared = &[Metric::Cpu, Metric::Rate];
             Case { name, compared, ..case(protocol, Work::Traffic(load), args) }
         };
-        // A smoke run is not to last.
+        // A smoke run has to be short.
         loads.iter().step_by(if args.is_smoke { 2 } else { 1 }).map(case).collect()
     };
     let each = |protocols: &[Protocol], work: fn(&Args) -> Work, what: &str, compared| {
@@ -180,15 +181,15 @@ fn case(protocol: Protocol, work: Work, args: &Args) -> Case {
         _ => &[],
     };
     let builds = args.builds.iter().map(|(name, path)| Which::Build(name.clone(), path.clone()));
-    let door = match protocol {
-        Protocol::Ws => Some(Which::Door(Protocol::Tcp)),
-        Protocol::Wss => Some(Which::Door(Protocol::Tls)),
+    let carrier = match protocol {
+        Protocol::Ws => Some(Which::OursOver(Protocol::Tcp)),
+        Protocol::Wss => Some(Which::OursOver(Protocol::Tls)),
         _ => None,
     };
-    // What a connection carries is compared with what carries it.
-    let door = door.filter(|_| matches!(work, Work::Traffic(_)));
+    // WebSocket is compared with the protocol that carries it.
+    let carrier = carrier.filter(|_| matches!(work, Work::Traffic(_)));
     let controls = controls.iter().copied().map(Which::Control);
-    let rivals = builds.chain(door).chain(controls).collect();
+    let rivals = builds.chain(carrier).chain(controls).collect();
     Case { name: String::new(), protocol, work, rivals, compared: &[] }
 }
 
@@ -203,15 +204,15 @@ fn title(protocol: Protocol) -> &'static str {
     }
 }
 
-/// Raises the limit on descriptors, which the servers inherit, so that there can be `connections`,
-/// and says how many there can be. Our server takes nine tenths of the limit for connections.
+/// Raises the limit on descriptors, which the servers inherit, to what `connections` need. Returns
+/// how many connections there can be: our server takes nine tenths of the limit for them.
 fn raise_descriptors(connections: usize) -> usize {
     let wanted = (connections as u64 + 1000) * 10 / 9;
     let maximum = getrlimit(Resource::Nofile).maximum;
     let is_enough = maximum.is_none_or(|maximum| maximum >= wanted);
     let raised = Rlimit { current: Some(wanted), maximum: Some(wanted) };
     if is_enough || setrlimit(Resource::Nofile, raised).is_err() {
-        // What is not needed is not refused either, so nothing is lost if this fails.
+        // If this fails, the current limit is used.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     }
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

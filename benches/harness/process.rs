@@ -1,11 +1,11 @@
-//! What /proc says of a server.
+//! A server's memory and CPU time, from /proc.
 
 use std::fs;
 use std::time::Duration;
 
 /// Resident bytes.
 pub fn resident(pid: u32) -> Option<u64> {
-    // The sum over all mappings is exact; the counter in `status` is kept per processor, and lags.
+    // The sum over all mappings is exact. The counter in `status` is batched per CPU, and lags.
     let exact = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
     let line = |text: &str, label| -> Option<u64> {
         let line = text.lines().find(|line| line.starts_with(label))?;
@@ -23,7 +23,7 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
     by_scheduler(pid).or_else(|| by_ticks(pid))
 }
 
-/// How fine the processor time is.
+/// The resolution of [`cpu_time`].
 pub fn clock() -> &'static str {
     match by_scheduler(std::process::id()) {
         Some(_) => "CPU time from schedstat",
@@ -31,7 +31,7 @@ pub fn clock() -> &'static str {
     }
 }
 
-/// In nanoseconds, from each thread's `schedstat`.
+/// The sum over each thread's `schedstat`, in nanoseconds.
 fn by_scheduler(pid: u32) -> Option<Duration> {
     let mut total = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
@@ -42,10 +42,10 @@ fn by_scheduler(pid: u32) -> Option<Duration> {
     (total > 0).then(|| Duration::from_nanos(total))
 }
 
-/// utime and stime, proc(5).
+/// utime and stime of proc(5).
 fn by_ticks(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may have blanks and parentheses in it.
+    // The name may contain blanks and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut next = || fields.next()?.parse::<u64>().ok();
     let ticks = next()? + next()?;

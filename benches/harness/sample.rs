@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use echo_server::Protocol;
 use echo_server::probe::Summary;
 
-/// Something that is measured.
+/// A metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
-    /// Echoes, or in churn connections, a second.
+    /// Echoes a second; for churn, connections a second.
     Rate,
     /// The server's processor time for each of them, all threads, in nanoseconds.
     Cpu,
@@ -76,7 +76,7 @@ impl Metric {
         }
     }
 
-    /// In the unit of the heading.
+    /// Converts a value to the unit of the heading.
     fn scaled(self, value: f64) -> f64 {
         match self {
             Metric::Cpu | Metric::P50 | Metric::P99 | Metric::P999 => value / 1e3,
@@ -110,7 +110,7 @@ impl Sample {
         let wrong = (corrupted + duplicated > 0)
             .then(|| format!("{corrupted} corrupted, {duplicated} duplicated"))
             .or_else(|| error.map(|(reason, _)| reason.to_owned()))
-            // Then it is another rate than was asked for.
+            // The actual rate then differs from the requested one.
             .or_else(|| {
                 (unsent > sent / 100).then(|| format!("{unsent} could not be sent in time"))
             });

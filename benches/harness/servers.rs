@@ -14,7 +14,7 @@ use super::sample::{Metric, Sample, Trouble};
 use crate::certificates::certs;
 use crate::controls::{self, Control};
 
-/// Our binary, built as the controls are: with what tests want of tokio, a clock that can be stopped.
+/// Our binary, built like the controls: with tokio's `test-util`, which tests enable.
 const OURS: &str = env!("CARGO_BIN_EXE_echo-server");
 
 /// Whose server.
@@ -23,8 +23,8 @@ pub enum Which {
     Ours,
     /// Another build of ours: its name, and the binary.
     Build(String, PathBuf),
-    /// Another door of ours.
-    Door(Protocol),
+    /// Our server with another protocol.
+    OursOver(Protocol),
     Control(Control),
 }
 
@@ -33,16 +33,16 @@ impl Which {
         match self {
             Which::Ours => "echo-server",
             Which::Build(name, _) => name,
-            Which::Door(Protocol::Tcp) => "our own TCP",
-            Which::Door(Protocol::Tls) => "our own TLS",
-            Which::Door(_) => "another door of ours",
+            Which::OursOver(Protocol::Tcp) => "our own TCP",
+            Which::OursOver(Protocol::Tls) => "our own TLS",
+            Which::OursOver(_) => "another protocol of ours",
             Which::Control(control) => control.name(),
         }
     }
 
     fn command(&self, protocol: Protocol) -> Result<Command, Trouble> {
         match self {
-            Which::Ours | Which::Door(_) => Ok(ours(Path::new(OURS), protocol)),
+            Which::Ours | Which::OursOver(_) => Ok(ours(Path::new(OURS), protocol)),
             Which::Build(_, path) => Ok(ours(path, protocol)),
             Which::Control(control) => {
                 let this = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -54,7 +54,7 @@ impl Which {
     }
 }
 
-/// Ours, with its default settings: the log is written, to where nobody reads it.
+/// Ours, with its default settings. It writes its log, which is discarded.
 fn ours(path: &Path, protocol: Protocol) -> Command {
     let mut command = Command::new(path);
     for (name, _) in std::env::vars_os() {
@@ -78,9 +78,9 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it on the servers' core, and waits until it listens.
+    /// Starts a server on the servers' core, and waits until it listens.
     pub fn start(which: &Which, protocol: Protocol, cores: &Cores) -> Result<Running, Trouble> {
-        let protocol = if let Which::Door(door) = which { *door } else { protocol };
+        let protocol = if let Which::OursOver(other) = which { *other } else { protocol };
         let trouble = |what: &dyn std::fmt::Display| format!("{}: {what}", which.name());
         let mut command = which.command(protocol)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -97,8 +97,8 @@ impl Running {
         let address = address_in(&line);
         let unknown = SocketAddr::from(([0; 4], 0));
         let running = Running { child, protocol, address: address.unwrap_or(unknown), took };
-        // Dropped here, it is killed.
-        address.map(|_| running).ok_or_else(|| trouble(&"it does not say where it listens"))
+        // On an error the server is dropped here, which kills it.
+        address.map(|_| running).ok_or_else(|| trouble(&"it does not print its address"))
     }
 
     pub fn pid(&self) -> u32 {
@@ -114,7 +114,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // This fails if the process has ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,5 @@
-//! System calls, counted from outside: by perf, or by strace, which slows the server down but
-//! counts the same.
+//! Counts a server's system calls from outside: with perf, or with strace, which slows the server
+//! down but counts the same.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
@@ -15,11 +15,11 @@ pub enum Counter {
     None,
 }
 
-/// perf writes what it has counted so often, in milliseconds: the first time is when it has begun.
+/// The interval of perf's output in milliseconds. The first output shows that it is attached.
 const INTERVAL: &str = "50";
 
 impl Counter {
-    /// One that is installed and allowed.
+    /// Finds a tool that is installed and permitted.
     pub fn find() -> Counter {
         let works = |command: &mut Command| {
             let command = command.arg("true").stdout(Stdio::null()).stderr(Stdio::null());
@@ -46,7 +46,7 @@ impl Counter {
         let mut child = command.spawn().ok()?;
         let mut output = BufReader::new(child.stderr.take()?);
         let mut first = String::new();
-        // perf's first count, or strace's word that it is attached.
+        // perf's first count, or strace's message that it is attached.
         let has_begun = output.read_line(&mut first).is_ok_and(|length| length > 0);
         let counting = Counting { counter: self, child, output, first };
         has_begun.then_some(counting)
@@ -74,7 +74,7 @@ pub struct Counting {
 }
 
 impl Counting {
-    /// Ends, and says how many there were.
+    /// Stops counting, and returns how many there were.
     pub fn detach(mut self) -> Option<u64> {
         kill_process(Pid::from_child(&self.child), Signal::INT).ok()?;
         let mut rest = String::new();
@@ -97,7 +97,7 @@ impl Counting {
 
 impl Drop for Counting {
     fn drop(&mut self) {
-        // It has ended, if it was asked to.
+        // This fails if the tool has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -108,7 +108,7 @@ impl fmt::Display for Counter {
         f.write_str(match self {
             Counter::Perf => "system calls counted by perf",
             Counter::Strace => "system calls counted by strace",
-            Counter::None => "system calls not counted: neither perf nor strace may",
+            Counter::None => "system calls not counted: neither perf nor strace is available",
         })
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::pairs::{Comparison, Ratio, Row};
 use super::sample::Metric;
 
-/// The table, and under it what else there is to say.
+/// The table, and remarks below it.
 pub fn of(comparison: &Comparison) -> String {
     let rows = &comparison.rows;
     let metrics: Vec<Metric> = metrics(rows);
@@ -24,7 +24,7 @@ pub fn of(comparison: &Comparison) -> String {
     text
 }
 
-/// Those that any row has.
+/// The metrics that any row has.
 fn metrics(rows: &[Row]) -> Vec<Metric> {
     let mut metrics: Vec<_> = rows.iter().flat_map(|row| row.values.keys().copied()).collect();
     metrics.sort_unstable();
@@ -53,13 +53,13 @@ fn cells(row: &Row, comparison: &Comparison, metrics: &[Metric]) -> Vec<String> 
     cells
 }
 
-/// The median, and the extremes.
+/// A ratio's median and its extremes.
 pub fn shown(ratio: &Ratio) -> String {
     let Ratio { median, min, max } = ratio;
     format!("{median:.2} ({min:.2}–{max:.2})")
 }
 
-/// Names to the left, numbers to the right.
+/// Aligns names left and numbers right.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines[0].len();
     let length = |cell: &String| cell.chars().count();

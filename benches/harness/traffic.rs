@@ -1,4 +1,4 @@
-//! Echoes: the probe's load on a server, and what the server spends on it meanwhile.
+//! Echoes: the probe's load on a server, and what the load costs the server.
 
 use std::time::{Duration, Instant};
 
@@ -23,10 +23,11 @@ const SETTLING: Duration = Duration::from_millis(150);
 /// How long system calls are counted.
 const COUNTING: Duration = Duration::from_millis(400);
 
-/// From how many connections on memory is divided by them; with fewer it is the process's own.
+/// With fewer connections than this, memory per connection is not computed: it would mostly be the
+/// process's own.
 const MANY: usize = 1000;
 
-/// Puts `load` on `server` for so many `seconds`.
+/// Puts `load` on `server` for this many `seconds`.
 pub async fn measure(server: &Running, load: &Load, seconds: f64) -> Result<Sample, Trouble> {
     let duration = Duration::from_secs_f64(seconds);
     run(
@@ -52,7 +53,7 @@ pub async fn measure(server: &Running, load: &Load, seconds: f64) -> Result<Samp
     sample.values.insert(Metric::Rate, summary.rate());
     if let (Some(first), Some(last)) = (first, last)
         && last.echoes > first.echoes
-        // Too little is seen of a load that hardly had a turn.
+        // A load that hardly got any CPU time shows too little.
         && last.at - first.at >= duration / 3
     {
         let echoes = (last.echoes - first.echoes) as f64;
@@ -70,7 +71,7 @@ pub async fn measure(server: &Running, load: &Load, seconds: f64) -> Result<Samp
     Ok(sample)
 }
 
-/// How many system calls `server` makes for an echo of `load`, if that can be counted.
+/// How many system calls `server` makes for an echo of `load`. `None` if they cannot be counted.
 pub async fn syscalls(
     server: &Running,
     load: &Load,
@@ -97,7 +98,7 @@ pub async fn syscalls(
     Ok(found.flatten())
 }
 
-/// What had come to pass at some time.
+/// The counters at some time.
 #[derive(Clone, Copy)]
 struct Mark {
     at: Instant,
@@ -109,8 +110,8 @@ struct Mark {
 impl Mark {
     fn now(pid: u32, load: &Load, progress: &Progress) -> Mark {
         let cpu = process::cpu_time(pid);
-        // Messages are counted at once, replies in batches; but where one does not wait for the
-        // other, messages are not echoes.
+        // The probe counts sent messages at once, and replies in batches. At a fixed rate, though,
+        // messages do not wait for replies, so only replies are echoes.
         let echoes = if load.rate.is_some() { progress.replies } else { progress.sent };
         Mark { at: Instant::now(), echoes, cpu, resident: None }
     }
@@ -128,7 +129,7 @@ async fn run(
         .connect(|connect| connect.tls.ca = Some(certs("ca.pem").into()))
         .messages(|messages| {
             messages.size = load.size;
-            // Beside a door that knows no text, text is compared with the same number of bytes.
+            // A protocol without text messages gets the same number of bytes instead.
             messages.is_text =
                 load.is_text && matches!(server.protocol, Protocol::Ws | Protocol::Wss);
         });
@@ -137,7 +138,7 @@ async fn run(
         .in_flight(load.in_flight)
         .duration(duration)
         .timeout(match server.protocol {
-            // A datagram that is lost must not leave its flow idle for long.
+            // A lost datagram must not leave its flow idle for long.
             Protocol::Udp => Duration::from_millis(250),
             _ => Duration::from_secs(10),
         });

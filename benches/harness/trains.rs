@@ -1,4 +1,5 @@
-//! Trains: datagrams of one size that the kernel passes on as one (UDP_SEGMENT), as QUIC sends them.
+//! Trains: datagrams of one size that the kernel passes on as one buffer (UDP_SEGMENT), as QUIC
+//! sends them.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::UdpSocket;
@@ -11,8 +12,8 @@ use super::process;
 use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
 
-/// Sockets that send one train after the other. All that is under way has room in a receive buffer
-/// of the default size, or a server without a larger one would be waited for, and not measured.
+/// Sockets that send one train after the other. Everything in flight fits into a receive buffer of
+/// the default size, since with losses the timeout would be measured instead of the server.
 const FLOWS: usize = 4;
 
 /// Datagrams in a train, and the bytes of each.
@@ -21,13 +22,13 @@ const SIZE: usize = 1200;
 
 pub const NAME: &str = "1200 B, 4 flows, trains of 16";
 
-/// What has not come back by then is lost.
+/// Datagrams that have not come back after this are lost.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long a server is warmed up.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// Sends trains to `server` for so many `seconds`.
+/// Sends trains to `server` for this many `seconds`.
 pub fn measure(server: &Running, seconds: f64) -> Result<Sample, Trouble> {
     let duration = Duration::from_secs_f64(seconds);
     let trouble = |error: io::Error| error.to_string();
@@ -54,7 +55,7 @@ struct Count {
     wrong: u64,
 }
 
-/// Every flow has a train under way, and sends the next when that has come back.
+/// Every flow has one train in flight, and sends the next when that has come back.
 fn run(flows: &mut [Flow], duration: Duration) -> io::Result<Count> {
     let end = Instant::now() + duration;
     let mut count = Count::default();
@@ -77,7 +78,7 @@ fn run(flows: &mut [Flow], duration: Duration) -> io::Result<Count> {
 
 struct Flow {
     socket: UdpSocket,
-    /// The train that is under way. Each of its datagrams begins with the train's number.
+    /// The train in flight. Each of its datagrams begins with the train's number.
     train: Vec<u8>,
     number: u64,
     buffer: Vec<u8>,
@@ -88,7 +89,7 @@ impl Flow {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.connect(server.address)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        // What comes back as a train is taken as one, so that the server has more to do than we.
+        // Receiving trains whole (UDP_GRO) keeps the load cheaper than the server.
         setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
         // No two datagrams are alike.
         let train =

@@ -1,5 +1,5 @@
-//! One connection by hand: it arrives, echoes, and leaves. The probe's connections all stay as long
-//! as their load, and come from one address.
+//! A client that connects, echoes and closes. The probe cannot do this: its connections last as
+//! long as their load, and come from one address.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,7 +20,7 @@ use super::sample::Trouble;
 use super::servers::Running;
 use crate::certificates::certs;
 
-/// Connections from one address; a client has 28,000 ports for each on Linux.
+/// Connections from one address. Linux has 28,000 ephemeral ports for each.
 const PER_ADDRESS: usize = 10_000;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
@@ -30,14 +30,14 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket
 trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for T {}
 
-/// Those who visit one server.
+/// The clients of one server.
 pub struct Visitors {
     protocol: Protocol,
     address: SocketAddr,
     connector: TlsConnector,
 }
 
-/// One of them, at the server.
+/// A connected client.
 pub struct Visitor {
     stream: Box<dyn ByteStream>,
     is_web_socket: bool,
@@ -50,11 +50,11 @@ impl Visitors {
         Ok(Visitors { protocol: server.protocol, address: server.address, connector })
     }
 
-    /// Visitor `n` connects, with whatever handshakes there are.
+    /// Connects visitor `n`, including the handshakes of the protocol.
     pub async fn arrive(&self, n: usize) -> io::Result<Visitor> {
         let socket = TcpSocket::new_v4()?;
-        // The port is chosen on connecting. On binding, the kernel looks ever longer for one that
-        // nobody has: seconds, all in all, when 10,000 are open.
+        // The port is chosen on connecting. On binding, the kernel's search for a free port takes
+        // ever longer: seconds in total for 10,000 connections.
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         let from = Ipv4Addr::from_bits(0x7F00_0002 + (n / PER_ADDRESS) as u32);
         socket.bind(SocketAddr::new(from.into(), 0))?;
@@ -76,9 +76,9 @@ impl Visitors {
 }
 
 impl Visitor {
-    /// Sends 64 bytes, and waits for them.
+    /// Sends 64 bytes, and waits for their echo.
     pub async fn echo(&mut self) -> io::Result<()> {
-        // Where they are a WebSocket frame, the mask is zero.
+        // A WebSocket frame has a masking key of zeros.
         let (request, reply): (&[u8], &[u8]) = match self.is_web_socket {
             true => (&[0x82, 0x80 | 64, 0, 0, 0, 0], &[0x82, 64]),
             false => (&[], &[]),
@@ -90,11 +90,11 @@ impl Visitor {
         self.stream.read_exact(&mut echo).await?;
         match echo.strip_prefix(reply) {
             Some(payload) if payload == message => Ok(()),
-            _ => Err(io::Error::new(ErrorKind::InvalidData, "the echo is another")),
+            _ => Err(io::Error::new(ErrorKind::InvalidData, "the echo differs")),
         }
     }
 
-    /// Says goodbye as the protocol has it, and waits until the server does.
+    /// Closes as the protocol prescribes, and waits until the server does too.
     pub async fn leave(mut self) -> io::Result<()> {
         if self.is_web_socket {
             let code = 1000_u16.to_be_bytes();
@@ -103,18 +103,18 @@ impl Visitor {
         } else {
             self.stream.shutdown().await?;
         }
-        // What is left is a farewell.
+        // Only the server's own farewell is left to read.
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).await?;
         Ok(())
     }
 }
 
-/// Reads the response's head, and no byte more.
+/// Reads the head of the HTTP response, and no byte more.
 async fn upgraded(stream: &mut Box<dyn ByteStream>) -> io::Result<()> {
     let (mut head, mut buffer) = (Vec::new(), [0; 1024]);
     while !head.ends_with(b"\r\n\r\n") {
-        // The server says nothing else before it is spoken to.
+        // The server sends nothing after the head before it gets a frame.
         match stream.read(&mut buffer).await? {
             0 => return Err(ErrorKind::UnexpectedEof.into()),
             length => head.extend_from_slice(&buffer[..length]),
@@ -123,7 +123,7 @@ async fn upgraded(stream: &mut Box<dyn ByteStream>) -> io::Result<()> {
     if head.starts_with(b"HTTP/1.1 101 ") { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
 }
 
-/// Trusts the test CA. Each handshake is a full one.
+/// Settings that trust the test CA. Sessions are not resumed, so each handshake is a full one.
 fn trust() -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_file_iter(certs("ca.pem")).map_err(io::Error::other)? {

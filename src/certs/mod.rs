@@ -1,6 +1,6 @@
-//! A private CA with a certificate for a server and one for a client, made in memory.
+//! Makes a private CA, and certificates for a server and a client that it has signed, in memory.
 //!
-//! This room touches no file, and knows no server: whoever wants files writes them.
+//! This module writes no files and does not depend on the server.
 
 mod name;
 
@@ -16,16 +16,17 @@ pub use name::{Name, NameError};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_VALIDITY: Duration = Duration::from_secs(3650 * DAY.as_secs());
-/// 397 days, which is what browsers accept. Both ends count (RFC 5280 section 4.1.2.5).
+/// 397 days, the longest that browsers accept. One second less, because the period includes both
+/// ends (RFC 5280 section 4.1.2.5).
 const LEAF_VALIDITY: Duration = Duration::from_secs(397 * DAY.as_secs() - 1);
 
-/// A CA, and what it has signed.
+/// A CA, and the certificates that it has signed.
 pub struct Certificates {
-    /// The CA. It may sign for servers and clients, but no further CA.
+    /// The CA. It may sign certificates for servers and clients, but no further CA.
     pub ca: Pair,
-    /// A server's. Its certificate is the whole chain: whoever trusts the CA has the rest.
+    /// The server's certificate. It needs no chain, since the CA has signed it directly.
     pub server: Pair,
-    /// A client's, for servers that ask for one.
+    /// A client certificate, for servers that ask for one.
     pub client: Pair,
 }
 
@@ -33,7 +34,7 @@ pub struct Certificates {
 pub struct Pair {
     /// The certificate.
     pub certificate: String,
-    /// Until when it is valid.
+    /// The end of its validity.
     pub expires: SystemTime,
     /// The key: ECDSA P-256 in PKCS#8, not encrypted.
     pub key: String,
@@ -41,14 +42,14 @@ pub struct Pair {
 
 /// Why no certificates could be made.
 #[derive(Debug, thiserror::Error)]
-#[error("no certificates could be made: {0}")]
+#[error("could not make the certificates: {0}")]
 pub struct CertsError(#[from] rcgen::Error);
 
-/// Makes a new CA that is valid for ten years, and has it sign a server's and a client's
-/// certificate, each for `names` and for 397 days. All are valid from a day before `now`.
+/// Makes a new CA, and certificates for a server and a client that it signs for `names`. The CA is
+/// valid for ten years, the others for 397 days; all are valid from a day before `now`.
 ///
 /// # Errors
-/// The system has no randomness for a key.
+/// A key could not be generated, because the system's random number generator failed.
 pub fn issue(names: &[Name], now: SystemTime) -> Result<Certificates, CertsError> {
     let mut params = params("echo-server CA", now, CA_VALIDITY);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -56,7 +57,7 @@ pub fn issue(names: &[Name], now: SystemTime) -> Result<Certificates, CertsError
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let ca = pair(&params, &params.self_signed(&key)?, &key);
     let issuer = Issuer::new(params, key);
-    // A subject with a space is no host name, so that nobody takes it for one.
+    // With a space in it, no verifier can mistake the subject for a host name.
     let server =
         leaf("echo-server server", names, ExtendedKeyUsagePurpose::ServerAuth, now, &issuer)?;
     let client =
@@ -73,7 +74,7 @@ fn leaf(
 ) -> Result<Pair, CertsError> {
     let mut params = params(subject, now, LEAF_VALIDITY);
     params.subject_alt_names = alternative_names(names);
-    // It says CA:FALSE, and has a subject key identifier, which strict verifiers ask for.
+    // This adds CA:FALSE and a subject key identifier, which strict verifiers require.
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![purpose];
@@ -82,13 +83,13 @@ fn leaf(
     Ok(pair(&params, &params.signed_by(&key, issuer)?, &key))
 }
 
-/// What all have in common. The serial number is left to rcgen, which takes 159 bits of a hash of
-/// the key: as random as the key, which is new.
+/// The parameters that all certificates share. rcgen derives the serial number from a hash of the
+/// key, which is new, so the number is random.
 fn params(subject: &str, now: SystemTime, validity: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, subject);
-    // A day of room for verifiers whose clocks are behind.
+    // Clocks of verifiers may be up to a day behind.
     let not_before = now - DAY;
     params.not_before = not_before.into();
     params.not_after = (not_before + validity).into();

@@ -8,8 +8,8 @@ use rcgen::SanType;
 use rcgen::string::Ia5String;
 use tokio_rustls::rustls::pki_types::DnsName;
 
-/// What clients call a server: a DNS name, in lower case and perhaps with `*` as its first label
-/// (RFC 9525 section 6.3), or an IP address.
+/// A name by which clients reach a server: an IP address, or a DNS name in lower case, whose first
+/// label may be `*` (RFC 9525 section 6.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name(Kind);
 
@@ -23,20 +23,20 @@ enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// It is nothing at all.
+    /// It is neither a DNS name nor an IP address.
     #[error("neither a DNS name nor an IP address")]
     Neither,
-    /// It has letters that DNS has not (RFC 5890).
+    /// It has characters outside ASCII, which DNS writes in another form (RFC 5890).
     #[error("not ASCII; the DNS form of an international name begins with xn--")]
     NotAscii,
-    /// It is for more names than verifiers believe.
-    #[error("a wildcard is *.NAME, and NAME has a dot")]
+    /// It is a wildcard that verifiers do not accept.
+    #[error("a wildcard must be *.NAME, where NAME has a dot")]
     Wildcard,
 }
 
 impl Name {
-    /// What this machine is called: localhost, 127.0.0.1, ::1, and the host name if a certificate
-    /// can carry it.
+    /// The names of this machine: localhost, 127.0.0.1, ::1, and the host name if it is a valid
+    /// [`Name`].
     pub fn of_this_machine() -> Vec<Name> {
         let host_name = gethostname::gethostname().into_string().ok();
         let texts = ["localhost", "127.0.0.1", "::1"].into_iter().map(str::to_owned);
@@ -62,13 +62,14 @@ impl FromStr for Name {
         if !text.is_ascii() {
             return Err(NameError::NotAscii);
         }
-        // A dot at the end is for resolvers (RFC 5280 section 4.2.1.6 has none).
+        // The dot at the end of an absolute name does not belong in a certificate (RFC 5280
+        // section 4.2.1.6).
         let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let host = text.strip_prefix("*.").unwrap_or(&text);
         if host.contains('*') || (host.len() < text.len() && !host.contains('.')) {
             return Err(NameError::Wildcard);
         }
-        // The rules are those of the verifier in rustls.
+        // We accept exactly what the verifier in rustls accepts.
         if host.ends_with('.') || DnsName::try_from(host).is_err() {
             return Err(NameError::Neither);
         }
@@ -85,7 +86,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// The extension with `names` (RFC 5280 section 4.2.1.6), each of them once.
+/// The subject alternative names (RFC 5280 section 4.2.1.6) for `names`, without duplicates.
 pub(crate) fn alternative_names(names: &[Name]) -> Vec<SanType> {
     let mut alternatives = Vec::new();
     for Name(kind) in names {
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_a_name() {
+    fn valid_names_are_normalized() {
         for (text, name) in [
             ("localhost", "localhost"),
             ("Echo.Example.", "echo.example"),
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not() {
+    fn invalid_names_are_refused_with_a_reason() {
         let long_label = "a".repeat(64);
         let long_name = format!("{}.test", ["a".repeat(62).as_str(); 4].join("."));
         for (texts, reason) in [

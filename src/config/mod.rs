@@ -1,4 +1,4 @@
-//! What a server is told to do: plain data with defaults.
+//! The configuration of a server: plain data with defaults.
 
 mod tls;
 
@@ -27,7 +27,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// All of them.
+    /// All protocols.
     pub const ALL: &[Protocol] =
         &[Protocol::Tcp, Protocol::Tls, Protocol::Udp, Protocol::Ws, Protocol::Wss];
 
@@ -42,7 +42,7 @@ impl Protocol {
         }
     }
 
-    /// The port it has when none is asked for.
+    /// The port that it listens on by default.
     pub fn default_port(self) -> u16 {
         match self {
             Protocol::Tcp | Protocol::Udp => 8080,
@@ -52,7 +52,7 @@ impl Protocol {
         }
     }
 
-    /// Whether it needs a certificate.
+    /// Whether it runs over TLS, and so needs a certificate.
     pub fn is_over_tls(self) -> bool {
         matches!(self, Protocol::Tls | Protocol::Wss)
     }
@@ -64,14 +64,14 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A listener to start.
+/// A protocol, and the addresses to serve it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Listen {
-    /// What it speaks.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Where. More than one if a name was asked for that has more than one address: each is bound
-    /// that this machine has, and one at least has to be.
+    /// The addresses, usually one. If a host name has resolved to several, those that this machine
+    /// does not have are skipped; at least one has to be bound.
     pub addresses: Vec<Address>,
 }
 
@@ -81,7 +81,7 @@ impl Listen {
         Listen { protocol, addresses: vec![address.into()] }
     }
 
-    /// `protocol` on those of `addresses` that this machine has, one at least.
+    /// `protocol` on those of `addresses` that this machine has, which must be at least one.
     pub fn any_of(protocol: Protocol, addresses: Vec<Address>) -> Self {
         Listen { protocol, addresses }
     }
@@ -92,7 +92,7 @@ impl Listen {
     }
 }
 
-/// Everything that a server is told.
+/// The configuration of a server.
 ///
 /// ```
 /// use echo_server::{Config, Protocol};
@@ -107,59 +107,62 @@ impl Listen {
 pub struct Config {
     /// The listeners, in the order in which they are bound.
     pub listeners: Vec<Listen>,
-    /// The permission bits of the files of Unix sockets, at most `0o777`: connecting takes the
-    /// right to write. `None`: what the process's umask leaves of `0o777`.
+    /// The permission bits of Unix socket files, at most `0o777`. A client needs write permission
+    /// to connect. `None`: `0o777` less the process's umask.
     pub unix_mode: Option<u32>,
     /// The certificates of the TLS protocols.
     pub identity: Identity,
-    /// What the TLS protocols agree to.
+    /// What the TLS protocols negotiate.
     pub tls: TlsPolicy,
-    /// Size in bytes of the buffer that each thread echoes byte streams through: the most that a
-    /// TCP connection whose peer does not read makes the server hold. TLS holds up to 64 KiB more
-    /// of records. At least 1.
+    /// Size in bytes of the buffer that each thread uses to echo byte streams, at least 1. It is
+    /// also the most that the server holds for a TCP connection whose peer does not read. A TLS
+    /// connection holds up to 64 KiB of records in addition.
     pub buffer_size: usize,
-    /// Who may open a WebSocket, and speak what on it.
+    /// Who may open a WebSocket, and with which subprotocols.
     pub websocket: WebSocketPolicy,
-    /// Which datagrams are answered, and how many.
+    /// Which datagrams are answered, and at which rate.
     pub udp: UdpPolicy,
-    /// How many connections there may be.
+    /// How many connections may be open at a time.
     pub limits: Limits,
-    /// How long anything may take.
+    /// How long the stages of a connection may take.
     pub timeouts: Timeouts,
 }
 
-/// Who may open a WebSocket, and speak what on it.
+/// Who may open a WebSocket, and with which subprotocols.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WebSocketPolicy {
-    /// The subprotocols that may be selected: of those that a client offers, the first that is
-    /// here. Empty: the first, whatever it is.
+    /// The allowed subprotocols. The server selects the first one that the client offers and that
+    /// is in this list. Empty: all are allowed.
     pub subprotocols: Vec<String>,
-    /// The origins (RFC 6454 section 6.1, as in `https://example.com`) whose pages may connect; a
-    /// page of any other gets 403. Clients that send no Origin are no browsers, and may. Empty:
-    /// all.
+    /// The origins whose pages may connect (RFC 6454 section 6.1), such as `https://example.com`. A
+    /// page of any other origin gets 403. A client that sends no Origin field is not a browser, and
+    /// may connect. Empty: all origins may connect.
     pub origins: Vec<String>,
 }
 
-/// Which datagrams are answered, and how many.
+/// Which datagrams are answered, and at which rate.
 ///
-/// Never answered are port 0, what comes from or was sent to a broadcast or multicast address, and
-/// what comes from one of the server's own addresses: an answer would be somebody else's trouble.
+/// Datagrams are never answered if they come from port 0, from a broadcast, multicast or
+/// unspecified address, or from one of the server's own addresses, or if they were sent to a
+/// broadcast or multicast address: a forged source could turn the answers on others, or start a
+/// loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UdpPolicy {
-    /// The kernel's receive buffer, in bytes, for each of an address's sockets. `None`: 4 MiB, or
-    /// as much as the system gives.
+    /// The kernel's receive buffer (SO_RCVBUF) of each socket, in bytes. `None`: 4 MiB, or as much
+    /// as the system allows.
     pub recv_buffer: Option<usize>,
-    /// Whether source ports below 1024, and 2049, are answered: those of services, with which a
-    /// forged datagram could start a loop. `false`.
+    /// Whether source ports below 1024, and 2049 (NFS), are answered. They belong to services, with
+    /// which a forged datagram could start a loop. Default: `false`.
     pub allow_low_ports: bool,
-    /// Replies a second to one IPv4 address or IPv6 /64, and twice as many in one go. `None`: any
-    /// number. 1,000.
+    /// Replies per second to one IPv4 address or IPv6 /64; a burst may have twice as many. `None`:
+    /// no limit. Default: 1,000.
     pub rate_limit: Option<u32>,
-    /// Whether `rate_limit` holds for loopback addresses too. `false`.
+    /// Whether `rate_limit` applies to loopback addresses too. Default: `false`.
     pub rate_limit_loopback: bool,
-    /// Replies a second to all together, and twice as many in one go. `None`: any number. `None`.
+    /// Replies per second to all peers together; a burst may have twice as many. `None`: no limit.
+    /// Default: `None`.
     pub total_rate_limit: Option<u32>,
 }
 
@@ -175,36 +178,37 @@ impl Default for UdpPolicy {
     }
 }
 
-/// How many connections a server has at a time, over all its listeners. At a limit a new
-/// connection is accepted and closed at once; the existing ones do not notice.
+/// How many connections a server may have at a time, over all its listeners. Beyond a limit, a new
+/// connection is accepted and closed at once; existing ones are not affected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// All connections. `None`: nine tenths of the descriptors that the process may have, or if
-    /// that is fewer, 32 less than those, 4 less for each runtime and 1 for each UDP socket.
+    /// Connections in total. `None`: the process's limit on descriptors, less the larger of a tenth
+    /// of it, and 32 plus 4 for each runtime of [`Server::bind_over`](crate::Server::bind_over)
+    /// plus 1 for each UDP socket.
     pub max_connections: Option<usize>,
-    /// Those of one IPv4 address, or of one IPv6 /64 network, which is what one host is given.
-    /// `None`: no limit.
+    /// Connections from one IPv4 address, or from one IPv6 /64 network, since a single host usually
+    /// has a whole /64. `None`: no limit.
     pub max_connections_per_ip: Option<usize>,
 }
 
-/// How long a connection may take. Where there is an `Option`, `None` is for ever.
+/// How long the stages of a connection may take. `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From accept until the TLS handshake and the WebSocket upgrade are done. 10 seconds.
+    /// From accept until the TLS handshake and the WebSocket upgrade are done. Default: 10 seconds.
     pub handshake: Option<Duration>,
-    /// Without a byte in either direction. 10 minutes.
+    /// Without a byte in either direction. Default: 10 minutes.
     pub idle: Option<Duration>,
-    /// While bytes are owed and the peer takes none. 60 seconds.
+    /// While part of the echo is unsent and the peer reads nothing. Default: 60 seconds.
     pub stall: Option<Duration>,
-    /// Between pings over WebSocket. A peer that has sent nothing at all from one to the next is
-    /// closed. `None`: no pings.
+    /// The interval between WebSocket pings. A peer that sends nothing between two of them is
+    /// closed. `None`: no pings, the default.
     pub ping: Option<Duration>,
-    /// From accept until the end, whatever happens. `None`.
+    /// From accept to close, whatever happens. Default: `None`.
     pub lifetime: Option<Duration>,
-    /// For all connections together to take what they are owed once the server shuts down;
-    /// those that are left are aborted. 10 seconds.
+    /// From the start of a shutdown until all connections have received the rest of their echoes
+    /// and closed. Connections that are left are aborted. Default: 10 seconds.
     pub drain: Duration,
 }
 
@@ -221,11 +225,11 @@ impl Default for Timeouts {
     }
 }
 
-/// [`Config::buffer_size`], unless set otherwise: 64 KiB.
+/// The default of [`Config::buffer_size`]: 64 KiB.
 pub const DEFAULT_BUFFER_SIZE: usize = 64 * 1024;
 
 impl Config {
-    /// No listeners yet, and defaults for the rest.
+    /// A configuration without listeners, with defaults for the rest.
     pub fn new() -> Self {
         Config {
             listeners: Vec::new(),
@@ -240,8 +244,8 @@ impl Config {
         }
     }
 
-    /// Adds a listener. Port 0 asks the system for a free one;
-    /// [`Server::local_addrs`](crate::Server::local_addrs) tells which.
+    /// Adds a listener. With port 0 the system chooses a free port, which
+    /// [`Server::local_addrs`](crate::Server::local_addrs) returns.
     #[must_use]
     pub fn listen(mut self, protocol: Protocol, address: impl Into<Address>) -> Self {
         self.listeners.push(Listen::new(protocol, address));

@@ -1,10 +1,10 @@
-//! What the TLS protocols are told: who they are, and what they agree to.
+//! The configuration of TLS: certificates, and what may be negotiated.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where a certificate, a key or a list comes from.
+/// Where a certificate, a key or a revocation list comes from.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
@@ -20,12 +20,12 @@ impl Source {
         Source::File(path.into())
     }
 
-    /// These bytes: the text of a PEM file, or DER where that is asked for.
+    /// These bytes: the text of a PEM file, or DER for an OCSP response.
     pub fn memory(bytes: impl AsRef<[u8]>) -> Self {
         Source::Memory(bytes.as_ref().into())
     }
 
-    /// The file, if it is one.
+    /// The path, if it is a file.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Source::File(path) => Some(path),
@@ -65,15 +65,15 @@ impl From<&Path> for Source {
     }
 }
 
-/// What the TLS protocols prove themselves with.
+/// The certificates of the TLS protocols.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Identity {
     /// A certificate for localhost, 127.0.0.1, ::1 and the host name, made in memory at start.
     #[default]
     SelfSigned,
-    /// Certificates with their keys. The name that a client asks for (SNI) chooses: the first
-    /// certificate that has it, else the first with a wildcard for it, else the first.
+    /// Certificates with their keys. The server name that the client sends (SNI) selects the first
+    /// certificate with exactly that name, else the first with a matching wildcard, else the first.
     Given(Vec<Credentials>),
 }
 
@@ -99,7 +99,7 @@ impl Identity {
         Identity::from(Credentials::new(Source::memory(chain), Source::memory(key)))
     }
 
-    /// The files that it is read from.
+    /// The files that the certificates are read from.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         let given = match self {
             Identity::SelfSigned => &[][..],
@@ -118,7 +118,7 @@ impl From<Credentials> for Identity {
     }
 }
 
-/// A certificate, and what belongs to it.
+/// A certificate chain, its private key, and an OCSP response for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credentials {
@@ -126,17 +126,17 @@ pub struct Credentials {
     pub chain: Source,
     /// Its private key, PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
     pub key: Source,
-    /// An OCSP response for it (RFC 6960), DER, to be stapled. Only servers staple.
+    /// A DER-encoded OCSP response (RFC 6960) for the server to staple. Clients ignore it.
     pub ocsp: Option<Source>,
 }
 
 impl Credentials {
-    /// A certificate chain and its key, nothing to staple.
+    /// A certificate chain and its key, without an OCSP response.
     pub fn new(chain: impl Into<Source>, key: impl Into<Source>) -> Self {
         Credentials { chain: chain.into(), key: key.into(), ocsp: None }
     }
 
-    /// The same, with an OCSP response to staple.
+    /// Adds an OCSP response to staple.
     #[must_use]
     pub fn stapled(mut self, ocsp: impl Into<Source>) -> Self {
         self.ocsp = Some(ocsp.into());
@@ -148,13 +148,13 @@ impl Credentials {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum TlsVersion {
-    /// RFC 5246.
+    /// TLS 1.2 (RFC 5246).
     Tls12,
-    /// RFC 8446.
+    /// TLS 1.3 (RFC 8446).
     Tls13,
 }
 
-/// Whether clients have to have a certificate.
+/// Whether clients need a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientAuth {
@@ -164,31 +164,33 @@ pub enum ClientAuth {
     Required,
 }
 
-/// What the TLS protocols agree to.
+/// What the TLS protocols negotiate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsPolicy {
-    /// The lowest version. TLS 1.2.
+    /// The lowest version. Default: TLS 1.2.
     pub min: TlsVersion,
-    /// The highest version. TLS 1.3.
+    /// The highest version. Default: TLS 1.3.
     pub max: TlsVersion,
-    /// Cipher suites by their IANA names, the preferred one first. Empty: rustls' own.
+    /// Cipher suites by their IANA names, the preferred one first. Empty: the defaults
+    /// of rustls.
     pub ciphers: Vec<String>,
     /// Key-exchange groups by their IANA names, the preferred one first. Empty: X25519MLKEM768,
     /// x25519, secp256r1, secp384r1.
     pub groups: Vec<String>,
-    /// ALPN protocols (RFC 7301), the preferred one first. Empty: over TLS the first that the
-    /// client offers, for WebSocket h2 and http/1.1.
+    /// ALPN protocols (RFC 7301), the preferred one first. Empty:
+    /// [`Protocol::Tls`](crate::Protocol) accepts the first that the client offers,
+    /// [`Protocol::Wss`](crate::Protocol) has h2 and http/1.1.
     pub alpn: Vec<String>,
-    /// PEM certificates of the CAs whose clients are admitted. `None`: no client is asked for a
-    /// certificate.
+    /// PEM certificates of the CAs that may have issued a client's certificate. `None`: clients are
+    /// not asked for a certificate.
     pub client_ca: Option<Source>,
-    /// Whether clients need a certificate. `None`: they do, if there is a `client_ca`.
+    /// Whether clients need a certificate. `None`: required if there is a `client_ca`.
     pub client_auth: Option<ClientAuth>,
     /// PEM certificate revocation lists of those CAs.
     pub crls: Vec<Source>,
-    /// Whether the secrets of each connection are written to the file that the environment variable
-    /// SSLKEYLOGFILE names. `false`.
+    /// Whether each connection's secrets are written to the file named by the environment variable
+    /// SSLKEYLOGFILE, so that tools can decrypt it. Default: `false`.
     pub key_log: bool,
 }
 

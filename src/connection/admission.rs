@@ -1,4 +1,4 @@
-//! Who is admitted: the limits on connections, all together and for each address.
+//! The limits on connections: on all together, and on those of one network.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,8 +12,8 @@ pub(crate) struct Admission {
     max: usize,
     max_per_network: Option<usize>,
     admitted: AtomicUsize,
-    /// Empty unless there is a limit per network; else an entry for each that has a connection,
-    /// so never more entries than connections.
+    /// Empty without a limit per network. With one, it has an entry for each network that has a
+    /// connection, so never more entries than connections.
     by_network: Mutex<HashMap<Network, usize>>,
 }
 
@@ -36,16 +36,16 @@ impl Admission {
         }
     }
 
-    /// How many are admitted.
+    /// The number of admitted connections.
     pub(crate) fn admitted(&self) -> usize {
         self.admitted.load(Ordering::Relaxed)
     }
 
-    /// Admits a connection until the permit is dropped. A peer without an IP address counts among
-    /// all connections only.
+    /// Admits a connection until the permit is dropped. Without an IP address, a peer counts
+    /// towards the limit on all connections only.
     pub(crate) fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Permit, Refusal> {
-        // Counted before it is compared, so that two threads cannot both take the last place. The
-        // permit gives the place back on every way out.
+        // Counting comes before comparing, so that two threads cannot both take the last place. On
+        // every return, dropping the permit gives the place back.
         let before = self.admitted.fetch_add(1, Ordering::Relaxed);
         let mut permit = Permit { admission: Arc::clone(self), network: None };
         if before >= self.max {
@@ -65,11 +65,11 @@ impl Admission {
     }
 }
 
-/// A connection's place.
+/// Counts an admitted connection until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     admission: Arc<Admission>,
-    /// If there is a limit per network. Boxed, for most servers have none.
+    /// Set if there is a limit per network. Boxed to keep sessions small: few servers have one.
     network: Option<Box<Network>>,
 }
 
@@ -92,7 +92,7 @@ impl Drop for Permit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Network {
     V4(Ipv4Addr),
-    /// The first 64 bits of an IPv6 address: whoever has one of them has them all.
+    /// The first 64 bits of an IPv6 address: a client usually has a whole /64.
     V6(u64),
 }
 

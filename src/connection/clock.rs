@@ -1,22 +1,28 @@
-//! The time as sessions note it: half as large as an `Instant`, of which each session has several.
+//! Timestamps of half the size of an `Instant`: each session has several.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A point in time since a server began, in nanoseconds: some five hundred years of them.
+/// Nanoseconds since the server began. They overflow after some five hundred years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(u64);
 
 impl Moment {
-    /// So much later, or the end of all moments.
+    /// The moment `duration` later, or the latest one there is.
     pub(super) fn after(self, duration: Duration) -> Moment {
         let nanos = duration.as_secs().saturating_mul(1_000_000_000);
         Moment(self.0.saturating_add(nanos).saturating_add(duration.subsec_nanos().into()))
     }
+
+    /// The moment `duration` earlier, or the first one there is.
+    pub(super) fn before(self, duration: Duration) -> Moment {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Moment(self.0.saturating_sub(nanos))
+    }
 }
 
-/// What moments are counted from.
+/// The origin of all moments.
 #[derive(Debug)]
 pub(super) struct Clock(Instant);
 

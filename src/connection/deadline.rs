@@ -1,4 +1,4 @@
-//! A timer for a deadline that keeps moving: one for each connection, whatever its timeouts.
+//! A timer for a deadline that keeps moving. A connection has one for all its timeouts.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,11 +8,11 @@ use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pin_project_lite::pin_project! {
-    /// A timer whose deadline moves later all the time, and costs nothing when it does.
+    /// A timer whose deadline can move later at no cost.
     ///
-    /// Each message puts a connection's idle deadline off. To tell the runtime's timers each time
-    /// would cost more than the echo; so the timer stays where it was armed, and when it fires the
-    /// deadline of that moment is compared and armed instead.
+    /// Each message postpones a connection's idle deadline. To reset the runtime's timer each time
+    /// would cost more than the echo. So the timer stays armed as it is, and when it fires it is
+    /// armed for the deadline of that moment.
     #[derive(Default)]
     pub(crate) struct Deadline {
         #[pin]
@@ -43,7 +43,7 @@ impl Deadline {
                 Some(timer) => timer.reset(deadline),
                 None => this.timer.set(Some(sleep_until(deadline))),
             }
-            // Polling is what arms it, so the task's budget must not prevent that.
+            // The first poll arms the timer, so a used up coop budget must not prevent it.
             let timer = this.timer.as_mut().as_pin_mut().expect("it has just been set");
             ready!(Pin::new(&mut unconstrained(timer)).poll(cx));
         }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_that_moves_later_is_met_at_its_last_place() {
+    async fn a_deadline_that_moves_later_passes_at_its_last_value() {
         let start = Instant::now();
         let mut deadline = pin!(Deadline::default());
         let mut wakes = 0;
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_that_moves_earlier_is_met_there() {
+    async fn a_deadline_that_moves_earlier_passes_there() {
         let start = Instant::now();
         let mut deadline = pin!(Deadline::default());
         assert!(poll_once(deadline.as_mut(), start + 100 * SECOND).await.is_pending());

@@ -1,4 +1,4 @@
-//! How a server tells its connections to leave, and knows when they have.
+//! How a server tells its connections to end, and learns that they have.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use futures::Future;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-/// What a server does with its connections. It only ever moves down this list.
+/// What a server does with its connections. The stage only ever moves down this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
-    /// New ones are welcome.
+    /// New connections are accepted.
     Serving = 0,
-    /// No new ones; each gets what it is owed and a farewell.
+    /// No new connections are accepted. Each gets what it is owed and a farewell.
     Draining = 1,
-    /// What is left is dropped.
+    /// The remaining connections are dropped.
     Aborting = 2,
 }
 
-/// The server's stage, and a count of who still has to hear of it.
+/// The server's stage, and the number of members that a drain waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     stage: AtomicU8,
@@ -28,8 +28,9 @@ pub(crate) struct Drain {
     members: Members,
 }
 
-/// Written whenever a connection comes or goes, and so kept off the cache line of the stage, which
-/// every wake of a session reads. Processors fetch lines in pairs: 128 bytes.
+/// Written whenever a connection comes or goes, and therefore kept off the cache line of the stage,
+/// which every wake of a session reads. Aligned to 128 bytes because processors prefetch cache
+/// lines in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Members {
@@ -63,19 +64,19 @@ impl Drain {
         self.members.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a caller out that has entered.
+    /// Counts out a caller that has entered.
     pub(super) fn leave(&self) {
         if self.members.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.members.emptied.notify_waiters();
         }
     }
 
-    /// How many are counted in.
+    /// The number of members.
     pub(crate) fn members(&self) -> usize {
         self.members.count.load(Ordering::Acquire)
     }
 
-    /// Waits until nobody is counted in.
+    /// Waits until there are no members.
     pub(crate) async fn emptied(&self) {
         loop {
             let emptied = self.members.emptied.notified();
@@ -98,7 +99,7 @@ impl Drain {
     }
 }
 
-/// Counted in, until it is dropped.
+/// Counts as a member until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Member(Arc<Drain>);
 
@@ -109,8 +110,8 @@ impl Drop for Member {
 }
 
 pin_project_lite::pin_project! {
-    /// A task's view of the stage, cheap enough to ask for at each wake: the shared list of
-    /// waiters, a contended lock, is touched once per stage and not once per poll.
+    /// A task's view of the stage, cheap enough to read at each wake: the contended lock of the
+    /// shared list of waiters is taken once per stage and not once per poll.
     pub(crate) struct StageWatch {
         #[pin]
         changed: OwnedNotified,
@@ -124,8 +125,9 @@ impl StageWatch {
         StageWatch { changed, is_registered: false }
     }
 
-    /// The stage of `drain` now, always the same one. The task is woken when it changes, provided
-    /// that it is always polled with the same waker, as a spawned task is.
+    /// The stage of `drain`, which must be the drain that this watch was made for. The task is
+    /// woken when the stage changes, provided that it is always polled with the same waker, as a
+    /// spawned task is.
     pub(crate) fn poll_stage(self: Pin<&mut Self>, drain: &Drain, cx: &mut Context<'_>) -> Stage {
         let mut this = self.project();
         if *this.is_registered && drain.stage() == Stage::Serving {
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stage_reached_before_the_first_look_is_seen() {
+    async fn a_stage_reached_before_the_first_poll_is_seen() {
         let drain = Arc::new(Drain::default());
         let mut watch = pin!(StageWatch::new(&drain));
         drain.advance(Stage::Draining);

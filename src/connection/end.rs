@@ -1,5 +1,5 @@
-//! How connections end. An end is a value with a reason and a log level, not an error that
-//! somebody may forget to handle.
+//! Why connections end. An end is a value with a reason and a log level, and not an error to
+//! handle.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use crate::echo::{EchoError, PeerEnd};
 /// Why a connection is over.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The peer ended it, and got all it was owed.
+    /// The peer ended it, and got all that it was owed.
     Peer(PeerEnd),
-    /// The transport broke, or the peer broke the protocol.
+    /// The transport failed, or the peer violated the protocol.
     Failed(EchoError),
-    /// It never came to an echo.
+    /// The handshake failed.
     Handshake(HandshakeError),
     /// An HTTP request that asked for no WebSocket was answered.
     Answered(u16),
@@ -20,21 +20,21 @@ pub(crate) enum End {
     HandshakeTimeout,
     /// Nothing moved for too long.
     Idle,
-    /// It did not answer a ping.
+    /// The peer did not answer a ping.
     Unanswered,
     /// The peer took nothing of what it was owed for too long.
     Stalled,
-    /// It lasted as long as any connection may.
+    /// The connection reached the maximum lifetime.
     Lifetime,
     /// The server drained.
     GoingAway,
-    /// The server dropped it before it could say goodbye.
+    /// The server dropped it before the farewell was sent.
     Aborted,
-    /// A bug of ours.
+    /// The session panicked: a bug of this server.
     Panicked,
 }
 
-/// Why a handshake came to nothing.
+/// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
     #[error("TLS handshake failed: {0}")]
@@ -44,13 +44,13 @@ pub(crate) enum HandshakeError {
 }
 
 impl End {
-    /// Whether it was our decision, with a goodbye to be said.
+    /// Whether the server decided to close, and has a farewell to send.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self, End::GoingAway | End::Idle | End::Lifetime | End::Unanswered)
     }
 
-    /// Whether whoever runs the server has something to look into. What a peer does is news, not
-    /// trouble: on the internet it would fill the log with warnings.
+    /// Whether the server is to blame, and its operator should look into it. What peers do is
+    /// logged at info: on the internet, warnings about it would fill the log.
     pub(crate) fn is_our_fault(&self) -> bool {
         matches!(self, End::Panicked)
     }

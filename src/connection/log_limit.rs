@@ -1,5 +1,5 @@
-//! A limit on the lines that clients can make us log. A burst is shown in full; a flood is
-//! counted instead, and the count is one line.
+//! A limit on the lines that clients can make us log. A burst is logged in full. A flood is counted
+//! instead, and its count is one line.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tracing::{Level, warn};
 /// Lines in a burst.
 const BURST: f64 = 1000.0;
 
-/// Lines a second after it: at some 200 bytes a line, 350 MB a day.
+/// Lines a second after a burst: at some 200 bytes a line, 350 MB a day.
 const PER_SECOND: f64 = 20.0;
 
 /// How often a flood is reported while it lasts.
@@ -26,7 +26,7 @@ pub(crate) struct LogLimit {
 struct Bucket {
     lines: f64,
     filled: Instant,
-    /// Lines not shown since the last summary. While there are any, a summary is on its way.
+    /// Lines not shown since the last summary. While there are any, the next summary is scheduled.
     hidden: u64,
 }
 
@@ -35,8 +35,8 @@ impl LogLimit {
         LogLimit { bucket: Mutex::new(Bucket { lines: BURST, filled: Instant::now(), hidden: 0 }) }
     }
 
-    /// Whether a line may be shown now. With debug logging on, always: whoever asked for more does
-    /// not want less.
+    /// Whether a line may be shown now. With debug logging on, every line may: whoever turned it on
+    /// wants to see more.
     pub(crate) fn shows(self: &Arc<Self>) -> bool {
         if tracing::enabled!(Level::DEBUG) {
             return true;
@@ -52,7 +52,7 @@ impl LogLimit {
         shows
     }
 
-    /// Says how many lines were not shown, if any.
+    /// Logs how many lines were not shown, if any.
     pub(crate) fn summarize(&self) {
         let hidden = std::mem::take(&mut self.lock().hidden);
         if hidden > 0 {
@@ -66,8 +66,8 @@ impl LogLimit {
 }
 
 impl Bucket {
-    /// Takes a line's place. Returns whether there was one, and whether this is the first line
-    /// since the last summary that has none.
+    /// Takes a token for a line. Returns whether there was one, and whether this is the first line
+    /// since the last summary without one.
     fn take(&mut self, now: Instant) -> (bool, bool) {
         let gained = now.saturating_duration_since(self.filled).as_secs_f64() * PER_SECOND;
         self.lines = (self.lines + gained).min(BURST);
@@ -81,14 +81,14 @@ impl Bucket {
     }
 }
 
-/// A line that stands for many: shown at most once in a while, with how often it was meant.
+/// A repeated log line, shown at most once per [`SUMMARY`] with the number of its occurrences.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     state: Mutex<(Option<Instant>, u64)>,
 }
 
 impl Throttle {
-    /// Counts one more. Returns the count since the last line if it is time for a line.
+    /// Counts an occurrence. Returns the count since the last line if it is time for a line.
     pub(crate) fn count(&self) -> Option<u64> {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_throttled_line_says_how_often_it_was_meant() {
+    async fn a_throttled_line_has_the_number_of_its_occurrences() {
         let throttle = Throttle::default();
         assert_eq!(throttle.count(), Some(1));
         assert_eq!((0..5).filter_map(|_| throttle.count()).next(), None);

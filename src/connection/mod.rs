@@ -1,5 +1,6 @@
 //! One connection's life, written once for every protocol: permit, handshake, echo, farewell,
-//! deadlines, drain, and the closing log line; and what all connections of a server share.
+//! deadlines, drain, and the closing log line. It also holds what all connections of a server
+//! share.
 //!
 //! | word | what it means here |
 //! | --- | --- |
@@ -13,6 +14,7 @@
 
 mod admission;
 mod clock;
+pub(crate) mod costly;
 pub(crate) mod deadline;
 mod drain;
 mod end;
@@ -39,35 +41,33 @@ pub(crate) trait Handshake<S>: Send + Sync + 'static {
     /// What the stream becomes.
     type Echo: Echo + Send + 'static;
 
-    /// Begins the handshake. Nothing is to happen before the first poll, which is in the
-    /// connection's own task, so that neither a silent client nor a bug stalls anybody else.
+    /// Begins the handshake. It must do nothing before the first poll, which is in the connection's
+    /// own task, so that neither a silent client nor a bug stalls other connections.
     fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo>;
 }
 
-/// A handshake under way.
+/// A handshake in progress.
 pub(crate) type Opening<E> = BoxFuture<'static, Result<Opened<E>, End>>;
 
-/// What a handshake came to.
+/// The result of a successful handshake.
 #[derive(Debug)]
 pub(crate) struct Opened<E> {
     echo: E,
-    /// Who the client has proved to be. Double-boxed: it is rarely set, but every session pays for
-    /// the field.
-    #[expect(clippy::box_collection, reason = "a third of the size where it is None")]
-    client: Option<Box<String>>,
+    /// The identity that the client has proved.
+    client: Option<String>,
 }
 
 impl<E> Opened<E> {
     pub(crate) fn new(echo: E, client: Option<String>) -> Self {
-        Opened { echo, client: client.map(Box::new) }
+        Opened { echo, client }
     }
 }
 
-/// What is known of a connection as soon as it is accepted: what the log says in each of its lines.
+/// What is known of a connection as soon as it is accepted. Each of its log lines has it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Connection {
     pub(crate) protocol: Protocol,
-    /// Counts the server's connections, to tie together the lines of one.
+    /// The connection's number on this server, which ties its log lines together.
     pub(crate) number: u64,
     pub(crate) peer: Peer,
 }

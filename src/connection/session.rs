@@ -13,20 +13,21 @@ use tracing::{error, info};
 
 use super::admission::Permit;
 use super::clock::Moment;
+use super::costly::CostlySteps;
 use super::deadline::Deadline;
 use super::drain::{Stage, StageWatch};
 use super::{Admitted, Connection, End, Opened, Opening, Sessions};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 
-/// A session gives its thread back after this many steps in one turn, so that a peer who always
-/// has more to say does not starve the others.
+/// A session yields after this many steps in one poll, so that a peer that always sends does not
+/// starve the other tasks.
 const STEPS_PER_TURN: usize = 16;
 
-/// A draining session echoes what it has been sent until its input pauses; for a peer that never
-/// pauses, no longer than this.
+/// A draining session echoes until its input pauses, but for at most this many polls if the peer
+/// never pauses.
 const TURNS_WHILE_DRAINING: u8 = 64;
 
-/// What a runtime asks the kernel for at a time: tokio's default.
+/// The most events that a runtime takes from the kernel at a time: tokio's default.
 const EVENTS: usize = 1024;
 
 pin_project_lite::pin_project! {
@@ -36,7 +37,7 @@ pin_project_lite::pin_project! {
     /// costs.
     pub(crate) struct Session<E: Echo> {
         phase: Phase<E>,
-        // Set once the session is closing: how it says goodbye, and why.
+        // Both are set once the session is closing.
         goodbye: Option<Goodbye>,
         end: Option<Box<End>>,
         #[pin]
@@ -51,18 +52,19 @@ pin_project_lite::pin_project! {
         // When a ping was last due.
         pinged: Moment,
         turns_while_draining: u8,
-        // While it drains: how often the runtime has polled the kernel since the last step had nothing.
+        // How often the runtime has polled the kernel since the input of a draining session paused.
         kernel_polls: u8,
-        // None: a datagram socket, whose peers come and go. It has no deadlines.
+        // None for a datagram socket, whose peers come and go. It has no deadlines.
         connection: Option<Connection>,
-        client: Option<Box<String>>,
+        // Boxed, since few sessions have any of it, and each pays for the field.
+        rare: Option<Box<Rare>>,
         permit: Option<Permit>,
-        // The last, so that who waits for the sessions to leave finds nothing of them.
+        // Dropped last, so that when a drain is over, nothing is left of the sessions.
         sessions: Membership,
     }
 
     impl<E: Echo> PinnedDrop for Session<E> {
-        // Here and nowhere else, so that each session has its closing line, however it ended.
+        // Logged here and nowhere else, so that each session has a closing line, however it ended.
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             let end = match this.end.take() {
@@ -73,10 +75,10 @@ pin_project_lite::pin_project! {
             if this.connection.is_some() || end.is_our_fault() {
                 this.sessions.count_end(&end, this.phase.owes());
             }
-            // An address has several datagram sockets, and its protocol one line for all of them.
+            // An address may have several datagram sockets. Their protocol logs one line for all.
             let Some(connection) = this.connection else { return };
             if end.is_our_fault() || this.sessions.log.shows() {
-                let client = this.client.as_ref().map(|client| client.as_str());
+                let client = this.rare.as_ref().and_then(|rare| rare.client.as_deref());
                 let duration = this.sessions.clock.since(*this.began);
                 log_end(connection, client, this.phase.traffic(), duration, &end);
             }
@@ -84,7 +86,7 @@ pin_project_lite::pin_project! {
     }
 }
 
-/// A session's way to what all share, and its place among those that a drain waits for.
+/// Gives a session what all share, and counts it among those that a drain waits for.
 struct Membership(Arc<Sessions>);
 
 impl Membership {
@@ -108,15 +110,24 @@ impl Drop for Membership {
     }
 }
 
+/// What only few sessions have.
+#[derive(Default)]
+struct Rare {
+    /// Who the client has proved to be.
+    client: Option<String>,
+    /// The client has made costly work.
+    costly: Option<CostlySteps>,
+}
+
 /// What a session drives.
 enum Phase<E> {
     Opening(Opening<E>),
     Open(E),
 }
 
-/// What became of a turn.
+/// The outcome of one poll of the echo: a turn of at most [`STEPS_PER_TURN`] steps.
 enum Turn {
-    /// There is nothing to do until the task is woken.
+    /// Nothing can be done until the task is woken.
     Waiting,
     /// There is more to do; the task has been woken for it.
     Busy,
@@ -131,8 +142,10 @@ enum Passed {
     Ping,
     Stall,
     Lifetime,
-    /// The peer has been sent everything, farewell included, and does not close.
+    /// Everything has been sent to the peer, farewell included, and it does not close.
     Linger,
+    /// The session may do costly work again.
+    Pause,
 }
 
 impl<E: Echo> Session<E> {
@@ -145,7 +158,7 @@ impl<E: Echo> Session<E> {
         Session::new(sessions, Some(admitted), Phase::Opening(opening))
     }
 
-    /// A session for a datagram socket, which can echo right away.
+    /// A session for a datagram socket, which has no handshake.
     pub(crate) fn of_socket(sessions: &Arc<Sessions>, echo: E) -> Self {
         Session::new(sessions, None, Phase::Open(echo))
     }
@@ -167,7 +180,7 @@ impl<E: Echo> Session<E> {
             turns_while_draining: 0,
             kernel_polls: 0,
             connection,
-            client: None,
+            rare: None,
             permit,
             sessions: Membership::of(sessions),
         }
@@ -197,13 +210,19 @@ impl<E: Echo> Future for Session<E> {
                 Passed::Stall => return self.finish(End::Stalled),
                 Passed::Linger => {
                     if let Phase::Open(echo) = self.project().phase {
-                        // A last word, if it can be said without waiting.
+                        // Shuts our side down, if that takes no waiting.
                         let _ = echo.poll_close(cx, Goodbye::Answer);
                     }
                     return Poll::Ready(());
                 }
                 Passed::Idle => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Idle),
                 Passed::Ping => self.as_mut().ping(),
+                Passed::Pause => {
+                    let rare = self.as_mut().project().rare.as_mut();
+                    if let Some(costly) = rare.and_then(|rare| rare.costly.as_mut()) {
+                        costly.paused_until = None;
+                    }
+                }
                 Passed::Lifetime => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Lifetime),
             }
         }
@@ -211,14 +230,16 @@ impl<E: Echo> Future for Session<E> {
 }
 
 impl<E: Echo> Session<E> {
-    /// Handshake, echo and goodbye, as far as they go now. Ready when the session is over.
+    /// Drives handshake, echo and farewell as far as possible. Ready when the session is over.
     fn poll_life(mut self: Pin<&mut Self>, cx: &mut Context<'_>, stage: Stage) -> Poll<()> {
         let this = self.as_mut().project();
         if let Phase::Opening(opening) = this.phase {
             match opening.as_mut().poll(cx) {
                 Poll::Ready(Ok(Opened { echo, client })) => {
                     *this.phase = Phase::Open(echo);
-                    *this.client = client;
+                    if client.is_some() {
+                        this.rare.get_or_insert_default().client = client;
+                    }
                 }
                 Poll::Ready(Err(end)) => return self.finish(end),
                 Poll::Pending if stage == Stage::Draining => return self.finish(End::GoingAway),
@@ -232,7 +253,7 @@ impl<E: Echo> Session<E> {
                 Turn::Ended(Ok(peer)) => {
                     self.as_mut().begin_goodbye(Goodbye::Answer, End::Peer(peer));
                 }
-                Turn::Ended(Err(error)) if error.leaves_a_goodbye() => {
+                Turn::Ended(Err(error)) if error.allows_farewell() => {
                     self.as_mut().begin_goodbye(Goodbye::Answer, End::Failed(error));
                 }
                 Turn::Ended(Err(error)) => return self.finish(End::Failed(error)),
@@ -244,24 +265,24 @@ impl<E: Echo> Session<E> {
         }
         let this = self.project();
         let (Phase::Open(echo), Some(goodbye)) = (this.phase, *this.goodbye) else {
-            unreachable!("a goodbye begins when the echo has")
+            unreachable!("only an open session begins a goodbye")
         };
         let farewell = ready!(echo.poll_close(cx, goodbye));
         if let Err(error) = farewell
             && this.end.as_ref().is_some_and(|end| end.is_ours())
         {
-            // What was left to do broke, and that is the news.
+            // The peer did not get everything, so the failure is the end to report.
             *this.end = Some(Box::new(End::Failed(error)));
         }
         Poll::Ready(())
     }
 
-    /// Puts the deadlines off, if something has moved since `moved` and `owed` were read.
+    /// Postpones the deadlines, if something has moved since `moved` and `owed` were read.
     fn record_progress(self: Pin<&mut Self>, moved: Moved, owed: bool) {
         let this = self.project();
         let now_moved = this.phase.moved();
         let is_taking = now_moved.outward != moved.outward;
-        // While it lingers, what the peer still sends is dropped, and puts nothing off.
+        // A lingering session drops its input, which must not postpone its end.
         if now_moved != moved && (this.goodbye.is_none() || owed) {
             *this.moved = this.sessions.clock.now();
         }
@@ -270,18 +291,32 @@ impl<E: Echo> Session<E> {
         }
     }
 
-    /// Steps until there is nothing to do, the turn is over, or the echo is.
+    /// Steps until there is nothing to do, the echo is over, or the turn is.
     fn turn(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Turn {
-        let Phase::Open(echo) = self.project().phase else {
-            unreachable!("a turn follows the handshake")
-        };
+        let this = self.project();
+        let Phase::Open(echo) = this.phase else { unreachable!("a turn follows the handshake") };
+        let mut costly = this.rare.as_mut().and_then(|rare| rare.costly.as_mut());
+        if let Some(costly) = &mut costly
+            && costly.poll_step(cx, this.sessions.clock.now()).is_pending()
+        {
+            return Turn::Busy;
+        }
         for _ in 0..STEPS_PER_TURN {
-            match echo.poll_step(cx) {
-                Poll::Ready(Ok(Step::Moved)) => {}
-                Poll::Ready(Ok(Step::Toiled)) => break,
+            let step = echo.poll_step(cx);
+            if let Poll::Ready(Ok(Step::Costly)) = step {
+                let now = this.sessions.clock.now();
+                let costly = &mut this.rare.get_or_insert_default().costly;
+                costly.get_or_insert_with(|| CostlySteps::new(now)).done(cx, now);
+                return Turn::Busy;
+            }
+            if let Some(costly) = &mut costly {
+                costly.leave();
+            }
+            match step {
+                Poll::Ready(Ok(Step::Moved | Step::Costly)) => {}
                 Poll::Ready(Ok(Step::Ended(peer))) => return Turn::Ended(Ok(peer)),
                 Poll::Ready(Err(error)) => return Turn::Ended(Err(error)),
-                // tokio lets a task that has done much wait for the others; it is woken at once.
+                // tokio's budget for the task is used up. tokio has woken the task already.
                 Poll::Pending if !coop::has_budget_remaining() => return Turn::Busy,
                 Poll::Pending => return Turn::Waiting,
             }
@@ -290,7 +325,7 @@ impl<E: Echo> Session<E> {
         Turn::Busy
     }
 
-    /// Whether a draining session has echoed what it had been sent, or enough of it.
+    /// Whether a draining session has echoed what the peer had sent, or has drained long enough.
     fn may_leave(self: Pin<&mut Self>, turn: &Turn, cx: &mut Context<'_>) -> bool {
         let this = self.project();
         *this.turns_while_draining = this.turns_while_draining.saturating_add(1);
@@ -304,20 +339,20 @@ impl<E: Echo> Session<E> {
         if this.phase.owes() {
             return false;
         }
-        // That a socket is readable a runtime knows from the kernel, which it asks between tasks; we
-        // may have been woken before that. The wake of a yield comes when it has asked again. Where
-        // there are more sockets than events at a time, ours may be among the last.
+        // The runtime learns from the kernel that a socket is readable, and it polls the kernel
+        // between tasks. This task may have been woken before that. `yield_now` wakes it after the
+        // next kernel poll. With more sockets than EVENTS, ours may be reported by a later one.
         let enough = Handle::current().metrics().num_alive_tasks() / EVENTS + 1;
         if usize::from(*this.kernel_polls) < enough {
             *this.kernel_polls += 1;
             let is_over = pin!(yield_now()).poll(cx);
-            debug_assert!(is_over.is_pending(), "it yields once");
+            debug_assert!(is_over.is_pending(), "yield_now is pending once");
             return false;
         }
         true
     }
 
-    /// Has a ping sent, unless the peer has not answered the last one.
+    /// Has a ping sent, or closes if the peer has sent nothing since the last one.
     fn ping(mut self: Pin<&mut Self>) {
         let this = self.as_mut().project();
         *this.pinged = this.sessions.clock.now();
@@ -328,7 +363,7 @@ impl<E: Echo> Session<E> {
         }
     }
 
-    /// The session is closing from now on, and this is why.
+    /// Begins to close the session, because of `end`.
     fn begin_goodbye(self: Pin<&mut Self>, goodbye: Goodbye, end: End) {
         let this = self.project();
         *this.goodbye = Some(goodbye);
@@ -337,14 +372,14 @@ impl<E: Echo> Session<E> {
         *this.taken = *this.moved;
     }
 
-    /// The session is over, and this is why.
+    /// Ends the session at once, because of `end`.
     fn finish(self: Pin<&mut Self>, end: End) -> Poll<()> {
         *self.project().end = Some(Box::new(end));
         Poll::Ready(())
     }
 
-    /// The session is over: the server has waited long enough. A peer that has everything, and was
-    /// only waited for, is not cut off by that.
+    /// Ends the session when the server aborts. If the peer has got everything and only its end was
+    /// awaited, the session does not count as aborted.
     fn abort(self: Pin<&mut Self>) -> Poll<()> {
         if self.goodbye.is_none() || self.phase.owes() {
             return self.finish(End::Aborted);
@@ -352,7 +387,7 @@ impl<E: Echo> Session<E> {
         Poll::Ready(())
     }
 
-    /// The next deadline, and which it is.
+    /// The next deadline: when it passes, and which one it is.
     fn next_deadline(&self) -> Option<(Moment, Passed)> {
         self.connection?;
         let timeouts = &self.sessions.timeouts;
@@ -360,7 +395,7 @@ impl<E: Echo> Session<E> {
             timeout.map(|timeout| (start.after(timeout), passed))
         };
         let owes = self.phase.owes();
-        // A goodbye is never waited for without end.
+        // A goodbye is always bounded, even without a stall timeout.
         let patience = timeouts.stall.or(timeouts.idle).unwrap_or(E::LINGER);
         let patience = if self.goodbye.is_some() { Some(patience) } else { timeouts.stall };
         let stall = after(self.taken, patience.filter(|_| owes), Passed::Stall);
@@ -375,14 +410,17 @@ impl<E: Echo> Session<E> {
                 [after(self.moved, timeouts.idle, Passed::Idle), lifetime, ping]
             }
             (Phase::Open(_), Some(_)) => {
-                // What is over its lifetime gets a farewell, but no further patience.
+                // Past its lifetime a connection gets a farewell, and no more time than the linger.
                 let hard = timeouts.lifetime.map(|lifetime| lifetime.saturating_add(E::LINGER));
                 let linger = Some(E::LINGER).filter(|_| !owes);
                 let hard = after(self.began, hard, Passed::Linger);
                 [after(self.moved, linger, Passed::Linger), hard, None]
             }
         };
-        of_phase.into_iter().chain([stall]).flatten().min_by_key(|(at, _)| *at)
+        let costly = self.rare.as_ref().and_then(|rare| rare.costly.as_ref());
+        let pause = costly.and_then(|costly| costly.paused_until);
+        let pause = pause.map(|until| (until, Passed::Pause));
+        of_phase.into_iter().chain([stall, pause]).flatten().min_by_key(|(at, _)| *at)
     }
 }
 
@@ -407,7 +445,7 @@ impl<E: Echo> Phase<E> {
     }
 }
 
-/// The closing line.
+/// Logs the closing line.
 fn log_end(
     connection: &Connection,
     client: Option<&str>,

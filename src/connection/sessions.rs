@@ -15,8 +15,8 @@ use crate::net::Peer;
 
 /// What all sessions of a server share.
 ///
-/// What each wake of a session reads stands here, and is hardly ever written. What accepting and
-/// closing write has allocations of its own, so that an echo shares no cache line with them.
+/// The fields that each wake of a session reads are hardly ever written. What accepting and closing
+/// write has allocations of its own, so that an echo shares no cache line with them.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     pub(crate) drain: Arc<Drain>,
@@ -27,7 +27,7 @@ pub(crate) struct Sessions {
     counters: Box<Counters>,
 }
 
-/// What accepting and closing count.
+/// The counters that accepting and closing write.
 #[derive(Debug, Default)]
 struct Counters {
     accepted: AtomicU64,
@@ -41,17 +41,17 @@ struct Counters {
 /// What became of a server's connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Statistics {
-    /// Since the drain began: those that got what they were owed, or left by themselves.
+    /// Connections that ended since the drain began and got all that they were owed.
     pub(crate) drained: u64,
-    /// Since the drain began: those that had to be dropped.
+    /// Connections that ended since the drain began and had to be dropped.
     pub(crate) aborted: u64,
-    /// Those that were not admitted.
+    /// Connections that were not admitted.
     pub(crate) refused: u64,
-    /// Those that a bug of ours has ended.
+    /// Sessions that a panic has ended.
     pub(crate) panicked: u64,
 }
 
-/// A connection that was let in, with its place.
+/// An admitted connection, with its permit.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) connection: Connection,
@@ -59,7 +59,7 @@ pub(crate) struct Admitted {
 }
 
 impl Sessions {
-    /// `max` is used where `limits` has no maximum of all connections.
+    /// `max` is the limit on all connections if `limits` has none.
     pub(crate) fn new(limits: Limits, max: usize, timeouts: Timeouts) -> Self {
         let max = limits.max_connections.unwrap_or(max);
         Sessions {
@@ -72,7 +72,7 @@ impl Sessions {
         }
     }
 
-    /// Admits a connection, or a stream that is as good as one, unless there are enough.
+    /// Admits a connection, or an HTTP/2 stream, which counts as one. `None` if a limit is reached.
     pub(crate) fn admit(&self, protocol: Protocol, peer: Peer) -> Option<Admitted> {
         let permit = match self.admission.admit(peer.ip()) {
             Ok(permit) => permit,
@@ -92,12 +92,12 @@ impl Sessions {
         Some(Admitted { connection: Connection { protocol, number, peer }, permit })
     }
 
-    /// Connections that are admitted.
+    /// The number of admitted connections.
     pub(crate) fn connections(&self) -> usize {
         self.admission.admitted()
     }
 
-    /// What became of the connections so far.
+    /// The statistics so far.
     pub(crate) fn statistics(&self) -> Statistics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Statistics {
@@ -108,7 +108,7 @@ impl Sessions {
         }
     }
 
-    /// Counts a connection's end. `owes`: it still owed something to its peer.
+    /// Counts a connection's end. `owes` says that its peer has not got everything.
     pub(super) fn count_end(&self, end: &End, owes: bool) {
         let counter = match end {
             End::Panicked => &self.counters.panicked,

@@ -1,5 +1,4 @@
-//! A session's life on a scripted clock: time is paused, and passes only when nothing else can
-//! happen.
+//! Sessions on tokio's paused clock, which advances only when no task can run.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use crate::net::Peer;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What fits into the pipe between client and session, each way.
+/// The capacity in bytes of the pipe between client and session, each way.
 const PIPE: usize = 64;
 
 fn sessions(change: impl FnOnce(&mut Timeouts)) -> Arc<Sessions> {
@@ -31,7 +30,7 @@ fn admit(sessions: &Sessions) -> Admitted {
     sessions.admit(Protocol::Tcp, Peer::Ip(([127, 0, 0, 1], 1).into())).expect("there is room")
 }
 
-/// A session whose handshake has nothing to do.
+/// A session whose handshake is done at once.
 fn session_of<E: Echo + Send + 'static>(sessions: &Arc<Sessions>, echo: E) -> Session<E> {
     let opening: Opening<E> = ready(Ok(Opened::new(echo, None))).boxed();
     Session::of_connection(sessions, admit(sessions), opening)
@@ -118,7 +117,7 @@ async fn a_lifetime_ends_the_busiest_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lifetime_waits_for_nobody() {
+async fn a_lifetime_ends_a_stalled_connection_too() {
     let sessions = sessions(|timeouts| {
         timeouts.lifetime = Some(100 * SECOND);
         timeouts.stall = None;
@@ -147,7 +146,7 @@ async fn a_peer_that_does_not_close_is_waited_for_but_not_long() {
     let sessions = sessions(|timeouts| timeouts.idle = Some(10 * SECOND));
     let (mut client, session) = connect(&sessions);
     assert_eq!(seconds_to_eof(&mut client).await, 10);
-    // It hears the farewell and goes on sending all the same.
+    // The client has got the farewell, and goes on sending all the same.
     let start = Instant::now();
     while client.write_all(b"and another thing").await.is_ok() {
         tokio::time::sleep(SECOND / 10).await;
@@ -161,7 +160,7 @@ async fn a_peer_that_does_not_close_is_waited_for_but_not_long() {
 async fn a_drain_echoes_what_has_been_sent() {
     let sessions = sessions(|_| {});
     let (mut client, _session) = connect(&sessions);
-    // Both before the session has been polled for the first time.
+    // Both happen before the session's first poll.
     client.write_all(b"sent before the drain").await.unwrap();
     sessions.drain.advance(Stage::Draining);
     let mut echo = String::new();
@@ -190,7 +189,7 @@ async fn a_drain_does_not_wait_for_a_peer_that_never_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_stuck_in_a_drain_is_aborted() {
+async fn a_connection_that_is_stuck_in_a_drain_is_aborted() {
     let sessions = sessions(|_| {});
     let (_idle_client, idle) = connect(&sessions);
     let (mut stuck_client, stuck) = connect(&sessions);
@@ -210,7 +209,7 @@ async fn what_is_stuck_in_a_drain_is_aborted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_stalled_peer_sends_does_not_save_it() {
+async fn input_of_a_stalled_peer_does_not_postpone_its_end() {
     let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));
     let (mut client, server) = duplex(PIPE);
     let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
@@ -228,7 +227,7 @@ async fn what_a_stalled_peer_sends_does_not_save_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_is_asked_at_intervals_and_closed_if_it_says_nothing() {
+async fn a_peer_is_pinged_at_intervals_and_closed_if_it_does_not_answer() {
     let sessions = sessions(|timeouts| {
         timeouts.ping = Some(10 * SECOND);
         timeouts.idle = Some(25 * SECOND);
@@ -242,10 +241,10 @@ async fn a_peer_is_asked_at_intervals_and_closed_if_it_says_nothing() {
         client.read_exact(&mut ping).await.unwrap();
         assert_eq!((ping[0], ping[1], &ping[2..]), (0x89, 11, &b"echo-server"[..]));
         assert_eq!(start.elapsed(), 10 * SECOND * pings);
-        // A pong, although a plain one: under a mask of zeros.
+        // A Pong of any payload will do. This one is empty, with a masking key of zeros.
         client.write_all(&[0x8A, 0x80, 0, 0, 0, 0]).await.unwrap();
     }
-    // Not answered any more.
+    // From now on the client does not answer.
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest.len(), 13 + 4, "a ping, and a Close");
@@ -286,7 +285,7 @@ async fn a_drain_waits_for_the_end_of_a_frame_but_not_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_stall_timeout_a_goodbye_still_has_an_end() {
+async fn without_a_stall_timeout_closing_is_bounded_all_the_same() {
     let sessions = sessions(|timeouts| {
         timeouts.stall = None;
         timeouts.idle = Some(10 * SECOND);
@@ -299,7 +298,7 @@ async fn without_a_stall_timeout_a_goodbye_still_has_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_lifetime_is_not_too_long() {
+async fn the_longest_lifetime_does_not_overflow() {
     let sessions = sessions(|timeouts| {
         timeouts.lifetime = Some(Duration::MAX);
         timeouts.idle = Some(SECOND);
@@ -310,7 +309,7 @@ async fn the_longest_lifetime_is_not_too_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_stalls_in_a_drain_is_not_counted_as_drained() {
+async fn a_peer_that_stalls_in_a_drain_is_not_counted_as_drained() {
     let sessions = sessions(|timeouts| timeouts.stall = Some(SECOND));
     let (mut client, session) = connect(&sessions);
     for _ in 0..2 {
@@ -349,7 +348,7 @@ impl Echo for Buggy {
 }
 
 #[tokio::test]
-async fn a_panic_ends_its_own_connection_alone() {
+async fn a_panic_ends_only_its_own_connection() {
     let sessions = sessions(|_| {});
     let (mut bystander, _session) = connect(&sessions);
     let buggy = tokio::spawn(session_of(&sessions, Buggy));
@@ -361,14 +360,13 @@ async fn a_panic_ends_its_own_connection_alone() {
     assert_eq!(bystander.read_u8().await.unwrap(), b'x');
 }
 
-/// What an idle connection costs is its task, and that is mostly its session: allocators round a
-/// task up, and past these sizes to the next step.
+/// An idle connection's memory is its task, which is mostly its session. Allocators round a task up
+/// to their next size class, and a larger session would be in the class after that.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[test]
 fn a_session_is_small() {
     use tokio::net::TcpStream;
     let tcp = size_of::<Session<StreamEcho<TcpStream>>>();
     let websocket = size_of::<Session<StreamEcho<TcpStream, Frames>>>();
-    assert!(tcp <= 408, "{tcp}");
-    assert!(websocket <= 536, "{websocket}");
+    assert!(tcp <= 408 && websocket <= 536, "TCP {tcp}, WebSocket {websocket}");
 }

@@ -1,4 +1,4 @@
-//! What may happen to bytes between input and output.
+//! How a protocol turns input into the output that echoes it.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -7,47 +7,52 @@ use super::{EchoError, Goodbye, Moved, PeerEnd, Traffic};
 
 /// Turns a batch of input into the output that echoes it, in the buffer that it was read into.
 pub trait Framing: Unpin {
-    /// How many bytes [`pass`](Framing::pass) needs in front of the input: for what it kept of the
-    /// batch before. It makes output out of those and the input, and never more than that.
+    /// How many bytes [`pass`](Framing::pass) needs in front of the input, for what it kept of the
+    /// batch before. The output is never longer than those and the input together.
     const HEADROOM: usize;
 
-    /// How long a peer that has been sent everything, farewell included, has to close too.
+    /// See [`Echo::LINGER`](super::Echo::LINGER).
     const LINGER: Duration;
 
-    /// Whether [`ping`](Framing::ping) makes one.
+    /// Whether [`ping`](Framing::ping) returns a frame.
     const PINGS: bool;
 
-    /// Turns `buffer`, behind its headroom all input, into output. Once it has found an end, there
-    /// is nothing more to turn, and no output.
+    /// Turns the input, which fills `buffer` behind its headroom, into output. After a call that
+    /// returned an end, every further call returns no output. A pass that would take too much CPU
+    /// time stops early, and [`take_unread`](Framing::take_unread) has the rest of its input.
     fn pass(&mut self, buffer: &mut [u8]) -> Rewritten;
 
-    /// Whether something else may be sent now: nothing has been sent in part.
+    /// At most `most` bytes of input that no pass has looked at yet. It is the input of the next
+    /// pass, before anything that is read.
+    fn take_unread(&mut self, most: usize) -> Option<Box<[u8]>>;
+
+    /// Whether a frame of ours may be sent now: no other frame has been sent in part.
     fn is_at_boundary(&self) -> bool;
 
-    /// The protocol's farewell. `None` if it has none, or can't say it any more.
+    /// The protocol's farewell. `None` if it has none, or may not send it any more.
     fn farewell(&mut self, why: Goodbye) -> Option<Box<[u8]>>;
 
-    /// What asks the peer whether it is there.
+    /// A frame that the peer has to answer.
     fn ping(&self) -> Option<Box<[u8]>>;
 
-    /// What it means if the input ends here.
+    /// How the peer has ended if the input ends here.
     fn end_of_input(&self) -> PeerEnd;
 
-    /// What has gone through so far, of which `moved` has been read and written.
+    /// What has gone through so far. `moved` is what the stream has read and written.
     fn traffic(&self, moved: Moved) -> Traffic;
 }
 
-/// What a batch of input came to.
+/// A batch after [`Framing::pass`].
 #[derive(Debug, Default)]
 pub struct Rewritten {
-    /// Output that had been kept until it was complete. It goes before `output`.
+    /// Output that was kept from earlier batches until it was complete. It goes before `output`.
     pub released: Vec<u8>,
     /// Where in the buffer the output is.
     pub output: Range<usize>,
     /// The echo is over once the output is delivered.
     pub end: Option<Result<PeerEnd, EchoError>>,
-    /// It took a lot of computing: time for others.
-    pub toiled: bool,
+    /// The batch took a lot of CPU time.
+    pub was_costly: bool,
 }
 
 /// No framing: each byte is its own echo.
@@ -64,6 +69,10 @@ impl Framing for Bytes {
     fn pass(&mut self, buffer: &mut [u8]) -> Rewritten {
         self.batches += 1;
         Rewritten { output: 0..buffer.len(), ..Rewritten::default() }
+    }
+
+    fn take_unread(&mut self, _most: usize) -> Option<Box<[u8]>> {
+        None
     }
 
     fn is_at_boundary(&self) -> bool {

@@ -1,12 +1,16 @@
-//! The shared echo core: what every door has in common.
+//! The echo core, which every protocol shares.
 //!
-//! A transport that can echo implements [`Echo`], one bounded poll step at a time; whoever drives
-//! it owns deadlines, accounting and the goodbye. This room knows bytes, frames and datagrams. It
-//! knows no flags, no certificates and no HTTP, and depends on nothing else in the crate.
+//! An implementation of [`Echo`] moves bytes, one bounded poll step at a time. Its driver, the
+//! session, owns deadlines, accounting and the decision to close. This module knows bytes, frames
+//! and datagrams. It knows no flags, no certificates and no HTTP, and depends on nothing else in
+//! the crate.
 //!
 //! Why a step and not a handler (`on_data(&[u8])`): for an echo the handler is the identity. What
-//! is hard is backpressure, half-close, flushing, fairness and counting, and a step lets each
-//! transport state them once, in its own terms, while the driver stays the same.
+//! is hard is backpressure, half-close, flushing, fairness and counting. With a step each
+//! implementation states them once, in its own terms, and the driver stays the same.
+//!
+//! Two words of this module: bytes are *owed* while they are to be sent and the peer has not taken
+//! them; a *farewell* is what a protocol sends last (a Close frame, close_notify, a FIN).
 
 mod datagrams;
 mod frames;
@@ -25,28 +29,29 @@ pub use datagrams::{Answerable, DatagramEcho, Rules, Unanswered};
 pub use frames::Frames;
 pub use stream::{StreamEcho, Underlying};
 
-/// A transport that sends back what it receives.
+/// An endpoint that sends back what it receives.
 pub trait Echo: Unpin {
-    /// How long a peer that has been sent everything, farewell included, has to close too.
+    /// How long a peer may take to close its side, once everything has been sent to it, farewell
+    /// included.
     const LINGER: Duration;
 
     /// Whether [`heartbeat`](Echo::heartbeat) does anything.
     const PINGS: bool = false;
 
-    /// Moves at most one bounded batch: what is owed to the peer first, then new input.
+    /// Moves at most one bounded batch: first what is owed to the peer, then new input.
     ///
     /// `Pending` means that nothing more can be done now, that wakers are registered, and that no
-    /// buffer is held beyond what [`owes`](Echo::owes) admits to. While the transport owes and the
-    /// peer does not take, nothing is read: backpressure is the peer's own.
+    /// buffer is held unless [`owes`](Echo::owes) says so. While something is owed, nothing is
+    /// read, so the peer feels its own backpressure.
     ///
     /// # Errors
     /// An error is final. The only call that makes sense afterwards is
-    /// [`poll_close`](Echo::poll_close), and only if [`EchoError::leaves_a_goodbye`] says so.
+    /// [`poll_close`](Echo::poll_close), and only if [`EchoError::allows_farewell`] says so.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>>;
 
-    /// Sends what is still owed, then the transport's farewell (FIN, close_notify, a Close frame),
-    /// then reads until the peer has closed too, so that the kernel never answers unread bytes
-    /// with a reset that would destroy what is still in flight.
+    /// Sends what is still owed and then the farewell. After that it reads until the peer has
+    /// closed too: on unread bytes the kernel would answer with a reset, which destroys what is
+    /// still in flight.
     ///
     /// It does not end by itself if the peer never closes: the driver bounds it.
     ///
@@ -54,8 +59,8 @@ pub trait Echo: Unpin {
     /// The connection broke before the farewell was complete.
     fn poll_close(&mut self, cx: &mut Context<'_>, why: Goodbye) -> Poll<Result<(), EchoError>>;
 
-    /// Asks the peer, in the next step, whether it is there. To be called at intervals; `false`:
-    /// it was asked before, and nothing has come from it since.
+    /// Has the next step send a ping. To be called at intervals. Returns `false` if a ping was sent
+    /// before and nothing has come from the peer since.
     fn heartbeat(&mut self) -> bool {
         true
     }
@@ -63,22 +68,22 @@ pub trait Echo: Unpin {
     /// What has gone through so far.
     fn traffic(&self) -> Traffic;
 
-    /// Whether something waits for the peer to take it: an echo, or a farewell that has begun.
+    /// Whether the peer has yet to take something: an echo, or a farewell that has begun.
     fn owes(&self) -> bool;
 
-    /// How many bytes have moved, protocol overhead included. A connection on which nothing moves
-    /// is idle; one that [`owes`](Echo::owes) and on which nothing moves out is stalled, whatever
-    /// its peer sends.
+    /// How many bytes have moved, protocol overhead included. A connection is idle if nothing moves
+    /// on it. It is stalled if it [`owes`](Echo::owes) and nothing moves out, whatever its peer
+    /// sends.
     fn moved(&self) -> Moved;
 }
 
-/// What one [`Echo::poll_step`] came to.
+/// The outcome of one [`Echo::poll_step`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Something moved; there may be more.
     Moved,
-    /// The same, and it took much computing: others should have a turn now.
-    Toiled,
+    /// The same, but the step took so much CPU time that the task should yield now.
+    Costly,
     /// The peer sent its last byte, and everything owed has been delivered.
     Ended(PeerEnd),
 }
@@ -88,14 +93,14 @@ pub enum Step {
 pub enum PeerEnd {
     /// A FIN, or over TLS a close_notify.
     EndOfStream,
-    /// A FIN without the protocol's own farewell, over TLS a close_notify (RFC 8446 section 6.1),
-    /// over WebSocket a Close frame: what came may have been cut.
+    /// A FIN without the protocol's own farewell: over TLS a close_notify (RFC 8446 section 6.1),
+    /// over WebSocket a Close frame. The input may be incomplete.
     Truncated,
     /// A WebSocket Close frame (RFC 6455 section 5.5.1), with its code if it had one.
     Close(Option<u16>),
 }
 
-/// Why the driver closes, for transports that can tell their peer.
+/// Why the driver closes, for protocols that can tell their peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goodbye {
     /// The peer ended first, or broke the protocol: answer in kind.
@@ -109,10 +114,10 @@ pub enum Goodbye {
 pub struct Traffic {
     /// Payload bytes received.
     pub received: u64,
-    /// Payload bytes handed to the transport to send.
+    /// Payload bytes handed to the layer below to send.
     pub sent: u64,
-    /// WebSocket messages or datagrams; on a byte stream, which has no messages, the batches that
-    /// were read.
+    /// WebSocket messages or datagrams. A byte stream has no messages; here it counts the batches
+    /// that were read.
     pub messages: u64,
 }
 
@@ -134,8 +139,11 @@ pub enum EchoError {
     /// Sending failed.
     #[error("write failed: {0}")]
     Write(#[source] io::Error),
-    /// The peer broke the protocol, and is to be told with this WebSocket close code
-    /// (RFC 6455 section 7.4.1).
+    /// The peer is there, but takes nothing of what it is owed.
+    #[error("stall timeout: {0}")]
+    Unresponsive(&'static str),
+    /// The peer violated the protocol. The answer is a Close frame with this code (RFC 6455
+    /// section 7.4.1).
     #[error("protocol violation, closed with {code}: {detail}")]
     Protocol {
         /// The close code for the peer.
@@ -146,11 +154,11 @@ pub enum EchoError {
 }
 
 impl EchoError {
-    /// Whether the transport can still carry a farewell after this error: the peer broke a
-    /// protocol, and the connection below it is whole. rustls has an alert to send then.
-    pub fn leaves_a_goodbye(&self) -> bool {
+    /// Whether a farewell can still be sent after this error: the peer violated a protocol, and the
+    /// connection below it is intact. In the case of TLS the farewell includes rustls' alert.
+    pub fn allows_farewell(&self) -> bool {
         match self {
-            EchoError::Protocol { .. } => true,
+            EchoError::Protocol { .. } | EchoError::Unresponsive(_) => true,
             EchoError::Read(error) => error.kind() == io::ErrorKind::InvalidData,
             EchoError::Write(_) => false,
         }

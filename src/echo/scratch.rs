@@ -11,8 +11,9 @@ thread_local! {
 
 /// Calls `work` with `size` bytes of this thread's buffer. What they hold is arbitrary.
 ///
-/// The buffer is taken out of its place meanwhile, so that a nested call gets one of its own
-/// instead of a panic, and a `work` that panics costs an allocation and nothing else.
+/// The buffer is taken out of the cell meanwhile. A nested call therefore gets a buffer of its own
+/// instead of a panic, and a `work` that panics costs the next caller an allocation and nothing
+/// else.
 pub(super) fn with<T>(size: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with(|place| {
         let mut buffer = place.take();

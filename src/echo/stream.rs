@@ -1,8 +1,8 @@
-//! Bytes in, the same bytes out: the echo of every byte stream, over TCP, TLS or HTTP/2 alike.
-//! WebSocket is one of them, with a framing that turns a client's frames into a server's.
+//! The echo of every byte stream, over TCP, TLS or HTTP/2 alike. WebSocket is one of them, with a
+//! framing that turns a client's frames into a server's.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,42 +13,37 @@ use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch};
 
 /// Echoes a byte stream through the thread's scratch buffer.
 ///
-/// Input is read into the buffer until the stream has no more or the buffer is full, turned into
-/// output there by the framing, and written straight out of it in the same poll. Only what the peer
-/// does not take is copied, into a tail that the connection owns until it is delivered; until then
-/// nothing more is read.
+/// A step reads into the buffer until the stream has no more or the buffer is full. The framing
+/// turns the input into output in place, and the same poll writes it. Only what the peer does not
+/// take is copied, into a tail that the connection owns until it is delivered. Until then nothing
+/// more is read.
 #[derive(Debug)]
 pub struct StreamEcho<S, F = Bytes> {
     io: S,
     framing: F,
     underlying: Underlying<S>,
     batch: u32,
-    /// The last batch took a lot of computing.
-    toiled: bool,
     owed: Tail,
     /// Written, but perhaps not yet on the wire: a TLS stream keeps records until it is flushed.
     unflushed: bool,
     heartbeat: Heartbeat,
-    /// Boxed, as whatever an idle connection need not have.
+    /// Boxed to keep idle connections small: it is set once, at the end.
     end: Option<Box<Result<PeerEnd, EchoError>>>,
     farewell: Farewell,
     moved: Moved,
 }
 
-/// What is read at a time of a peer whose input makes work: enough to get on with it, and little
-/// enough for the others not to notice.
-const TOILSOME: usize = 1024;
-
-/// The stream below a protocol's own.
+/// Gives the stream below the protocol, such as the TCP stream below TLS.
 pub type Underlying<S> = fn(&mut S) -> &mut (dyn AsyncRead + Unpin + Send);
 
-/// Whether the peer was asked if it is there.
+/// Where the stream is between two pings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heartbeat {
-    /// It has sent something since.
+    /// The peer has sent something since the last ping.
     Heard,
-    /// To be asked at the next boundary.
+    /// A ping is to be sent at the next frame boundary.
     Due,
+    /// A ping was sent, and nothing has come since.
     Asked,
 }
 
@@ -56,14 +51,16 @@ enum Heartbeat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Farewell {
     Unsent,
-    /// The input goes on, until the output is where a farewell can stand.
+    /// A frame is half sent: echoes on until the output is at a frame boundary, where a farewell
+    /// may stand.
     Finishing,
-    /// What is owed goes first, the protocol's farewell last.
+    /// Sends what is owed, and the protocol's farewell behind it.
     Flushing {
         await_answer: bool,
     },
-    /// The peer's own farewell comes before the end of the stream.
+    /// Our farewell is sent; reads on until the peer's own arrives.
     Awaiting,
+    /// Shuts down our side of the stream.
     Ending,
     /// Our side is closed; input is read and dropped until the peer closes its own.
     Lingering,
@@ -82,8 +79,8 @@ impl<S: AsyncRead + Unpin + Send> StreamEcho<S> {
 }
 
 impl<S> StreamEcho<S> {
-    /// Echoes `io`, a protocol on the stream that `underlying` gives. Once the farewell is out, what
-    /// the peer still sends is read there and dropped.
+    /// Echoes `io`, whose bytes travel on the stream that `underlying` gives. Once the farewell is
+    /// sent, further input is read from that stream and dropped.
     ///
     /// # Panics
     /// If `batch` is 0.
@@ -93,19 +90,18 @@ impl<S> StreamEcho<S> {
 }
 
 impl<S, F: Framing> StreamEcho<S, F> {
-    /// The same, for a protocol that `framing` knows how to echo.
+    /// Like [`StreamEcho::over`], for a protocol that `framing` knows how to echo.
     ///
     /// # Panics
     /// If `batch` is 0.
     pub fn framed(io: S, underlying: Underlying<S>, batch: usize, framing: F) -> Self {
-        assert!(batch > 0, "a batch of no bytes moves none");
+        assert!(batch > 0, "a batch holds at least one byte");
         StreamEcho {
             io,
             framing,
             underlying,
-            // What does not fit is more than anybody reads at a time.
+            // No read returns more than 4 GiB, so saturation loses nothing.
             batch: u32::try_from(batch).unwrap_or(u32::MAX),
-            toiled: false,
             owed: Tail::default(),
             unflushed: false,
             heartbeat: Heartbeat::Heard,
@@ -113,24 +109,6 @@ impl<S, F: Framing> StreamEcho<S, F> {
             farewell: Farewell::Unsent,
             moved: Moved::default(),
         }
-    }
-
-    /// Echoes first the bytes that the handshake has read past its own end.
-    #[must_use]
-    pub fn with_early_input(mut self, input: &[u8]) -> Self {
-        self.moved.inward += input.len() as u64;
-        for piece in input.chunks(self.batch as usize) {
-            if self.end.is_some() {
-                break;
-            }
-            let mut buffer = vec![0; F::HEADROOM + piece.len()];
-            buffer[F::HEADROOM..].copy_from_slice(piece);
-            let Rewritten { mut released, output, end, .. } = self.framing.pass(&mut buffer);
-            released.extend_from_slice(&buffer[output]);
-            self.owed.append(released);
-            self.end = end.map(Box::new);
-        }
-        self
     }
 }
 
@@ -140,30 +118,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
         ready!(self.poll_settle(cx)).map_err(EchoError::Write)?;
-        if let Some(end) = self.end.take() {
-            return Poll::Ready(end.map(Step::Ended));
-        }
-        scratch::with(F::HEADROOM + self.next_batch(), |buffer| {
-            let filled = ready!(self.poll_fill(cx, &mut buffer[F::HEADROOM..]));
+        scratch::with(F::HEADROOM + self.batch as usize, |buffer| {
+            let filled = ready!(self.poll_input(cx, &mut buffer[F::HEADROOM..]));
             if filled == 0 {
-                return Poll::Ready(Ok(Step::Moved));
+                let end = self.end.take().expect("input of 0 bytes comes with an end");
+                return Poll::Ready(end.map(Step::Ended));
             }
             let buffer = &mut buffer[..F::HEADROOM + filled];
-            let Rewritten { mut released, output, end, toiled } = self.framing.pass(buffer);
-            self.toiled = toiled;
-            // What the framing has found comes before what the stream has.
+            let Rewritten { mut released, output, end, was_costly } = self.framing.pass(buffer);
+            // An end within these bytes comes before the end of the stream behind them.
             self.end = end.map(Box::new).or_else(|| self.end.take());
             if released.is_empty() {
                 self.write_through(cx, &buffer[output]).map_err(EchoError::Write)?;
             } else {
                 released.extend_from_slice(&buffer[output]);
                 self.owed.append(released);
-                // If it can't be delivered now, the next step sees to it.
+                // If the peer does not take it now, the next step tries again.
                 if let Poll::Ready(settled) = self.poll_settle(cx) {
                     settled.map_err(EchoError::Write)?;
                 }
             }
-            Poll::Ready(Ok(if toiled { Step::Toiled } else { Step::Moved }))
+            Poll::Ready(Ok(if was_costly { Step::Costly } else { Step::Moved }))
         })
     }
 
@@ -181,9 +156,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
                 }
                 Farewell::Finishing => match ready!(self.poll_step(cx)) {
                     Ok(Step::Moved) => {}
-                    Ok(Step::Toiled) => return wait_a_turn(cx),
+                    Ok(Step::Costly) => return yield_now(cx),
                     Ok(Step::Ended(_)) => self.farewell = self.say_goodbye(Goodbye::Answer),
-                    Err(error) if error.leaves_a_goodbye() => {
+                    Err(error) if error.allows_farewell() => {
                         self.farewell = self.say_goodbye(Goodbye::Answer);
                     }
                     Err(error) => return Poll::Ready(Err(error)),
@@ -193,10 +168,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
                     self.farewell =
                         if await_answer { Farewell::Awaiting } else { Farewell::Ending };
                 }
-                // The driver has waited long enough.
+                // The driver will not wait for the peer's farewell any longer.
                 Farewell::Awaiting if why == Goodbye::Answer => self.farewell = Farewell::Ending,
                 Farewell::Awaiting => match ready!(self.poll_await(cx)) {
-                    Step::Toiled => return wait_a_turn(cx),
+                    Step::Costly => return yield_now(cx),
                     Step::Moved | Step::Ended(_) => {}
                 },
                 Farewell::Ending => {
@@ -213,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
         match self.heartbeat {
             Heartbeat::Heard => self.heartbeat = Heartbeat::Due,
             Heartbeat::Due => {}
-            // While the peer does not take what it is owed, nothing is read of it either.
+            // While echoes are owed nothing is read, so a pong may wait unread.
             Heartbeat::Asked if self.owes() => {}
             Heartbeat::Asked => return false,
         }
@@ -246,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
             self.moved.outward += sent as u64;
             self.unflushed = true;
         }
-        if self.may_ask() {
+        if self.may_ping() {
             self.heartbeat = Heartbeat::Asked;
             self.owed.append(self.framing.ping().into_iter().flatten().collect());
             return self.poll_settle(cx);
@@ -258,8 +233,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether a ping is due, and can stand here: not inside a frame, and not behind a farewell.
-    fn may_ask(&self) -> bool {
+    /// Whether a ping is due and allowed here: not inside a frame, and not after a farewell.
+    fn may_ping(&self) -> bool {
         F::PINGS
             && self.heartbeat == Heartbeat::Due
             && self.farewell == Farewell::Unsent
@@ -267,11 +242,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
             && self.framing.is_at_boundary()
     }
 
+    /// The next input: what the framing has left unread, else what the stream has. Ready with 0
+    /// bytes means that `self.end` is set, and all input before the end has been passed.
+    fn poll_input(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<usize> {
+        if let Some(unread) = self.framing.take_unread(buffer.len()) {
+            buffer[..unread.len()].copy_from_slice(&unread);
+            return Poll::Ready(unread.len());
+        }
+        if self.end.is_some() {
+            return Poll::Ready(0);
+        }
+        self.poll_fill(cx, buffer)
+    }
+
     /// Reads until the stream has no more for now, the buffer is full, or the input has ended.
     ///
-    /// Reading on after a short read costs a TCP socket no system call, since tokio then knows
-    /// that it is drained; over TLS it turns many records into one write. Ready with 0 bytes means
-    /// that `self.end` is set.
+    /// Reading on after a short read costs a TCP socket no system call, since tokio then knows that
+    /// it is drained. Over TLS it turns many records into one write. Ready with 0 bytes means that
+    /// `self.end` is set.
     fn poll_fill(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<usize> {
         let mut into = ReadBuf::new(buffer);
         while into.remaining() > 0 {
@@ -283,7 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
                     self.end = Some(Box::new(Ok(self.framing.end_of_input())));
                     break;
                 }
-                // rustls' word for a FIN without close_notify.
+                // How rustls reports a FIN without close_notify.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     self.end = Some(Box::new(Ok(PeerEnd::Truncated)));
                     break;
@@ -303,7 +291,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
         Poll::Ready(filled)
     }
 
-    /// Writes `bytes`, keeps what the peer does not take, and flushes once.
+    /// Writes `bytes`, keeps what the peer does not take, and otherwise flushes once.
     fn write_through(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -332,7 +320,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
     /// Puts the protocol's farewell behind what is owed.
     fn say_goodbye(&mut self, why: Goodbye) -> Farewell {
         let farewell = self.framing.farewell(why);
-        // Who has ended, or broken the protocol, has no answer to give.
+        // A peer that has ended or violated the protocol will not answer.
         let await_answer = farewell.is_some() && why == Goodbye::GoingAway && self.end.is_none();
         self.owed.append(farewell.into_iter().flatten().collect());
         Farewell::Flushing { await_answer }
@@ -340,26 +328,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
 
     /// Reads one batch and drops it, unless the peer's farewell is in it.
     fn poll_await(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        scratch::with(F::HEADROOM + self.next_batch(), |buffer| {
-            let filled = ready!(self.poll_fill(cx, &mut buffer[F::HEADROOM..]));
-            let Rewritten { end, toiled, .. } =
+        scratch::with(F::HEADROOM + self.batch as usize, |buffer| {
+            let filled = ready!(self.poll_input(cx, &mut buffer[F::HEADROOM..]));
+            let Rewritten { end, was_costly, .. } =
                 self.framing.pass(&mut buffer[..F::HEADROOM + filled]);
-            self.toiled = toiled;
             if end.is_some() || self.end.is_some() {
                 self.farewell = Farewell::Ending;
             }
-            Poll::Ready(if toiled { Step::Toiled } else { Step::Moved })
+            Poll::Ready(if was_costly { Step::Costly } else { Step::Moved })
         })
     }
 
-    /// How much is read at a time: little, if the last of it was a lot of work.
-    fn next_batch(&self) -> usize {
-        let batch = self.batch as usize;
-        if self.toiled { batch.min(TOILSOME) } else { batch }
-    }
-
-    /// Reads one batch below the protocol, which may have failed, and drops it. The peer's end, or
-    /// an error, ends the linger: after the farewell neither has anything left to lose.
+    /// Reads one batch and drops it: from the stream below the protocol, since that may have
+    /// failed. The peer's end or an error ends the linger, because everything has been sent by
+    /// then.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         scratch::with(self.batch as usize, |buffer| {
             let mut into = ReadBuf::new(buffer);
@@ -372,13 +354,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
     }
 }
 
-/// Lets others have a turn.
-fn wait_a_turn<T>(cx: &mut Context<'_>) -> Poll<T> {
-    cx.waker().wake_by_ref();
+/// Returns `Pending`, and has the task woken once the runtime has asked the kernel for events.
+fn yield_now<T>(cx: &mut Context<'_>) -> Poll<T> {
+    let yielded = pin!(tokio::task::yield_now()).poll(cx);
+    debug_assert!(yielded.is_pending(), "it yields once");
     Poll::Pending
 }
 
-/// `poll_write` that takes "0 bytes written" for the failure it is.
+/// `poll_write` that reports 0 written bytes as [`io::ErrorKind::WriteZero`].
 fn poll_write<S>(io: &mut S, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>
 where
     S: AsyncWrite + Unpin,
@@ -389,7 +372,7 @@ where
     }
 }
 
-/// Bytes that the peer has yet to take. Empty, it owns no memory, and hardly takes any.
+/// Bytes that the peer has yet to take. An empty tail is one pointer and owns no memory.
 #[derive(Debug, Default)]
 struct Tail(Option<Box<Unsent>>);
 

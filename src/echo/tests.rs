@@ -1,5 +1,5 @@
-//! The stream echo on a scripted transport that splits, delays, refuses and fails at every point:
-//! what comes out is a prefix of what went in, and all of it unless the transport failed.
+//! The stream echo on a scripted transport that splits, delays, refuses and fails at every point.
+//! The output is a prefix of the input, and all of it unless the transport failed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,17 +17,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 enum Answer {
     /// Moves at most this many bytes.
     Moves(usize),
-    /// Not now; the waker is called at once.
+    /// Returns `Pending`, and wakes the task at once.
     NotNow,
     Fails,
 }
 
-/// Plays its answers, one a call; when they are used up, everything works.
+/// Plays its answers, one a call. When they are used up, every call succeeds.
 #[derive(Debug)]
 struct Scripted {
     input: VecDeque<u8>,
     output: Vec<u8>,
-    /// Written but not flushed: lost, unless a flush follows.
+    /// Written, but lost unless a flush follows.
     buffered: Vec<u8>,
     reads: VecDeque<Answer>,
     writes: VecDeque<Answer>,
@@ -99,7 +99,7 @@ impl AsyncWrite for Scripted {
     }
 }
 
-/// Knows whether it was called.
+/// A waker that records whether it was called.
 #[derive(Default)]
 struct Flag(AtomicBool);
 
@@ -109,7 +109,7 @@ impl Wake for Flag {
     }
 }
 
-/// Polls until ready. A `Pending` without a wake is a hang, and fails.
+/// Polls until ready. A `Pending` without a wake would be a hang, and fails the test.
 fn drive<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     let flag = Arc::new(Flag::default());
     let waker = Waker::from(Arc::clone(&flag));
@@ -154,7 +154,7 @@ proptest! {
         let mut echo = StreamEcho::new(&mut transport, batch);
         let end = loop {
             match drive(|cx| echo.poll_step(cx)).expect("the transport does not fail") {
-                Step::Moved | Step::Toiled => {}
+                Step::Moved | Step::Costly => {}
                 Step::Ended(end) => break end,
             }
         };
@@ -168,12 +168,12 @@ proptest! {
     }
 
     #[test]
-    fn what_comes_back_is_never_anything_else(mut transport in transport(true), batch in 1_usize..200) {
+    fn the_output_is_a_prefix_of_the_input(mut transport in transport(true), batch in 1_usize..200) {
         let input: Vec<u8> = transport.input.iter().copied().collect();
         let mut echo = StreamEcho::new(&mut transport, batch);
         let outcome = loop {
             match drive(|cx| echo.poll_step(cx)) {
-                Ok(Step::Moved | Step::Toiled) => {}
+                Ok(Step::Moved | Step::Costly) => {}
                 Ok(Step::Ended(_)) => break drive(|cx| echo.poll_close(cx, Goodbye::Answer)),
                 Err(error) => break Err(error),
             }
@@ -181,7 +181,7 @@ proptest! {
         transport.output.append(&mut transport.buffered);
         prop_assert!(input.starts_with(&transport.output));
         if transport.failed {
-            // The linger after the farewell has nothing left to lose, so it may fail.
+            // After the farewell everything has been sent, so the linger may fail.
             prop_assert!(outcome.is_err() || transport.is_shut_down);
         } else {
             prop_assert!(outcome.is_ok());

@@ -1,4 +1,4 @@
-//! Addresses become sockets.
+//! Binds addresses to sockets, and sets the options of those sockets.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -12,45 +12,45 @@ use super::AnyListener;
 use super::UnixListener;
 use crate::address::{Address, UnixAddress};
 use crate::config::{Listen, Protocol};
-use crate::error::{Setting, StartError};
+use crate::error::StartError;
 
-/// Connections that the kernel completes before we accept them. The default of mio differs from
-/// version to version.
+/// How many completed connections the kernel queues for accept. We set it because mio's default
+/// differs from version to version.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// The receive buffer of a UDP socket, in bytes, unless another one is asked for.
+/// The default receive buffer of a UDP socket, in bytes.
 const RECV_BUFFER: usize = 4 << 20;
 
 /// The send buffer of a UDP socket, in bytes.
 const SEND_BUFFER: usize = 4 << 20;
 
-/// The most that the kernel keeps unsent of a TCP connection. Half of it must have gone before
-/// the connection is writable again.
+/// TCP_NOTSENT_LOWAT in bytes: how much unsent data the kernel queues for a TCP connection. The
+/// socket becomes writable again when half of it has been sent.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 128 * 1024;
+const NOTSENT_LOWAT: u32 = 128 * 1024;
 
-/// What sockets are bound with.
+/// Options of the sockets.
 #[derive(Debug)]
 pub(crate) struct Options {
-    /// When the kernel is to give a connection up.
+    /// TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged.
     pub(crate) stall: Option<Duration>,
-    /// The permission bits of the files of Unix sockets.
+    /// The permission bits of Unix socket files.
     pub(crate) unix_mode: Option<u32>,
-    /// How many sockets a UDP address gets, where the system can have more than one.
+    /// How many sockets share a UDP address, where the kernel balances clients over them.
     pub(crate) workers: usize,
-    /// The receive buffer of each UDP socket, in bytes, if the default does not do.
+    /// The receive buffer of each UDP socket, in bytes. `None`: [`RECV_BUFFER`].
     pub(crate) recv_buffer: Option<usize>,
 }
 
-/// Binds the addresses of `listen`, one of `all`, to listeners in the current runtime.
+/// Binds listeners in the current runtime to the addresses of `listen`, which is one of `all`.
 pub(crate) fn listeners(
     listen: &Listen,
     all: &[Listen],
     options: &Options,
 ) -> Result<Vec<(Address, AnyListener)>, StartError> {
-    each_address(listen, |address| match address {
+    bind_each(listen, |address| match address {
         Address::Ip(address) => {
-            let is_v6_only = has_ipv4_twin(listen.protocol, *address, all);
+            let is_v6_only = has_ipv4_wildcard(listen.protocol, *address, all);
             let listener = bind_tcp(*address, is_v6_only, options)?;
             Ok((listener.local_addr()?.into(), AnyListener::Tcp(listener)))
         }
@@ -63,63 +63,62 @@ pub(crate) fn listeners(
 /// Sockets that share one address.
 pub(crate) type SharedAddress = (SocketAddr, Vec<UdpSocket>);
 
-/// Binds the addresses of `listen`, one of `all`, to sockets for datagrams, not blocking and not in
-/// a runtime yet. Each address gets several, and the kernel spreads the clients over them.
+/// Binds UDP sockets to the addresses of `listen`, which is one of `all`. The sockets are
+/// non-blocking and not registered with a runtime. On Linux several share an address, and the
+/// kernel balances clients over them.
 pub(crate) fn datagrams(
     listen: &Listen,
     all: &[Listen],
     options: &Options,
 ) -> Result<Vec<SharedAddress>, StartError> {
-    let refuse = |address: &Address, why: &str| {
-        let problem = format!("{} on {address}: {why}", listen.protocol);
-        Err(StartError::setting(Setting::Listeners, problem))
-    };
     for address in &listen.addresses {
-        match address {
-            Address::Ip(ip) if is_for_many(ip.ip().to_canonical()) => {
-                return refuse(address, "datagrams that were sent to many are not answered");
+        let problem = match address {
+            Address::Ip(ip) if is_multicast_or_broadcast(ip.ip().to_canonical()) => {
+                "datagrams sent to a multicast or broadcast address are not answered"
             }
-            Address::Ip(_) => {}
-            Address::Unix(_) => return refuse(address, "UDP has no Unix sockets"),
-        }
+            Address::Ip(_) => continue,
+            Address::Unix(_) => "UDP has no Unix sockets",
+        };
+        let (protocol, address) = (listen.protocol, address.clone());
+        return Err(StartError::Address { protocol, address, problem });
     }
-    each_address(listen, |address| {
+    bind_each(listen, |address| {
         let address = address.ip().ok_or(io::ErrorKind::Unsupported)?;
-        let is_v6_only = has_ipv4_twin(listen.protocol, address, all);
+        let is_v6_only = has_ipv4_wildcard(listen.protocol, address, all);
         let sockets = bind_udp(address, is_v6_only, options)?;
         Ok((sockets[0].local_addr()?, sockets))
     })
 }
 
-/// Binds each address. Of a name's addresses, those that this machine does not have are passed
-/// over as long as one remains: `localhost` is `::1` too, IPv6 or not.
-fn each_address<T>(
+/// Binds each address of `listen`. An address that this machine does not have is skipped as long as
+/// another one can be bound: `localhost` resolves to `::1` even on machines without IPv6.
+fn bind_each<T>(
     listen: &Listen,
     bind: impl Fn(&Address) -> io::Result<T>,
 ) -> Result<Vec<T>, StartError> {
     let mut bound = Vec::new();
-    let mut absent = None;
+    let mut unavailable = None;
     for address in &listen.addresses {
         let address = canonical(address);
         match bind(&address) {
             Ok(socket) => bound.push(socket),
             Err(source) => {
-                let is_absent = is_absent(&source);
+                let is_unavailable = is_unavailable(&source);
                 let error = StartError::Bind { protocol: listen.protocol, address, source };
-                if !is_absent {
+                if !is_unavailable {
                     return Err(error);
                 }
-                absent.get_or_insert(error);
+                unavailable.get_or_insert(error);
             }
         }
     }
-    match absent {
+    match unavailable {
         Some(error) if bound.is_empty() => Err(error),
         _ => Ok(bound),
     }
 }
 
-/// `::ffff:0.0.0.0` is bound as `0.0.0.0`, so that what holds for the one holds for the other.
+/// Turns an IPv4-mapped IPv6 address into the IPv4 address, so that both are treated alike.
 fn canonical(address: &Address) -> Address {
     match address {
         Address::Ip(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).into(),
@@ -137,15 +136,15 @@ fn bind_unix(_address: &UnixAddress, _mode: Option<u32>) -> io::Result<AnyListen
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets"))
 }
 
-/// Listens on one address. An IPv6 wildcard takes IPv4 too, unless `is_v6_only`.
+/// Listens on one address. The IPv6 wildcard accepts IPv4 too, unless `is_v6_only`.
 fn bind_tcp(address: SocketAddr, is_v6_only: bool, options: &Options) -> io::Result<TcpListener> {
     let socket = new_socket(address, Type::STREAM, is_v6_only)?;
-    // A restart must not wait for the old server's connections to leave TIME_WAIT. On Windows the
-    // option means something else.
+    // A restart must not wait for the old server's connections to leave TIME_WAIT. On Windows,
+    // SO_REUSEADDR would let two servers share the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
-    // Without it an echo waits in Nagle's algorithm for an acknowledgement that the peer delays.
-    // Accepted connections inherit it.
+    // Nagle's algorithm would hold an echo back until the peer's delayed acknowledgement. Accepted
+    // connections inherit the option.
     socket.set_tcp_nodelay(true)?;
     set_stall_options(&socket, options)?;
     socket.bind(&address.into())?;
@@ -157,13 +156,14 @@ fn bind_tcp(address: SocketAddr, is_v6_only: bool, options: &Options) -> io::Res
 fn new_socket(address: SocketAddr, kind: Type, is_v6_only: bool) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
-        // Systems differ in their default.
+        // The default differs between systems.
         socket.set_only_v6(is_v6_only)?;
     }
     Ok(socket)
 }
 
-/// As many sockets as there are workers, where the kernel spreads clients over them, else one.
+/// Binds one socket for each worker on Linux, where the kernel balances clients over them, else
+/// one.
 fn bind_udp(
     address: SocketAddr,
     is_v6_only: bool,
@@ -174,8 +174,8 @@ fn bind_udp(
     let mut sockets = Vec::new();
     for number in 0..count {
         let socket = new_socket(address, Type::DGRAM, is_v6_only)?;
-        // The first is bound alone, so that an address that somebody else has is refused; only
-        // then may others of ours join it.
+        // The first socket is bound without SO_REUSEPORT, so that an address in use is refused.
+        // Only then may our other sockets share it.
         #[cfg(target_os = "linux")]
         if number > 0 {
             socket.set_reuse_port(true)?;
@@ -197,26 +197,26 @@ fn bind_udp(
 }
 
 /// While ARP or ND is pending for a neighbour, the kernel charges up to 200 KiB of replies to this
-/// socket. The send buffer needs room beside them for the replies to others.
+/// socket. The send buffer has to hold them and the replies to others.
 fn set_send_buffer(socket: &socket2::Socket) {
     #[cfg(target_os = "linux")]
     if rustix::net::sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_ok() {
         return;
     }
-    // The system gives what it gives.
+    // A smaller buffer is no reason not to start.
     let _ = socket.set_send_buffer_size(SEND_BUFFER);
 }
 
-/// A burst of datagrams waits in the receive buffer, or is lost. The system may give less than
-/// asked for, which is told of if somebody asked.
+/// Sets the receive buffer, which has to hold a burst of datagrams. Logs a warning if the system
+/// gives less than was asked for, if `may_warn`.
 fn set_recv_buffer(
     socket: &socket2::Socket,
     address: SocketAddr,
     asked: Option<usize>,
-    tell: bool,
+    may_warn: bool,
 ) {
     let wanted = asked.unwrap_or(RECV_BUFFER);
-    // Beyond the system's limit only with privileges.
+    // SO_RCVBUFFORCE exceeds net.core.rmem_max, but needs CAP_NET_ADMIN.
     #[cfg(target_os = "linux")]
     let forced = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, wanted).is_ok();
     #[cfg(not(target_os = "linux"))]
@@ -225,38 +225,38 @@ fn set_recv_buffer(
         let _ = socket.set_recv_buffer_size(wanted);
     }
     let given = socket.recv_buffer_size().unwrap_or(0);
-    // Linux says the double of what there is for data.
+    // Linux reports twice the size, to count its own overhead (socket(7)).
     let given = if cfg!(target_os = "linux") { given / 2 } else { given };
-    if tell && asked.is_some() && given < wanted {
+    if may_warn && asked.is_some() && given < wanted {
         tracing::warn!(
             %address, given,
-            "A receive buffer of {wanted} bytes was asked for; the system gives less (net.core.rmem_max)"
+            "The receive buffer is smaller than the {wanted} bytes asked for (net.core.rmem_max)"
         );
     }
 }
 
-/// Tells the kernel its part of the stall rule. Accepted connections inherit it.
+/// Sets what the kernel contributes to the stall timeout. Accepted connections inherit it.
 #[cfg(target_os = "linux")]
 fn set_stall_options(socket: &socket2::Socket, options: &Options) -> io::Result<()> {
-    // We do not see what becomes of bytes that the kernel has taken from us: if the peer
-    // acknowledges none of them in that time, the kernel is to end the connection.
+    // We do not see what becomes of bytes in the kernel's send buffer. If the peer acknowledges
+    // none of them for this long, the kernel closes the connection.
     socket.set_tcp_user_timeout(options.stall)?;
-    // A socket becomes writable only when a third of its send buffer is free, which can be more
-    // than a megabyte: a slow reader would look stalled for minutes. With a limit on what the
-    // kernel keeps unsent it becomes writable in smaller steps.
-    socket.set_tcp_notsent_lowat(UNSENT)
+    // Without a limit on unsent data, a socket becomes writable only when a third of its send
+    // buffer is free, which can be more than a megabyte: a slow reader would look stalled for
+    // minutes.
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
 }
 
-/// Elsewhere the session's own clock is all there is.
+/// Other systems lack these options; the session's own stall timeout still applies.
 #[cfg(not(target_os = "linux"))]
 fn set_stall_options(_socket: &socket2::Socket, options: &Options) -> io::Result<()> {
     let _ = options.stall;
     Ok(())
 }
 
-/// Whether the IPv4 wildcard is asked for on the same port as the IPv6 wildcard `address`, which
-/// then has to leave IPv4 alone.
-fn has_ipv4_twin(protocol: Protocol, address: SocketAddr, listeners: &[Listen]) -> bool {
+/// Whether `listeners` has the IPv4 wildcard on the same port as the IPv6 wildcard `address`. The
+/// latter then has to be bound with IPV6_V6ONLY.
+fn has_ipv4_wildcard(protocol: Protocol, address: SocketAddr, listeners: &[Listen]) -> bool {
     let is_udp = protocol == Protocol::Udp;
     let same_kind = listeners.iter().filter(|other| (other.protocol == Protocol::Udp) == is_udp);
     let mut others = same_kind.flat_map(|other| &other.addresses).filter_map(Address::ip);
@@ -266,13 +266,12 @@ fn has_ipv4_twin(protocol: Protocol, address: SocketAddr, listeners: &[Listen]) 
         })
 }
 
-/// Whether an address stands for more than one host.
-fn is_for_many(address: IpAddr) -> bool {
+fn is_multicast_or_broadcast(address: IpAddr) -> bool {
     address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// Whether a bind failed because the machine has no such address, or no such kind of address.
-fn is_absent(error: &io::Error) -> bool {
+/// Whether a bind failed because the machine lacks the address or its whole family.
+fn is_unavailable(error: &io::Error) -> bool {
     #[cfg(unix)]
     if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {
         return true;
@@ -292,7 +291,7 @@ mod tests {
         let options = Options { stall: None, unix_mode: None, workers: 1, recv_buffer: None };
         let bound = listeners(&listen, &[], &options).unwrap();
         let [(Address::Ip(address), AnyListener::Tcp(listener))] = &bound[..] else {
-            panic!("it is TCP: {bound:?}")
+            panic!("expected a TCP listener: {bound:?}")
         };
         let _client = TcpStream::connect(address).unwrap();
         let (accepted, _) = listener.accept().await.unwrap();

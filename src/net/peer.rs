@@ -1,27 +1,27 @@
-//! Who is at the other end of a connection: what admission counts by, and the log names.
+//! The other end of a connection: what admission limits count by, and what the log names.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// The other end of a connection, as the one place that admission, the log and a protocol ask.
+/// The other end of a connection, for admission, the log and the protocols alike.
 ///
-/// If the first bytes of a connection name another client (a PROXY header), that is a further
-/// variant, filled in by whoever reads those bytes, and all of them speak of that client.
+/// A client that is named in a connection's first bytes (a PROXY header) would be a further variant,
+/// set by the code that reads those bytes; everything that asks for the peer would then see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     Ip(SocketAddr),
-    /// A process of this machine. Its own socket has no name as a rule, but the kernel knows who it
-    /// was when it connected (SO_PEERCRED in unix(7)).
+    /// A process on this machine. Its socket is usually unnamed, but the kernel has recorded the
+    /// credentials with which it connected (SO_PEERCRED in unix(7)).
     #[cfg(unix)]
     Unix {
         uid: u32,
-        /// Not every system tells, nor across PID namespaces.
+        /// `None` on systems that do not report it, and across PID namespaces.
         pid: Option<i32>,
     },
 }
 
 impl Peer {
-    /// The address that a limit for each address counts by.
+    /// The address that the connection limit per address counts by.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         match self {
             Peer::Ip(address) => Some(address.ip()),

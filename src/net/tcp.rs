@@ -40,7 +40,7 @@ impl Listener for TcpListener {
     }
 }
 
-/// Whether there was nothing to accept.
+/// Whether accept failed with EAGAIN: the backlog is empty.
 pub(super) fn would_block<T>(accepted: &io::Result<T>) -> bool {
     matches!(accepted, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }

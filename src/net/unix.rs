@@ -1,4 +1,4 @@
-//! Unix listeners and their streams, and the files that are their names.
+//! Listeners on Unix sockets, their streams, and their socket files.
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
@@ -15,20 +15,20 @@ use super::tcp::would_block;
 use super::{Listener, Peer, Stream};
 use crate::address::UnixAddress;
 
-/// A listener on a Unix socket. If its name is a file, the file goes when the listener does.
+/// A listener on a Unix socket. Dropping it removes its socket file, if it has one.
 #[derive(Debug)]
 pub(crate) struct UnixListener {
-    // Dropped first: with its name gone, nobody comes to a socket that is about to close.
+    // Dropped first: without its name, no client can connect to a socket that is about to close.
     file: Option<SocketFile>,
     socket: tokio::net::UnixListener,
 }
 
 impl UnixListener {
-    /// Listens on `address`; a file gets the permission bits `mode`, before anybody can connect.
-    /// A file that an earlier server has left there is replaced, if nobody listens on it.
+    /// Listens on `address`. A socket file gets the permission bits `mode` before anybody can
+    /// connect. A stale socket file, on which nobody listens, is replaced.
     ///
     /// # Errors
-    /// AddrInUse if somebody listens there, or if the file is no socket.
+    /// AddrInUse if somebody listens there, or if the file is not a socket.
     pub(super) fn bind(address: &UnixAddress, mode: Option<u32>) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         let file = match address {
@@ -49,7 +49,7 @@ impl UnixListener {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bind_abstract(socket: &Socket, name: &Path) -> io::Result<()> {
-    socket.bind(&SockAddr::unix(name)?)
+    socket.bind(&sockaddr(name)?)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -57,9 +57,21 @@ fn bind_abstract(_socket: &Socket, _name: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux has abstract Unix sockets"))
 }
 
-/// Binds `socket` to a file, in the place of one that nobody listens on.
+/// `path` as a socket address, whose length the system limits.
+fn sockaddr(path: &Path) -> io::Result<SockAddr> {
+    SockAddr::unix(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            let limit = if cfg!(target_os = "macos") { 103 } else { 107 };
+            let why = format!("the name of a Unix socket may have at most {limit} bytes");
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        }
+        _ => error,
+    })
+}
+
+/// Binds `socket` to a file, replacing a stale socket file.
 fn bind_file(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<SocketFile> {
-    let address = SockAddr::unix(path)?;
+    let address = sockaddr(path)?;
     match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             remove_stale(path, &address)?;
@@ -74,14 +86,14 @@ fn bind_file(socket: &Socket, path: &Path, mode: Option<u32>) -> io::Result<Sock
     Ok(file)
 }
 
-/// Removes the socket file at `path` if nobody listens on it: connecting tells.
+/// Removes the socket file at `path` if connecting to it shows that nobody listens.
 fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if !found.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is a file that is no socket"));
     }
     let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A listener whose backlog is full would make us wait for it.
+    // A blocking connect would wait for a listener whose backlog is full.
     client.set_nonblocking(true)?;
     match client.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
@@ -90,15 +102,16 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     remove_if(path, id(&found))
 }
 
-/// Removes `path` if its inode is still this one: another server may have replaced the file.
+/// Removes `path` if it is still the expected file: another server may have replaced it.
 fn remove_if(path: &Path, expected: (u64, u64)) -> io::Result<()> {
     if id(&fs::symlink_metadata(path)?) == expected { fs::remove_file(path) } else { Ok(()) }
 }
 
-/// A socket file of ours, removed when this is dropped.
+/// A socket file that we created. Dropping this removes it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
+    /// Device and inode.
     id: (u64, u64),
 }
 
@@ -108,7 +121,7 @@ fn id(metadata: &fs::Metadata) -> (u64, u64) {
 
 impl SocketFile {
     fn at(path: &Path) -> io::Result<Self> {
-        // The working directory may change before the file has to go.
+        // The working directory may change before the file is removed.
         let path = std::path::absolute(path)?;
         let id = id(&fs::symlink_metadata(&path)?);
         Ok(SocketFile { path, id })
@@ -117,7 +130,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // If somebody has removed it already, there is nothing left to do.
+        // If it fails, the next server replaces the stale file.
         let _ = remove_if(&self.path, self.id);
     }
 }

@@ -1,4 +1,4 @@
-//! Bytes without any framing, over whatever carries them: the protocols TCP and TLS.
+//! Bytes without framing: the protocols TCP and TLS, which differ in their transport.
 
 use futures::FutureExt;
 
@@ -6,11 +6,11 @@ use crate::connection::{Connection, Handshake, Opened, Opening};
 use crate::echo::StreamEcho;
 use crate::transport::{Carried, Transport};
 
-/// The echo of bytes on the transport `T`.
+/// The byte echo over the transport `T`.
 #[derive(Debug)]
 pub(crate) struct Bytes<T> {
     pub(crate) transport: T,
-    /// The most that is read at a time.
+    /// How many bytes one read may return.
     pub(crate) buffer_size: usize,
 }
 

@@ -1,6 +1,6 @@
-//! Protocols: what is spoken on a listener's streams, or on a datagram socket. None imports another:
-//! TCP and TLS are [`bytes`] on two transports, WebSocket is [`ws`] on the same two, and it is the
-//! server that puts them together.
+//! Protocols: what is spoken on a listener's streams, or on a datagram socket. No protocol imports
+//! another. TCP and TLS are [`bytes`] over two transports, WebSocket is [`ws`] over the same two;
+//! the server combines them.
 
 pub(crate) mod bytes;
 pub(crate) mod udp;

@@ -1,4 +1,4 @@
-//! UDP: a session for each of an address's sockets, whose peers come and go with each datagram.
+//! UDP: one session for each socket of an address. A socket serves many peers, without connections.
 
 use std::io;
 use std::net::{self, IpAddr, SocketAddr};
@@ -15,10 +15,11 @@ use crate::config::{Protocol, UdpPolicy};
 use crate::connection::{Member, Session, Sessions, Throttle};
 use crate::echo::{Answerable, DatagramEcho, Rules, Traffic, Unanswered};
 
-/// How often the kernel is asked what it has dropped.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often the kernel's drop counters are read.
+const DROP_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The rules of a server that answers from the addresses `own`.
+/// The rules that decide which datagrams are answered. `own` are the addresses of the server
+/// itself.
 pub(crate) fn rules(policy: &UdpPolicy, own: Vec<SocketAddr>) -> Arc<Rules> {
     let has_wildcard = own.iter().any(|own| own.ip().is_unspecified());
     let machine = if has_wildcard { machine_addresses() } else { Vec::new() };
@@ -39,22 +40,22 @@ pub(crate) fn rules(policy: &UdpPolicy, own: Vec<SocketAddr>) -> Arc<Rules> {
     Arc::new(Rules::new(answerable, Box::new(report)))
 }
 
-/// A front-end's sockets, ready to echo.
+/// The sockets of one UDP address, ready to echo.
 #[derive(Debug)]
 pub(crate) struct Udp {
     local: SocketAddr,
     sockets: Vec<Arc<UdpSocket>>,
-    /// Each with the runtime that it is in.
+    /// The echo of each socket, with the runtime that the socket is registered with.
     echoes: Vec<(DatagramEcho, Handle)>,
     totals: Arc<Mutex<Traffic>>,
 }
 
 impl Udp {
-    /// The front-end of `bound`, sockets that are all bound to `local`: one for each of
-    /// `runtimes`, or fewer.
+    /// Registers the sockets `bound`, all bound to `local`, each with one of `runtimes`. There are
+    /// at most as many sockets as runtimes.
     ///
     /// # Errors
-    /// The system lacks what a socket needs.
+    /// A socket could not be registered, or one of its options could not be set.
     pub(crate) fn new(
         bound: Vec<net::UdpSocket>,
         runtimes: &[&Handle],
@@ -64,7 +65,7 @@ impl Udp {
         let totals = Arc::default();
         let (mut sockets, mut echoes) = (Vec::new(), Vec::new());
         for (socket, runtime) in bound.into_iter().zip(runtimes) {
-            let _there = runtime.enter();
+            let _guard = runtime.enter();
             let socket = Arc::new(UdpSocket::from_std(socket)?);
             sockets.push(Arc::clone(&socket));
             let echo = DatagramEcho::new(socket, Arc::clone(rules), Arc::clone(&totals))?;
@@ -73,13 +74,13 @@ impl Udp {
         Ok(Udp { local, sockets, echoes, totals })
     }
 
-    /// How many sockets there are.
+    /// The number of sockets.
     pub(crate) fn sockets(&self) -> usize {
         self.sockets.len()
     }
 
-    /// Echoes until the server ends, then says what it was in all; for that last word the server
-    /// waits, since `_member` is counted in.
+    /// Echoes until the server drains, then logs the totals. `_member` makes the drain wait for
+    /// that log line.
     pub(crate) async fn run(self, sessions: Arc<Sessions>, _member: Member) {
         let Udp { local, sockets, echoes, totals } = self;
         let mut running = JoinSet::new();
@@ -88,20 +89,20 @@ impl Udp {
         }
         let inodes = sockets.iter().filter_map(|socket| inode(socket)).collect();
         let mut drops = KernelDrops { inodes, seen: 0 };
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks = interval(DROP_CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 ended = running.join_next() => match ended {
                     None => break,
-                    Some(Err(error)) => error!(%local, %error, "A socket is not echoed any more"),
+                    Some(Err(error)) => error!(%local, %error, "A task failed; its UDP socket is not echoed any more"),
                     Some(Ok(())) => {}
                 },
-                _ = looks.tick() => drops.look(local),
+                _ = checks.tick() => drops.report(local),
             }
         }
-        // The sockets are ours, too, so that they can still be asked about.
-        drops.look(local);
+        // We still hold the sockets, so the kernel still has their counters.
+        drops.report(local);
         drop(sockets);
         let Traffic { received, sent, messages } =
             *totals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +111,7 @@ impl Udp {
     }
 }
 
-/// Says how many datagrams got no answer, and why.
+/// Logs how many datagrams were not answered, and why.
 pub(crate) fn summarize(rules: &Rules) {
     for reason in Unanswered::ALL {
         let datagrams = rules.unanswered(reason);
@@ -120,16 +121,17 @@ pub(crate) fn summarize(rules: &Rules) {
     }
 }
 
-/// What the kernel has dropped of some sockets' datagrams, since nobody received them in time.
+/// Counts the datagrams that the kernel dropped because a receive buffer was full.
 #[derive(Debug)]
 struct KernelDrops {
     inodes: Vec<u64>,
+    /// The sum of the counters at the last check.
     seen: u64,
 }
 
 impl KernelDrops {
-    /// Says how many more there are since it was last asked.
-    fn look(&mut self, local: SocketAddr) {
+    /// Logs how many more were dropped since the last call.
+    fn report(&mut self, local: SocketAddr) {
         let now = dropped(&self.inodes);
         let more = now.saturating_sub(self.seen);
         if more > 0 {
@@ -145,14 +147,14 @@ fn dropped(inodes: &[u64]) -> u64 {
     let tables = tables.iter().filter_map(|path| std::fs::read_to_string(path).ok());
     let drops = |line: &str| -> Option<u64> {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        // Counted as proc(5) shows it: the inode is the tenth, the drops are the last.
+        // As in proc(5): the inode is the tenth field, the drop counter the last.
         let inode = fields.get(9)?.parse().ok()?;
         if inodes.contains(&inode) { fields.last()?.parse().ok() } else { None }
     };
     tables.map(|table| table.lines().filter_map(drops).sum::<u64>()).sum()
 }
 
-/// By what the kernel's tables know a socket.
+/// The inode of a socket, which identifies it in /proc/net/udp.
 #[cfg(target_os = "linux")]
 fn inode(socket: &UdpSocket) -> Option<u64> {
     use std::os::fd::AsRawFd;
@@ -167,8 +169,8 @@ fn inode(_socket: &UdpSocket) -> Option<u64> {
     None
 }
 
-/// The addresses of this machine's interfaces. Those that it gets later are missing: the rate limit
-/// is what ends a loop then.
+/// The addresses of this machine's interfaces. It misses addresses that are added later; with
+/// those, only the rate limit ends a loop.
 #[cfg(target_os = "linux")]
 fn machine_addresses() -> Vec<IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };

@@ -1,5 +1,5 @@
-//! The accept loop of every listener. Nothing that a peer does, and nothing that the system is short
-//! of, ends it.
+//! The accept loop of every listener. It survives every error: those of a single connection, and a
+//! shortage of descriptors or memory.
 
 use std::io;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use crate::config::Protocol;
 use crate::connection::{Handshake, Member, Session, Sessions, Stage};
 use crate::net::{Listener, Peer};
 
-/// How long to leave the system alone when it gives us no connections.
-const BACK_OFF: std::ops::RangeInclusive<Duration> =
+/// The pauses between attempts while accepting fails: the first, and the longest.
+const BACKOFF: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(1);
 
-/// Accepting has to work for this long before a shortage is over.
-const CALM: Duration = Duration::from_secs(5);
+/// A shortage is over once accepting has not failed for this long.
+const RECOVERED_AFTER: Duration = Duration::from_secs(5);
 
-/// So many connections may fail one after the other before accepting itself is taken to fail: a
-/// firewall hook or a seccomp filter refuses each of them, for ever.
-const FAILURES_IN_A_ROW: u32 = 64;
+/// After this many failed connections in a row, the failure counts as one of accepting itself: a
+/// firewall hook or a seccomp filter may refuse every connection, for ever.
+const MAX_CONSECUTIVE_FAILURES: u32 = 64;
 
-/// At the end, no more connections than this are taken from the kernel's queue: while we do, new
-/// ones come.
-const LAST_ACCEPTS: usize = 4096;
+/// At shutdown, at most this many connections are accepted from the kernel's backlog: new ones may
+/// arrive while we empty it.
+const MAX_BACKLOG_ACCEPTS: usize = 4096;
 
 /// Accepts the connections of one listener.
 pub(super) struct Acceptor<H> {
@@ -37,14 +37,14 @@ pub(super) struct Acceptor<H> {
 }
 
 impl<H> Acceptor<H> {
-    /// Accepts connections and spawns a session for each, until the server drains. The listener is
-    /// closed before the server counts itself empty, for `member` is counted in.
+    /// Accepts connections and spawns a session for each, until the server drains. `member` is
+    /// dropped last, so that the listener is closed before the drain counts as complete.
     pub(super) async fn run<L>(self, listener: L, member: Member)
     where
         L: Listener,
         H: Handshake<L::Stream>,
     {
-        // Dropped after what is declared below.
+        // Locals are dropped in reverse order: the listener goes before the member.
         let _member = member;
         let listener = listener;
         let mut shortage = Shortage::default();
@@ -56,34 +56,35 @@ impl<H> Acceptor<H> {
                 accepted = listener.accept() => accepted,
             };
             let placed = accepted.and_then(|(stream, peer)| {
-                shortage.is_over(self.protocol);
+                shortage.record_success(self.protocol);
                 failures = 0;
                 self.admit(stream, peer)
             });
             match placed {
                 Ok(()) => {}
-                Err(error) if is_about_the_peer(&error) && failures < FAILURES_IN_A_ROW => {
+                Err(error) if is_per_connection(&error) && failures < MAX_CONSECUTIVE_FAILURES => {
                     failures += 1;
                     debug!(protocol = %self.protocol, %error, "A connection died before it was accepted");
                 }
-                Err(error) => shortage.wait(self.protocol, &error, &self.sessions).await,
+                Err(error) => shortage.back_off(self.protocol, &error, &self.sessions).await,
             }
         }
-        // Those that the kernel has let in by now would be reset when the listener closes.
+        // The kernel has completed these connections, and would reset them when the listener
+        // closes.
         let Ok(backlog) = listener.into_backlog() else { return };
-        for accepted in backlog.take(LAST_ACCEPTS) {
+        for accepted in backlog.take(MAX_BACKLOG_ACCEPTS) {
             match accepted.and_then(|(stream, peer)| self.admit(stream, peer)) {
                 Ok(()) => {}
-                Err(error) if is_about_the_peer(&error) => {}
+                Err(error) if is_per_connection(&error) => {}
                 Err(_) => return,
             }
         }
     }
 
-    /// Starts a session for a connection, or closes it if there are enough.
+    /// Starts a session for a connection, or closes it if a connection limit is reached.
     ///
     /// # Errors
-    /// The system could not give it to a runtime.
+    /// The stream could not be registered with a runtime.
     fn admit<S>(&self, stream: S, peer: Peer) -> io::Result<()>
     where
         S: crate::net::Stream,
@@ -94,13 +95,16 @@ impl<H> Acceptor<H> {
             let opening = self.handshake.begin(stream, admitted.connection);
             tokio::spawn(Session::of_connection(&self.sessions, admitted, opening));
         });
-        placed.inspect_err(|error| error!(%peer, %error, "Connection closed: no thread took it"))
+        placed.inspect_err(
+            |error| error!(%peer, %error, "Connection closed: no runtime could take it"),
+        )
     }
 }
 
-/// Whether accept failed because of the one connection it was about. Linux hands a connection's
-/// pending network errors to accept, and accept(2) says to treat them like "try again".
-fn is_about_the_peer(error: &io::Error) -> bool {
+/// Whether an error of accept concerns only the connection that it was about to return. Linux
+/// reports a connection's pending network errors from accept, and accept(2) says to treat them like
+/// EAGAIN.
+fn is_per_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
         NetworkDown, NetworkUnreachable, PermissionDenied, TimedOut,
@@ -119,8 +123,8 @@ fn is_about_the_peer(error: &io::Error) -> bool {
     )
 }
 
-/// An episode in which the system could not give us connections. It is over when accepting has
-/// worked for a while: under pressure, single connections come free in between.
+/// An episode in which accepting fails. One success does not end it: while descriptors are scarce,
+/// single ones become free in between.
 #[derive(Debug, Default)]
 struct Shortage {
     /// The last failure, and the pause after it.
@@ -129,13 +133,13 @@ struct Shortage {
 
 impl Shortage {
     /// Logs the episode's first failure, and waits, longer each time.
-    async fn wait(&mut self, protocol: Protocol, error: &io::Error, sessions: &Sessions) {
+    async fn back_off(&mut self, protocol: Protocol, error: &io::Error, sessions: &Sessions) {
         let pause = match self.last {
             None => {
                 warn!(%protocol, %error, "Accepting connections failed; backing off");
-                *BACK_OFF.start()
+                *BACKOFF.start()
             }
-            Some((_, pause)) => (pause * 2).min(*BACK_OFF.end()),
+            Some((_, pause)) => (pause * 2).min(*BACKOFF.end()),
         };
         tokio::select! {
             () = sessions.drain.reached(Stage::Draining) => {}
@@ -144,11 +148,14 @@ impl Shortage {
         self.last = Some((Instant::now(), pause));
     }
 
-    /// Ends the episode, if there is one and it is old enough.
-    fn is_over(&mut self, protocol: Protocol) {
-        if self.last.is_some_and(|(at, _)| at.elapsed() >= CALM) {
+    /// Ends the episode, if its last failure is old enough.
+    fn record_success(&mut self, protocol: Protocol) {
+        if self.last.is_some_and(|(at, _)| at.elapsed() >= RECOVERED_AFTER) {
             self.last = None;
             info!(%protocol, "Accepting connections again");
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

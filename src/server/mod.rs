@@ -1,4 +1,5 @@
-//! The server: binds everything, starts every protocol on its listeners, ends them together.
+//! The server: binds every address, serves each protocol on its listeners, and shuts all down
+//! together.
 
 mod accept;
 mod placement;
@@ -26,10 +27,10 @@ use crate::transport::{Plain, Tls};
 use accept::Acceptor;
 use placement::Workers;
 
-/// How long aborted connections may take to be gone.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// How long aborted connections may take to be dropped.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An echo server that has bound its addresses, and does not serve yet.
+/// An echo server that has bound its addresses but does not serve yet.
 ///
 /// ```
 /// use echo_server::{Config, Protocol, Server};
@@ -68,84 +69,85 @@ pub struct Server {
     workers: Workers,
 }
 
-/// What is spoken on a listener's streams, and what carries it.
+/// What is spoken on a listener's streams, and over which transport.
 #[derive(Debug, Clone)]
 enum Service {
-    Bytes(Carrier),
-    WebSocket(Carrier),
+    Bytes(TransportConfig),
+    WebSocket(TransportConfig),
 }
 
-/// A transport with its settings.
+/// A transport and its settings.
 #[derive(Debug, Clone)]
-enum Carrier {
+enum TransportConfig {
     Plain,
     Tls(Arc<TlsSettings>),
 }
 
-/// Where a protocol listens.
+/// An address that the server is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LocalAddr {
-    /// What is spoken there.
+    /// The protocol that it serves there.
     pub protocol: Protocol,
-    /// Its address, with the port that the system chose if port 0 was asked for.
+    /// The bound address, with the port that the system chose if port 0 was asked for.
     pub address: Address,
 }
 
-/// What became of a server's connections, as its last log line says.
+/// How a server's connections ended. The last log line has the same counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Of those that were there when it shut down: those that got what they were owed, or left by
-    /// themselves.
+    /// Connections that were open at shutdown and ended in time: the peer received every owed byte,
+    /// or left by itself.
     pub drained: u64,
-    /// Of those that were there when it shut down: those that were dropped when the drain timeout
-    /// was over.
+    /// Connections that were open at shutdown and were dropped when the drain timeout expired.
     pub aborted: u64,
-    /// Those that were refused at a limit, since the start.
+    /// Connections refused because a limit was reached, since the start.
     pub refused: u64,
-    /// Those that a bug of this library has ended, since the start.
+    /// Connections ended by a panic, which is a bug in this library, since the start.
     pub panicked: u64,
 }
 
 impl Server {
-    /// Reads all files and binds all addresses: either everything is ready to serve, or nothing
-    /// has begun. Connections will be served by the runtime that [`Server::run`] is polled in, which
-    /// has to be the one that this is called in.
+    /// Reads all files and binds all addresses. If one of them fails, nothing stays bound. The
+    /// current runtime will serve the connections; [`Server::run`] has to be polled in the same
+    /// one.
     ///
     /// # Errors
     /// The configuration is unusable, or the system refused an address.
     ///
     /// # Panics
-    /// Outside a tokio runtime whose I/O driver and timers are enabled.
+    /// If called outside a tokio runtime whose I/O driver and timers are enabled.
     #[expect(clippy::unused_async, reason = "sockets need a runtime, and a caller must notice")]
     pub async fn bind(config: Config) -> Result<Server, StartError> {
-        Server::bind_with(config, Workers::here())
+        Server::bind_with(config, Workers::current())
     }
 
-    /// [`Server::bind`], but connections are spread evenly over `runtimes`, and the one that
-    /// [`Server::run`] is polled in only accepts. A connection stays with its runtime. Meant for runtimes of one
-    /// thread each (`current_thread`), all of which somebody has to drive: they take turns strictly
-    /// in order, where a multi-thread runtime with more to do than it has room for lets some
-    /// connections wait for long.
+    /// Like [`Server::bind`], but spreads connections evenly over `runtimes`; the runtime that
+    /// polls [`Server::run`] only accepts. A connection stays with its runtime.
     ///
-    /// A runtime that is stuck keeps its own connections waiting, and those that come within 10 ms
-    /// of that; later ones go to the others. One that was dropped gets no more after the first.
+    /// It is meant for `current_thread` runtimes, each driven by a thread of its own: they poll
+    /// their tasks strictly in turn, whereas an overloaded multi-thread runtime delays some
+    /// connections for long.
+    ///
+    /// A stuck runtime delays its own connections, and those that are placed on it within the first
+    /// 10 ms; later ones go to the others. The first connection for a dropped runtime is closed;
+    /// later ones go to the others.
     ///
     /// # Errors
     /// Those of [`Server::bind`].
     ///
     /// # Panics
-    /// Outside a tokio runtime, or if one of them has no I/O driver or no timers.
+    /// If called outside a tokio runtime, or if one of the runtimes has no I/O driver or no timers.
     #[expect(clippy::unused_async, reason = "sockets need a runtime, and a caller must notice")]
     pub async fn bind_over(config: Config, runtimes: Vec<Handle>) -> Result<Server, StartError> {
-        Server::bind_with(config, Workers::others(runtimes))
+        Server::bind_with(config, Workers::over(runtimes))
     }
 
     fn bind_with(config: Config, workers: Workers) -> Result<Server, StartError> {
         workers.check_drivers();
-        check(&config)?;
-        // All files are read before anything is bound.
+        validate(&config)?;
+        // A bad file must be found before anything is bound.
         let mut tls = None;
         let services =
             config.listeners.iter().map(|listen| service(listen.protocol, &config, &mut tls));
@@ -176,29 +178,30 @@ impl Server {
         }
         let own = shared.iter().map(|(address, _)| *address).collect();
         let datagram_rules = udp::rules(&config.udp, own);
-        let datagrams = datagram_protocols(shared, &workers, &datagram_rules)?;
+        let datagrams = udp_protocols(shared, &workers, &datagram_rules)?;
         Ok(Server { config, tls, listeners, datagrams, datagram_rules, local_addrs, workers })
     }
 
-    /// Where it listens, in the order of [`Config::listeners`].
+    /// The bound addresses, in the order of [`Config::listeners`].
     pub fn local_addrs(&self) -> &[LocalAddr] {
         &self.local_addrs
     }
 
-    /// The certificate chain of the TLS protocols, the server's own certificate first; empty if
-    /// there is no such protocol. A test can trust a self-signed certificate by it.
+    /// The certificate chain of the TLS protocols, the server's own certificate first. It is empty
+    /// if no TLS protocol is served. A test can add it to a client's trusted roots.
     pub fn certificate_chain(&self) -> Vec<CertificateDer<'static>> {
         self.tls.as_ref().map_or_else(Vec::new, |tls| tls.current().chain)
     }
 
-    /// What has the TLS protocols read their files again, if there is such a protocol. The server
-    /// does so by itself, too, when they change.
+    /// A handle that makes the TLS protocols read their files again; `None` if no TLS protocol is
+    /// served. The server also does so by itself when the files change.
     pub fn tls_reloader(&self) -> Option<TlsReloader> {
         self.tls.clone().map(TlsReloader::new)
     }
 
-    /// Serves until `shutdown` completes, then lets every connection go: each gets what it is
-    /// owed, and its protocol's farewell. What is left after [`Timeouts::drain`] is aborted.
+    /// Serves until `shutdown` completes, then drains: every connection is sent the rest of its
+    /// echo and closed as its protocol prescribes. Connections that are left after
+    /// [`Timeouts::drain`] are aborted.
     ///
     /// When this returns, every address is free again. Dropping the future aborts every
     /// connection.
@@ -243,12 +246,12 @@ impl Server {
         let mut stuck = 0;
         if tokio::time::timeout(timeouts.drain, drain.emptied()).await.is_err() {
             drain.advance(Stage::Aborting);
-            // Each is dropped as soon as its thread has a moment. A stuck thread has none.
-            if tokio::time::timeout(LAST_MOMENT, drain.emptied()).await.is_err() {
+            // Each connection is dropped in its own runtime, which a stuck thread does not poll.
+            if tokio::time::timeout(ABORT_TIMEOUT, drain.emptied()).await.is_err() {
                 stuck = sessions.connections() as u64;
                 error!(
                     connections = stuck,
-                    "Some connections could not be dropped: a thread is stuck"
+                    "Some connections could not be dropped: their thread is stuck"
                 );
             }
         }
@@ -261,45 +264,48 @@ impl Server {
     }
 }
 
-/// What no value of its own type can be wrong about.
-fn check(config: &Config) -> Result<(), StartError> {
+/// Checks what the types of [`Config`] do not rule out.
+fn validate(config: &Config) -> Result<(), StartError> {
     if config.listeners.is_empty() {
-        return Err(StartError::setting(Setting::Listeners, "there are none"));
+        return Err(StartError::setting(Setting::Listeners, "none is configured"));
     }
     if config.buffer_size == 0 {
-        return Err(StartError::setting(Setting::BufferSize, "0 bytes: must be at least 1"));
+        return Err(StartError::setting(Setting::BufferSize, "0 bytes; it must be at least 1"));
     }
     if config.unix_mode.is_some_and(|mode| mode > 0o777) {
-        return Err(StartError::setting(Setting::UnixMode, "more than the nine permission bits"));
+        return Err(StartError::setting(
+            Setting::UnixMode,
+            "it may have only the nine permission bits, at most 0777",
+        ));
     }
     Ok(())
 }
 
-/// What serves `protocol` on a listener; `None` if it has no listeners but datagram sockets. All
-/// that need settings for TLS share them: the first makes them.
+/// The service for `protocol`; `None` for UDP, which has sockets instead of listeners. The first
+/// service over TLS loads the settings into `tls`; the others share them.
 fn service(
     protocol: Protocol,
     config: &Config,
     tls: &mut Option<Arc<TlsSettings>>,
 ) -> Result<Option<Service>, StartError> {
-    let mut secured = || {
+    let mut over_tls = || {
         let settings = match tls {
             Some(settings) => settings,
             None => tls.insert(Arc::new(TlsSettings::new(&config.identity, &config.tls)?)),
         };
-        Ok::<_, StartError>(Carrier::Tls(Arc::clone(settings)))
+        Ok::<_, StartError>(TransportConfig::Tls(Arc::clone(settings)))
     };
     Ok(Some(match protocol {
-        Protocol::Tcp => Service::Bytes(Carrier::Plain),
-        Protocol::Tls => Service::Bytes(secured()?),
-        Protocol::Ws => Service::WebSocket(Carrier::Plain),
-        Protocol::Wss => Service::WebSocket(secured()?),
+        Protocol::Tcp => Service::Bytes(TransportConfig::Plain),
+        Protocol::Tls => Service::Bytes(over_tls()?),
+        Protocol::Ws => Service::WebSocket(TransportConfig::Plain),
+        Protocol::Wss => Service::WebSocket(over_tls()?),
         Protocol::Udp => return Ok(None),
     }))
 }
 
-/// The datagram sockets, each in the runtime that will echo it.
-fn datagram_protocols(
+/// Registers each UDP socket with the runtime that will echo it.
+fn udp_protocols(
     shared: Vec<(SocketAddr, Vec<UdpSocket>)>,
     workers: &Workers,
     rules: &Arc<Rules>,
@@ -315,24 +321,24 @@ fn datagram_protocols(
     protocols.collect()
 }
 
-/// Nine tenths of the descriptors that the process may have. The rest, `ours` and 32 at least, is for
-/// runtimes and sockets, and whatever else the process does.
+/// The descriptor limit of the process, less what is kept back for runtimes, UDP sockets and the
+/// rest of the process: a tenth of the limit, and at least `reserved` + 32.
 #[cfg(unix)]
-fn default_max_connections(ours: usize) -> usize {
+fn default_max_connections(reserved: usize) -> usize {
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-        let connections = limit.saturating_sub((limit / 10).max(32 + ours as u64));
+        let connections = limit.saturating_sub((limit / 10).max(32 + reserved as u64));
         return usize::try_from(connections).unwrap_or(usize::MAX).max(1);
     }
     usize::MAX
 }
 
-/// Elsewhere there is no limit on descriptors.
+/// Other systems have no such limit.
 #[cfg(not(unix))]
-fn default_max_connections(_ours: usize) -> usize {
+fn default_max_connections(_reserved: usize) -> usize {
     usize::MAX
 }
 
-/// What it takes to start a service on a listener.
+/// What every service needs to start.
 struct Starter {
     config: Config,
     sessions: Arc<Sessions>,
@@ -351,18 +357,18 @@ impl Starter {
             sessions: Arc::clone(&self.sessions),
         };
         match service {
-            Service::Bytes(Carrier::Plain) => {
+            Service::Bytes(TransportConfig::Plain) => {
                 self.accept(protocol, listener, Bytes { transport: Plain, buffer_size });
             }
-            Service::Bytes(Carrier::Tls(tls_settings)) => {
+            Service::Bytes(TransportConfig::Tls(tls_settings)) => {
                 let transport = tls(tls_settings, false);
                 self.accept(protocol, listener, Bytes { transport, buffer_size });
             }
-            Service::WebSocket(Carrier::Plain) => {
+            Service::WebSocket(TransportConfig::Plain) => {
                 let handshake = WebSocket { transport: Plain, settings: settings() };
                 self.accept(protocol, listener, handshake);
             }
-            Service::WebSocket(Carrier::Tls(tls_settings)) => {
+            Service::WebSocket(TransportConfig::Tls(tls_settings)) => {
                 let transport = tls(tls_settings, true);
                 self.accept(protocol, listener, WebSocket { transport, settings: settings() });
             }
@@ -374,7 +380,7 @@ impl Starter {
         L: Listener,
         H: Handshake<L::Stream>,
     {
-        // Counted in before it runs for the first time: a drain may come before that.
+        // Join before the task is first polled, so that a drain that starts earlier waits for it.
         let member = self.sessions.drain.join();
         let (sessions, workers) = (Arc::clone(&self.sessions), Arc::clone(&self.workers));
         let acceptor = Acceptor { protocol, handshake, sessions, workers };
@@ -382,7 +388,7 @@ impl Starter {
     }
 }
 
-/// A task that ends with its owner.
+/// Aborts a task when dropped.
 struct AbortOnDropHandle(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDropHandle {
@@ -391,7 +397,7 @@ impl Drop for AbortOnDropHandle {
     }
 }
 
-/// Whoever drops a running server leaves no connection behind.
+/// Aborts every connection when the future of [`Server::run`] is dropped.
 struct AbortOnDrop(Arc<Drain>);
 
 impl Drop for AbortOnDrop {

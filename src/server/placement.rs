@@ -1,4 +1,4 @@
-//! The runtimes that echo, and which of them gets a connection.
+//! The runtimes that run sessions, and the choice of one for each connection.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,13 +12,13 @@ use crate::net::Stream;
 /// A worker whose non-empty queue has not shrunk for this long counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_millis(10);
 
-/// The runtimes that echo.
+/// The runtimes that run sessions.
 #[derive(Debug)]
 pub(super) enum Workers {
-    /// The one that accepts: it spreads tasks over its threads by itself, if it has several.
-    Here(Handle),
-    /// Others, of one thread each. A connection stays where it was put.
-    Others(Vec<Worker>),
+    /// The runtime that accepts. If it has several threads, it balances tasks over them itself.
+    Current(Handle),
+    /// Separate runtimes of one thread each. A connection stays with the one that was chosen.
+    Dedicated(Vec<Worker>),
 }
 
 #[derive(Debug)]
@@ -27,83 +27,85 @@ pub(super) struct Worker {
     queue: Mutex<Queue>,
 }
 
-/// What was last seen of the tasks that a runtime has not begun with. What is spawned from outside
-/// waits in its global queue; one with little to do empties that at once, a busy one bit by bit.
+/// The last observation of a runtime's global queue, where tasks spawned from other threads wait
+/// for their first poll. An idle runtime empties it at once, a busy one gradually.
 #[derive(Debug, Default)]
 struct Queue {
     length: usize,
-    /// Since when it has not become shorter.
-    unmoved: Option<Instant>,
+    /// Since when the queue has not become shorter; `None` if it is empty.
+    stalled_since: Option<Instant>,
     /// The runtime has been dropped.
     is_gone: bool,
 }
 
 impl Workers {
-    /// The runtime that the caller is in.
-    pub(super) fn here() -> Self {
-        Workers::Here(Handle::current())
+    /// The caller's runtime.
+    pub(super) fn current() -> Self {
+        Workers::Current(Handle::current())
     }
 
-    /// These; where there are none, the one that the caller is in.
-    pub(super) fn others(runtimes: Vec<Handle>) -> Self {
+    /// `runtimes`, or the caller's runtime if there are none.
+    pub(super) fn over(runtimes: Vec<Handle>) -> Self {
         if runtimes.is_empty() {
-            return Workers::here();
+            return Workers::current();
         }
         let worker = |runtime| Worker { runtime, queue: Mutex::default() };
-        Workers::Others(runtimes.into_iter().map(worker).collect())
+        Workers::Dedicated(runtimes.into_iter().map(worker).collect())
     }
 
-    /// The runtime of each thread that echoes.
+    /// One handle for each thread that runs sessions.
     pub(super) fn threads(&self) -> Vec<&Handle> {
         match self {
-            Workers::Here(runtime) => vec![runtime; runtime.metrics().num_workers()],
-            Workers::Others(workers) => workers.iter().map(|worker| &worker.runtime).collect(),
+            Workers::Current(runtime) => vec![runtime; runtime.metrics().num_workers()],
+            Workers::Dedicated(workers) => workers.iter().map(|worker| &worker.runtime).collect(),
         }
     }
 
-    /// The descriptors that runtimes other than the caller's have: two of epoll, one to wake it, one
-    /// for signals.
+    /// The file descriptors of the dedicated runtimes. Each has four: two for epoll, an eventfd,
+    /// and one for signals.
     pub(super) fn descriptors(&self) -> usize {
         match self {
-            Workers::Here(_) => 0,
-            Workers::Others(workers) => 4 * workers.len(),
+            Workers::Current(_) => 0,
+            Workers::Dedicated(workers) => 4 * workers.len(),
         }
     }
 
-    /// Panics here, and not at the first connection, if a runtime lacks timers or I/O.
+    /// Panics if a runtime lacks timers or I/O, so that it happens here and not at the first
+    /// connection.
     pub(super) fn check_drivers(&self) {
         for runtime in self.threads() {
-            let _there = runtime.enter();
+            let _guard = runtime.enter();
             drop(tokio::time::sleep(Duration::ZERO));
-            // A refusal is not about the runtime.
+            // This panics without an I/O driver. An error would come from the kernel, and is
+            // ignored.
             #[cfg(unix)]
             drop(tokio::net::UnixDatagram::unbound());
         }
     }
 
-    /// Chooses a runtime for a connection, and has it started there: what `start` spawns is
-    /// spawned in that runtime.
+    /// Chooses a runtime for a connection, and calls `start` in its context: a task that `start`
+    /// spawns runs there.
     ///
     /// # Errors
-    /// The system refused to watch the connection, or no runtime is left.
+    /// The stream could not be registered with the runtime, or that runtime was dropped.
     pub(super) fn place<S: Stream>(&self, stream: S, start: impl FnOnce(S)) -> io::Result<()> {
-        let Workers::Others(workers) = self else {
+        let Workers::Dedicated(workers) = self else {
             start(stream);
             return Ok(());
         };
         let stream = stream.detach()?;
         let now = Instant::now();
         let load = |worker: &&Worker| worker.load(now);
-        let worker = workers.iter().min_by_key(load).expect("there is one");
-        let _there = worker.runtime.enter();
+        let worker = workers.iter().min_by_key(load).expect("there is at least one worker");
+        let _guard = worker.runtime.enter();
         match S::attach(stream) {
             Ok(stream) => {
                 start(stream);
-                worker.queue().is_longer(now);
+                worker.queue().record_spawn(now);
                 Ok(())
             }
             Err(error) => {
-                // If so, the next one goes to another.
+                // Later connections then go to another runtime.
                 worker.queue().is_gone |= is_rt_shutdown_err(&error);
                 Err(error)
             }
@@ -112,12 +114,13 @@ impl Workers {
 }
 
 impl Worker {
-    /// What is compared: whether it is there, how long it has been stuck, how many tasks it has.
+    /// The sort key of the choice, smallest first: whether the runtime was dropped, how long it has
+    /// been stuck, how many tasks it has.
     fn load(&self, now: Instant) -> (bool, Duration, usize) {
         let metrics = self.runtime.metrics();
         let mut queue = self.queue();
-        queue.is_now(metrics.global_queue_depth(), now);
-        let stuck = queue.unmoved.map_or(Duration::ZERO, |since| now - since);
+        queue.observe(metrics.global_queue_depth(), now);
+        let stuck = queue.stalled_since.map_or(Duration::ZERO, |since| now - since);
         let stuck = if stuck < STUCK_AFTER { Duration::ZERO } else { stuck };
         (queue.is_gone, stuck, metrics.num_alive_tasks())
     }
@@ -128,18 +131,19 @@ impl Worker {
 }
 
 impl Queue {
-    fn is_now(&mut self, length: usize, now: Instant) {
+    /// Records the queue length that the runtime reports now.
+    fn observe(&mut self, length: usize, now: Instant) {
         if length == 0 {
-            self.unmoved = None;
+            self.stalled_since = None;
         } else if length < self.length {
-            self.unmoved = Some(now);
+            self.stalled_since = Some(now);
         }
         self.length = length;
     }
 
-    /// A task was added.
-    fn is_longer(&mut self, now: Instant) {
+    /// Records that a task was added.
+    fn record_spawn(&mut self, now: Instant) {
         self.length += 1;
-        self.unmoved.get_or_insert(now);
+        self.stalled_since.get_or_insert(now);
     }
 }

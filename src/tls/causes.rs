@@ -1,4 +1,4 @@
-//! Why a handshake failed, in words that help whoever tests a client.
+//! Explains why a TLS handshake failed, for people who test a client.
 
 use std::io;
 
@@ -6,26 +6,26 @@ use tokio_rustls::rustls::{
     AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible,
 };
 
-/// The likely cause of a failed handshake, and the alert that told of it, if one was sent.
+/// The likely cause of a failed handshake, and the alert that was sent or received for it, if any.
 pub(crate) fn explain(error: &io::Error) -> String {
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
         return match error.kind() {
-            io::ErrorKind::UnexpectedEof => "the client left in the middle of it".to_owned(),
+            io::ErrorKind::UnexpectedEof => "the client closed the connection during it".to_owned(),
             _ => error.to_string(),
         };
     };
     match tls {
         Error::AlertReceived(alert) => {
-            format!("alert received: {}: {}", name(*alert), meant_by(*alert))
+            format!("alert received: {}: {}", alert_name(*alert), meaning(*alert))
         }
         tls => match alert_for(tls) {
-            Some(alert) => format!("alert sent: {}: {}", name(alert), cause(tls)),
+            Some(alert) => format!("alert sent: {}: {}", alert_name(alert), cause(tls)),
             None => cause(tls),
         },
     }
 }
 
-/// What we found wrong.
+/// What the server found wrong.
 fn cause(error: &Error) -> String {
     let known = match error {
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
@@ -37,18 +37,20 @@ fn cause(error: &Error) -> String {
             }
             PeerIncompatible::NoKxGroupsInCommon => "no key-exchange group in common",
             PeerIncompatible::NoSignatureSchemesInCommon => {
-                "the client takes no signature that the certificate's key can make"
+                "the client accepts no signature scheme of the certificate's key"
             }
             PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
             | PeerIncompatible::SupportedVersionsExtensionRequired => "no TLS version in common",
             PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
-                "no TLS version in common: the client names no signature algorithms, as before 1.2"
+                "no TLS version in common: the client sends no signature algorithms, as before TLS 1.2"
             }
             _ => return error.to_string(),
         },
-        Error::NoCertificatesPresented => "a client certificate is required, and none came",
+        Error::NoCertificatesPresented => {
+            "a client certificate is required, and the client sent none"
+        }
         Error::NoApplicationProtocol => "no ALPN protocol in common",
         Error::InvalidCertificate(invalid) => match invalid {
             CertificateError::UnknownIssuer => {
@@ -65,10 +67,10 @@ fn cause(error: &Error) -> String {
                 "the client certificate is not one for clients"
             }
             other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
-                "the client certificate is a CA's, or self-signed"
+                "the client certificate is that of a CA, or self-signed"
             }
             other if format!("{other:?}").contains("UnsupportedCertVersion") => {
-                "the client certificate is of X.509 version 1, which has no extensions"
+                "the client certificate has X.509 version 1, which has no extensions"
             }
             _ => return error.to_string(),
         },
@@ -77,30 +79,34 @@ fn cause(error: &Error) -> String {
     known.to_owned()
 }
 
-/// What clients mean by an alert.
-fn meant_by(alert: AlertDescription) -> &'static str {
+/// What a client usually means by an alert.
+fn meaning(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::UnknownCA => "the client does not trust the certificate's CA",
         AlertDescription::BadCertificate => {
-            "the client does not accept the certificate; perhaps it has another name"
+            "the client does not accept the certificate; perhaps its name does not match"
         }
         AlertDescription::CertificateUnknown => {
-            "the client does not accept the certificate: not trusted, or of another name"
+            "the client does not accept the certificate: it is not trusted, or its name does not match"
         }
-        AlertDescription::CertificateExpired => "the client finds the certificate expired",
-        AlertDescription::CertificateRevoked => "the client finds the certificate revoked",
-        AlertDescription::UnsupportedCertificate => "the client takes no certificate of this kind",
-        AlertDescription::ProtocolVersion => "the client speaks no version that is allowed",
-        AlertDescription::HandshakeFailure => "the client found nothing in common",
+        AlertDescription::CertificateExpired => "to the client the certificate has expired",
+        AlertDescription::CertificateRevoked => "to the client the certificate is revoked",
+        AlertDescription::UnsupportedCertificate => {
+            "the client does not support this kind of certificate"
+        }
+        AlertDescription::ProtocolVersion => {
+            "the client supports no TLS version that is allowed here"
+        }
+        AlertDescription::HandshakeFailure => "the client found no parameters in common",
         AlertDescription::NoApplicationProtocol => "the client wants another ALPN protocol",
-        AlertDescription::UserCanceled => "the client's user gave up",
-        AlertDescription::CloseNotify => "the client left",
-        _ => "the client broke off",
+        AlertDescription::UserCanceled => "the client's user cancelled",
+        AlertDescription::CloseNotify => "the client closed the connection",
+        _ => "the client aborted the handshake",
     }
 }
 
-/// The alert that rustls sends for an error, where that is certain: it says so for certificates and
-/// messages, and the others are as in RFC 8446 section 6.2.
+/// The alert that rustls sends for an error, where we can tell. rustls provides the mapping for
+/// certificates and messages; the rest follows RFC 8446 section 6.2.
 fn alert_for(error: &Error) -> Option<AlertDescription> {
     Some(match error {
         Error::InvalidCertificate(error) => error.clone().into(),
@@ -122,8 +128,8 @@ fn alert_for(error: &Error) -> Option<AlertDescription> {
     })
 }
 
-/// As RFC 8446 section 6 spells it.
-fn name(alert: AlertDescription) -> String {
+/// The name of an alert as RFC 8446 section 6 spells it, or its number.
+fn alert_name(alert: AlertDescription) -> String {
     let Some(name) = alert.as_str() else { return format!("{}", u8::from(alert)) };
     let mut spelled = String::new();
     let mut was_lower = false;
@@ -143,9 +149,9 @@ mod tests {
 
     #[test]
     fn alerts_are_spelled_as_in_the_rfc() {
-        assert_eq!(name(AlertDescription::UnknownCA), "unknown_ca");
-        assert_eq!(name(AlertDescription::HandshakeFailure), "handshake_failure");
-        assert_eq!(name(AlertDescription::BadRecordMac), "bad_record_mac");
-        assert_eq!(name(AlertDescription::Unknown(200)), "200");
+        assert_eq!(alert_name(AlertDescription::UnknownCA), "unknown_ca");
+        assert_eq!(alert_name(AlertDescription::HandshakeFailure), "handshake_failure");
+        assert_eq!(alert_name(AlertDescription::BadRecordMac), "bad_record_mac");
+        assert_eq!(alert_name(AlertDescription::Unknown(200)), "200");
     }
 }

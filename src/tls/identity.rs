@@ -1,4 +1,4 @@
-//! The server's certificates and keys: read from PEM files and chosen by name, or made in memory.
+//! The server's certificates and keys: read from PEM and selected by SNI, or self-signed in memory.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,26 +22,26 @@ use crate::tls::pem;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-const NO_CERTIFICATE: &str = "no self-signed certificate could be made";
+const NO_CERTIFICATE: &str = "could not make a self-signed certificate";
 
-/// The certificates of a server, of which the name that a client asks for chooses one.
+/// The certificates of a server. The server name in the ClientHello (SNI) selects one.
 #[derive(Debug)]
 pub(super) struct Identities {
-    /// Never empty. The first is for whoever asks for no name, or one that nobody has.
+    /// Never empty. The first serves clients that send no SNI, or a name that no certificate has.
     all: Vec<(Names, Arc<CertifiedKey>)>,
 }
 
-/// What a certificate is for.
+/// The DNS names that a certificate is valid for.
 #[derive(Debug, Default)]
 struct Names {
     exact: Vec<String>,
-    /// What follows the `*` of a wildcard: `.example.com`.
+    /// What follows the `*` of a wildcard, such as `.example.com`.
     suffixes: Vec<String>,
 }
 
 impl Identities {
-    /// Reads or makes what `identity` asks for, and logs each certificate's fingerprint, which is
-    /// what people compare when they cannot verify.
+    /// Reads or makes the certificates of `identity`, and logs the fingerprint of each, which
+    /// people compare when they cannot verify it.
     pub(super) fn load(
         identity: &Identity,
         provider: &CryptoProvider,
@@ -63,7 +63,7 @@ impl Identities {
             }
         }
         if all.is_empty() {
-            return Err(StartError::setting(Setting::Identity, "none given"));
+            return Err(StartError::setting(Setting::Identity, "none is given"));
         }
         Ok(Arc::new(Identities { all }))
     }
@@ -72,8 +72,8 @@ impl Identities {
         &self.all[0].1.cert
     }
 
-    /// The certificate for `name`: the first that has just this name, else the first with a
-    /// wildcard for it, else the first.
+    /// The certificate for `name`: the first with exactly this name, else the first with a matching
+    /// wildcard, else the first of all.
     fn choose(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
         let find = |matches: &dyn Fn(&Names) -> bool| {
             self.all.iter().find(|(names, _)| matches(names)).map(|(_, certified)| certified)
@@ -95,7 +95,7 @@ impl ResolvesServerCert for Identities {
     }
 }
 
-/// Reads a certificate with its key, and checks that they belong together.
+/// Reads a certificate chain and its key, and checks that they match.
 fn read(
     credentials: &Credentials,
     provider: &CryptoProvider,
@@ -111,7 +111,7 @@ fn read(
     if let Some(source) = ocsp {
         let response = pem::bytes(Credential::Ocsp, source)?;
         if !is_der_sequence(&response) {
-            let problem = "not an OCSP response in DER, or not all of one";
+            let problem = "not an OCSP response in DER, or a truncated one";
             return Err(CredentialError::new(Credential::Ocsp, source, problem));
         }
         certified.ocsp = Some(response.into_owned());
@@ -120,13 +120,13 @@ fn read(
     Ok((names, Arc::new(certified)))
 }
 
-/// Whether `bytes` are one DER SEQUENCE, whole: what an OCSP response is (RFC 6960 section 4.2.1).
+/// Whether `bytes` are exactly one DER SEQUENCE, as an OCSP response is (RFC 6960 section 4.2.1).
 fn is_der_sequence(bytes: &[u8]) -> bool {
     matches!(Sequence::from_der(bytes), Ok((rest, _)) if rest.is_empty())
 }
 
 impl Names {
-    /// The DNS names in a certificate's subject alternative names.
+    /// Reads the DNS names from a certificate's subject alternative names.
     fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, certificate) = X509Certificate::from_der(certificate)
             .map_err(|error| format!("not a valid certificate: {error}"))?;
@@ -145,7 +145,7 @@ impl Names {
     }
 }
 
-/// What to say of a pair that rustls refuses.
+/// Explains why rustls refused a certificate and its key.
 fn unusable(chain: &Source, key: &Source, error: rustls::Error) -> CredentialError {
     let problem = match &error {
         rustls::Error::InconsistentKeys(_) => {
@@ -160,12 +160,11 @@ fn unusable(chain: &Source, key: &Source, error: rustls::Error) -> CredentialErr
     CredentialError { source: Some(error.into()), ..refused }
 }
 
-/// Who a certificate says its owner is: the subject, and the serial number by which the issuer
-/// knows it.
+/// Names a certificate by its subject, and by the serial number under which its issuer knows it.
 pub(crate) fn describe(certificate: &CertificateDer<'_>) -> String {
     match X509Certificate::from_der(certificate) {
         Ok((_, certificate)) => {
-            // A subject can be as long as a certificate; the log shows the beginning.
+            // A client chooses its subject's length, and the log line has to stay short.
             let subject: String = certificate.subject().to_string().chars().take(200).collect();
             format!("{subject}, serial {}", certificate.raw_serial_as_string())
         }
@@ -173,10 +172,10 @@ pub(crate) fn describe(certificate: &CertificateDer<'_>) -> String {
     }
 }
 
-/// A certificate chain, the server's own first, and its key.
+/// A certificate chain, the server's own certificate first, and its key.
 type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// A certificate for the names that this machine answers to, valid for a year.
+/// Makes a certificate for the names of this machine, valid for a year.
 fn self_signed(now: SystemTime) -> Result<ChainAndKey, StartError> {
     let failed = |error: rcgen::Error| StartError::tls(NO_CERTIFICATE, error);
     let mut params = CertificateParams::default();
@@ -184,7 +183,7 @@ fn self_signed(now: SystemTime) -> Result<ChainAndKey, StartError> {
     params.distinguished_name.push(DnType::CommonName, "echo-server self-signed");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    // A day of room for clients whose clocks are behind.
+    // Clocks of clients may be up to a day behind.
     params.not_before = (now - DAY).into();
     params.not_after = (now + 365 * DAY).into();
     let key = KeyPair::generate().map_err(failed)?;
@@ -193,7 +192,7 @@ fn self_signed(now: SystemTime) -> Result<ChainAndKey, StartError> {
     Ok((vec![certificate.der().clone()], key))
 }
 
-/// SHA-256 in the notation of `openssl x509 -fingerprint -sha256`.
+/// The SHA-256 fingerprint as `openssl x509 -fingerprint -sha256` prints it.
 fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     let digest = digest::digest(&digest::SHA256, certificate);
     let pairs: Vec<_> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();

@@ -1,5 +1,5 @@
-//! What TLS needs before the first handshake: certificates with their keys, whom to trust, and
-//! rustls' settings made of them; and the same again when the files change.
+//! What TLS needs before a handshake: certificates with their keys, trusted CAs, and the rustls
+//! configurations made from them. All are loaded again when the files change.
 //!
 //! The handshakes themselves are in `transport/tls.rs`. This module may read files.
 
@@ -33,7 +33,7 @@ pub(crate) use identity::describe;
 pub use reload::TlsReloader;
 use reload::{FileStamp, stamps};
 
-/// What the TLS front-ends of a server share.
+/// The settings that all TLS listeners of a server share.
 #[derive(Debug)]
 pub(crate) struct TlsSettings {
     identity: Identity,
@@ -41,36 +41,37 @@ pub(crate) struct TlsSettings {
     provider: Arc<CryptoProvider>,
     versions: Vec<&'static SupportedProtocolVersion>,
     current: RwLock<ServerConfigs>,
-    /// What the files were when `current` was made of them. Held while they are read, so that two
-    /// who reload do it one after the other.
+    /// The stamps of the files from which `current` was made. The lock is held during a reload, so
+    /// that two reloads never overlap.
     loaded: Mutex<Vec<FileStamp>>,
 }
 
-/// What was made of the files as they were.
+/// The rustls configurations made from one reading of the files.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerConfigs {
-    /// Takes any ALPN protocol: none is configured, and the handshake puts the client's in.
+    /// For byte streams: has the configured ALPN protocols. If there are none, the handshake adds
+    /// the client's first.
     pub(crate) any_alpn: Arc<ServerConfig>,
-    /// Takes the protocols of HTTP.
+    /// For HTTP: has the configured ALPN protocols, or h2 and http/1.1.
     pub(crate) http_alpn: Arc<ServerConfig>,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     identities: Arc<Identities>,
 }
 
-/// The cryptography, ready to use: it gathers its first randomness now, which takes tens of
-/// milliseconds, and not in somebody's handshake.
+/// The crypto provider. Its random number generator is seeded here, which takes tens of
+/// milliseconds, so that no handshake has to wait for it.
 pub(crate) fn provider() -> CryptoProvider {
     use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
-    // The hybrid with post-quantum security first: a peer that knows it gets it.
+    // The post-quantum hybrid comes first, so that every peer that supports it uses it.
     let kx_groups = vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1];
     let provider = CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() };
-    // If there is no randomness, the first handshake fails, and says so.
+    // If this fails, so does the first handshake, which reports it.
     let _ = provider.secure_random.fill(&mut [0]);
     provider
 }
 
 impl TlsSettings {
-    /// Reads or makes everything, and checks that it fits together.
+    /// Reads or makes all certificates and keys, and checks that they fit together.
     pub(crate) fn new(identity: &Identity, policy: &TlsPolicy) -> Result<Self, StartError> {
         let provider = Arc::new(policy::provider_for(policy)?);
         let versions = policy::versions(policy)?;
@@ -80,37 +81,38 @@ impl TlsSettings {
         let (identity, policy) = (identity.clone(), policy.clone());
         let loaded = stamps(&files(&identity, &policy));
         let identities = Identities::load(&identity, &provider)?;
-        let configs = make(identities, &policy, &provider, &versions)?;
+        let configs = build_configs(identities, &policy, &provider, &versions)?;
         let (current, loaded) = (RwLock::new(configs), Mutex::new(loaded));
         Ok(TlsSettings { identity, policy, provider, versions, current, loaded })
     }
 
-    /// What a handshake that begins now is made with.
+    /// The configurations for a handshake that starts now.
     pub(crate) fn current(&self) -> ServerConfigs {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether any ALPN protocol is taken, since none was configured.
-    pub(crate) fn takes_any_alpn(&self) -> bool {
+    /// Whether any ALPN protocol is accepted, because none is configured.
+    pub(crate) fn accepts_any_alpn(&self) -> bool {
         self.policy.alpn.is_empty()
     }
 
-    /// Reads all files again. If anything is wrong with them, what there was stays. It may block.
+    /// Reads all files again. If one is unusable, the previous configurations stay in use. It may
+    /// block.
     fn reload(&self) -> Result<(), StartError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files());
         let identities = match &self.identity {
-            // Whoever trusts a self-signed certificate trusts this one, and no other.
+            // A client that trusts this self-signed certificate would not trust another one.
             Identity::SelfSigned => self.current().identities,
             files => Identities::load(files, &self.provider)?,
         };
-        let configs = make(identities, &self.policy, &self.provider, &self.versions)?;
+        let configs = build_configs(identities, &self.policy, &self.provider, &self.versions)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = configs;
         *loaded = now;
         Ok(())
     }
 
-    /// The files that it is made of.
+    /// The files that the settings are read from.
     fn files(&self) -> Vec<PathBuf> {
         files(&self.identity, &self.policy)
     }
@@ -121,23 +123,23 @@ fn files(identity: &Identity, policy: &TlsPolicy) -> Vec<PathBuf> {
     identity.paths().chain(lists).map(Path::to_owned).collect()
 }
 
-/// Whether there is a file that the secrets can be written to: rustls says nothing if not.
+/// Checks that SSLKEYLOGFILE can be written: rustls would ignore such an error.
 fn check_key_log() -> Result<(), StartError> {
     let refuse = |why: &str| Err(StartError::setting(Setting::KeyLog, why));
     let Some(path) = std::env::var_os("SSLKEYLOGFILE").filter(|path| !path.is_empty()) else {
-        return refuse("SSLKEYLOGFILE names no file");
+        return refuse("the environment variable SSLKEYLOGFILE names no file");
     };
     let file = Path::new(&path).display();
     match OpenOptions::new().append(true).create(true).open(&path) {
         Ok(_) => {
-            warn!(%file, "The key log lets whoever has its file read every connection");
+            warn!(%file, "Whoever can read the key log file can decrypt every connection");
             Ok(())
         }
         Err(error) => refuse(&format!("SSLKEYLOGFILE {file}: {error}")),
     }
 }
 
-fn make(
+fn build_configs(
     identities: Arc<Identities>,
     policy: &TlsPolicy,
     provider: &Arc<CryptoProvider>,
@@ -150,15 +152,15 @@ fn make(
         .with_client_cert_verifier(client_verifier(policy, provider)?)
         .with_cert_resolver(Arc::clone(&identities) as _);
     if policy.client_ca.is_some() {
-        // Who resumes a session is not asked for a certificate again, and it may have expired.
+        // A resumed session is not asked for its certificate again, which may have expired.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     } else {
         config.ticketer = ticketer()?;
     }
-    // Whoever names suites means their order, too.
+    // An explicit list of cipher suites is in order of preference.
     config.ignore_client_order = !policy.ciphers.is_empty();
-    // Early data can be replayed by whoever has recorded it; an echo of it would be, too.
+    // An attacker can replay early data (RFC 8446 section 8), and would get an echo of it.
     config.max_early_data_size = 0;
     if policy.key_log {
         config.key_log = Arc::new(KeyLogFile::new());
@@ -171,28 +173,28 @@ fn make(
     Ok(ServerConfigs { any_alpn: Arc::new(config), http_alpn: Arc::new(http), chain, identities })
 }
 
-/// When a revocation list was issued; one that cannot be read is refused elsewhere.
-fn issued(list: &[u8]) -> i64 {
+/// When a revocation list was issued. The verifier's builder refuses lists that cannot be parsed.
+fn issue_time(list: &[u8]) -> i64 {
     let list = CertificateRevocationList::from_der(list);
     list.map_or(i64::MIN, |(_, list)| list.last_update().timestamp())
 }
 
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, StartError> {
     aws_lc_rs::Ticketer::new()
-        .map_err(|error| StartError::tls("no session tickets can be made", error))
+        .map_err(|error| StartError::tls("could not create the session ticket keys", error))
 }
 
-/// Who asks clients for a certificate, and judges it.
+/// The verifier that asks clients for a certificate and checks it.
 fn client_verifier(
     policy: &TlsPolicy,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, StartError> {
     let Some(ca) = &policy.client_ca else {
         if policy.client_auth.is_some() {
-            return Err(StartError::setting(Setting::ClientAuth, "there is no client CA"));
+            return Err(StartError::setting(Setting::ClientAuth, "no client CA is set"));
         }
         if !policy.crls.is_empty() {
-            return Err(StartError::setting(Setting::Crls, "there is no client CA"));
+            return Err(StartError::setting(Setting::Crls, "no client CA is set"));
         }
         return Ok(Arc::new(NoClientAuth));
     };
@@ -206,11 +208,11 @@ fn client_verifier(
     for list in &policy.crls {
         crls.extend(pem::revocation_lists(list)?);
     }
-    // Of several lists of one CA, only the first is looked at.
-    crls.sort_by_key(|list| Reverse(issued(list)));
+    // rustls consults only the first list of a CA, so the newest has to come first.
+    crls.sort_by_key(|list| Reverse(issue_time(list)));
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    // A list says who is revoked. Of those whom no list is about, nothing is known against them.
+    // A certificate of a CA without a revocation list counts as not revoked.
     let builder = builder.with_crls(crls).allow_unknown_revocation_status();
     let builder = match policy.client_auth.unwrap_or(ClientAuth::Required) {
         ClientAuth::Required => builder,

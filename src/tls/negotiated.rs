@@ -1,11 +1,11 @@
-//! What a handshake came to, in the words that people search for.
+//! The negotiated parameters of a TLS connection, by their usual names.
 
 use tokio_rustls::rustls::{CipherSuite, CommonState};
 
 /// Version, cipher suite and key-exchange group of a connection whose handshake is done.
 ///
 /// rustls spells the first two as Rust identifiers; these are the names that IANA and OpenSSL use.
-/// Who resumes a session of TLS 1.2 exchanges no key, and has no group.
+/// The group is `none` for a resumed TLS 1.2 session, which exchanges no key.
 pub(crate) fn names(tls: &CommonState) -> (String, String, String) {
     let version = tls.protocol_version().and_then(|version| version.as_str());
     let cipher = tls.negotiated_cipher_suite().map(|suite| suite_name(suite.suite()));
@@ -17,7 +17,7 @@ pub(crate) fn names(tls: &CommonState) -> (String, String, String) {
     )
 }
 
-/// A cipher suite's name in IANA's registry.
+/// The name of a cipher suite in IANA's registry.
 pub(super) fn suite_name(suite: CipherSuite) -> String {
     suite.as_str().unwrap_or("unknown").replace("TLS13_", "TLS_")
 }

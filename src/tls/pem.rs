@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 
+use data_encoding::BASE64;
 use tokio_rustls::rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
 };
@@ -10,7 +11,7 @@ use tokio_rustls::rustls::pki_types::{
 use crate::config::Source;
 use crate::error::{Credential, CredentialError};
 
-/// The certificates in `source`, of which there is at least one.
+/// The certificates in `source`; none at all is an error.
 pub(crate) fn certificates(
     credential: Credential,
     source: &Source,
@@ -42,7 +43,7 @@ pub(crate) fn private_key(source: &Source) -> Result<PrivateKeyDer<'static>, Cre
     })
 }
 
-/// The certificate revocation lists in `source`, of which there is at least one.
+/// The certificate revocation lists in `source`; none at all is an error.
 pub(crate) fn revocation_lists(
     source: &Source,
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, CredentialError> {
@@ -60,7 +61,7 @@ pub(crate) fn revocation_lists(
     Ok(lists)
 }
 
-/// What `source` holds.
+/// The content of `source`.
 pub(crate) fn bytes(
     credential: Credential,
     source: &Source,
@@ -73,14 +74,41 @@ pub(crate) fn bytes(
     }
 }
 
-/// The one place that reads PEM. rustls-pemfile is a shell over the PEM reader of
-/// rustls-pki-types by now: to replace it, replace this function.
+/// The only function that reads PEM. rustls-pemfile is now a thin layer over the PEM reader of
+/// rustls-pki-types; only this function would have to change to drop it.
 fn read_pem(
     credential: Credential,
     source: &Source,
 ) -> Result<Vec<rustls_pemfile::Item>, CredentialError> {
     let bytes = bytes(credential, source)?;
     let items = rustls_pemfile::read_all(&mut bytes.as_ref()).collect::<Result<_, io::Error>>();
-    // The reader's own message can quote the line that it could not read, which may be of a key.
+    // The reader's own message can quote the invalid line, which may be part of a private key.
     items.map_err(|_| CredentialError::new(credential, source, "not valid PEM"))
+}
+
+/// A certificate as PEM: base64 in lines of 64 characters (RFC 7468 section 2).
+pub(crate) fn encode_certificate(der: &[u8]) -> String {
+    let base64 = BASE64.encode(der);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in base64.as_bytes().chunks(64) {
+        pem.extend(line.iter().copied().map(char::from));
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_read_again() {
+        for length in [1, 47, 48, 49, 1000] {
+            let der: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let pem = encode_certificate(&der);
+            assert!(pem.lines().all(|line| line.len() <= 64), "{pem}");
+            let read = certificates(Credential::Chain, &Source::memory(pem)).unwrap();
+            assert_eq!(read, [CertificateDer::from(der)]);
+        }
+    }
 }

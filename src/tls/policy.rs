@@ -1,4 +1,4 @@
-//! Versions, cipher suites and key-exchange groups, by the names that IANA gives them.
+//! Selects TLS versions, cipher suites and key-exchange groups by their IANA names.
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
@@ -9,7 +9,7 @@ use super::provider;
 use crate::config::{TlsPolicy, TlsVersion};
 use crate::error::{Setting, StartError};
 
-/// The cryptography that the policy leaves.
+/// The crypto provider, limited to the cipher suites and groups of the policy.
 pub(super) fn provider_for(policy: &TlsPolicy) -> Result<CryptoProvider, StartError> {
     let mut provider = provider();
     if !policy.ciphers.is_empty() {
@@ -25,14 +25,14 @@ pub(super) fn provider_for(policy: &TlsPolicy) -> Result<CryptoProvider, StartEr
     Ok(provider)
 }
 
-/// The versions from the lowest to the highest allowed.
+/// The versions that the policy allows.
 pub(super) fn versions(
     policy: &TlsPolicy,
 ) -> Result<Vec<&'static SupportedProtocolVersion>, StartError> {
     if policy.min > policy.max {
         return Err(StartError::setting(
             Setting::TlsVersions,
-            "the lowest is higher than the highest",
+            "the lowest version is higher than the highest",
         ));
     }
     let mut versions = Vec::new();
@@ -44,7 +44,7 @@ pub(super) fn versions(
     Ok(versions)
 }
 
-/// Those of `known` that are called `names`, in their order.
+/// The elements of `known` with the given `names`, in the order of `names`.
 fn select<T: Copy>(
     setting: Setting,
     names: &[String],

@@ -1,4 +1,4 @@
-//! New certificates for a server that runs: when somebody asks for it, or when the files change.
+//! Reloads the certificates of a running server, on request and when the files change.
 
 use std::fs::Metadata;
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ use tracing::{error, info};
 use super::TlsSettings;
 use crate::error::StartError;
 
-/// How often the files are checked. A change counts once two checks in a row have seen the same: by
-/// then it has been written to its end.
+/// How often the files are checked. A change counts once two consecutive checks see the same
+/// stamps, so that a half-written file is not read.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reads a server's certificates, keys and lists again.
+/// Reloads a server's certificates, keys and revocation lists.
 #[derive(Debug, Clone)]
 pub struct TlsReloader {
     settings: Arc<TlsSettings>,
@@ -26,24 +26,25 @@ impl TlsReloader {
         TlsReloader { settings }
     }
 
-    /// Whether there is a file to read again.
+    /// Whether anything is read from files, and not from memory.
     pub fn has_files(&self) -> bool {
         !self.settings.files().is_empty()
     }
 
-    /// Reads all files again, for the handshakes from now on; connections live on. The outcome is
-    /// logged. It may block, as reading files may.
+    /// Reads all files again. Later handshakes use the new certificates; existing connections are
+    /// not affected. The outcome is logged. This reads files, so it may block.
     ///
     /// # Errors
-    /// Something is wrong with a file, or a key is not that of its certificate. What there was
-    /// stays in use.
+    /// A file is unusable, or a key does not match its certificate. The previous certificates stay
+    /// in use.
     pub fn reload(&self) -> Result<(), StartError> {
         let reloaded = self.settings.reload();
         log_reload(&reloaded);
         reloaded
     }
 
-    /// Reloads whenever the files have changed, and again if that failed. It does not end.
+    /// Reloads whenever the files have changed, and retries if that fails. It returns at once if
+    /// there are no files, and otherwise never.
     pub(crate) async fn watch(self) {
         let files = self.settings.files();
         if files.is_empty() {
@@ -55,7 +56,7 @@ impl TlsReloader {
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             checks.tick().await;
-            // A file may be on a disk that does not answer.
+            // Reading metadata blocks while a disk or network file system does not respond.
             let (settings, paths) = (Arc::clone(&self.settings), files.clone());
             let checked = tokio::task::spawn_blocking(move || {
                 let loaded = settings.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -68,7 +69,7 @@ impl TlsReloader {
                 let reloaded = tokio::task::spawn_blocking(move || settings.reload());
                 let Ok(reloaded) = reloaded.await else { return };
                 let problem = reloaded.as_ref().err().map(ToString::to_string);
-                // It is tried until it works, and said once.
+                // A retry that fails in the same way is not logged again.
                 if problem.is_none() || problem != failed {
                     log_reload(&reloaded);
                 }
@@ -86,25 +87,25 @@ fn log_reload(reloaded: &Result<(), StartError>) {
     }
 }
 
-/// What tells a file from what it was: size, times, and on Unix which file it is.
+/// What shows that a file has changed: its size and times, and on Unix its identity.
 pub(super) type FileStamp = Option<(u64, Option<SystemTime>, [i64; 4])>;
 
 pub(super) fn stamps(files: &[PathBuf]) -> Vec<FileStamp> {
     let stamp = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.len(), metadata.modified().ok(), identity(&metadata)))
+        Some((metadata.len(), metadata.modified().ok(), file_id(&metadata)))
     };
     files.iter().map(stamp).collect()
 }
 
-/// Device and inode, and when anything about it was changed, its mode too.
+/// Device, inode, and the time of the last change of content or metadata (ctime).
 #[cfg(unix)]
-fn identity(metadata: &Metadata) -> [i64; 4] {
+fn file_id(metadata: &Metadata) -> [i64; 4] {
     use std::os::unix::fs::MetadataExt;
     [metadata.dev() as i64, metadata.ino() as i64, metadata.ctime(), metadata.ctime_nsec()]
 }
 
 #[cfg(not(unix))]
-fn identity(_metadata: &Metadata) -> [i64; 4] {
+fn file_id(_metadata: &Metadata) -> [i64; 4] {
     [0; 4]
 }

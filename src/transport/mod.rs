@@ -1,5 +1,5 @@
-//! Transports: what carries a protocol's bytes over an accepted stream. It is the stream itself, or
-//! TLS over it; a transport can wrap another one's stream.
+//! Transports: they carry a protocol's bytes over an accepted stream, as they are or over TLS. A
+//! transport can wrap another one's stream.
 
 mod plain;
 mod read_ahead;
@@ -20,15 +20,15 @@ pub(crate) use tls::Tls;
 use crate::connection::{Connection, End};
 use crate::echo::{Echo, Goodbye, StreamEcho, Underlying};
 
-/// What carries a protocol's bytes over a stream `S`.
+/// Carries a protocol's bytes over a stream `S`.
 pub(crate) trait Transport<S>: Send + Sync + 'static {
-    /// The carried stream.
+    /// The stream that the protocol reads and writes.
     type Carried: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The stream below the carried one.
+    /// Gives access to the stream below the carried one.
     const UNDERLYING: Underlying<Self::Carried>;
 
-    /// Makes the carried stream, after the transport's own handshake if there is one.
+    /// Performs the transport's handshake, if it has one, and returns the carried stream.
     fn carry(
         &self,
         stream: S,
@@ -36,24 +36,25 @@ pub(crate) trait Transport<S>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Carried<Self::Carried>, End>> + Send + 'static;
 }
 
-/// A carried stream.
+/// The result of a transport's handshake.
 #[derive(Debug)]
 pub(crate) struct Carried<S> {
     pub(crate) stream: S,
-    /// Who the client has proved to be, if it was asked.
+    /// The identity in the client's certificate, if it has sent one.
     pub(crate) client: Option<String>,
 }
 
-/// How long a refused client has to read why, and to close.
+/// How long a refused client has to read the reason, and to close.
 const REFUSAL_LINGER: Duration = Duration::from_secs(2);
 
-/// Closes a stream that will not be echoed, without destroying the answer that is in flight.
+/// Closes a refused stream. Closing with unread input would make the kernel send a reset, which
+/// could destroy the answer before the client has read it.
 pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     underlying: Underlying<S>,
 ) {
     let mut refused = StreamEcho::over(stream, underlying, 4096);
     let farewell = poll_fn(|cx| refused.poll_close(cx, Goodbye::Answer));
-    // Either way it is over, and the reason for it is known.
+    // The caller reports why the stream was refused; how the close went does not matter.
     let _ = tokio::time::timeout(REFUSAL_LINGER, farewell).await;
 }

@@ -1,4 +1,4 @@
-//! The stream itself: no handshake, nothing in between.
+//! The plain transport: the accepted stream itself, without a handshake.
 
 use futures::Future;
 use futures::future::ready;

@@ -1,5 +1,5 @@
-//! Reads much of a connection at a time for rustls, which reads 4 KiB: a record of 16 KiB takes one
-//! system call then, and not five.
+//! A read buffer below rustls, which reads 4 KiB at a time: with it, a TLS record of 16 KiB takes
+//! one system call instead of five.
 
 use std::cell::Cell;
 use std::io;
@@ -8,20 +8,21 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Four records of the largest size.
+/// Four TLS records of the largest size, in bytes.
 const SIZE: usize = 4 * (16 * 1024 + 256 + 5);
 
 thread_local! {
-    /// A connection takes it when it reads, and gives it back when all has been used, which is in
-    /// the same poll unless its peer takes nothing of what it is owed. An idle connection has none.
+    /// A connection takes the buffer when it reads, and returns it when rustls has consumed it.
+    /// That happens within one poll, unless the peer stops reading. An idle connection holds no
+    /// buffer.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A connection below TLS.
+/// The stream below TLS.
 #[derive(Debug)]
 pub(crate) struct ReadAhead<S> {
     io: S,
-    /// Of this, `used..filled` has been read ahead. It is empty if nothing has.
+    /// The bytes `used..filled` were read ahead. Empty while there are none.
     buffer: Vec<u8>,
     used: usize,
     filled: usize,
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_byte_is_given_once_and_nothing_is_kept() {
+    async fn every_byte_is_read_once_and_the_buffer_is_returned() {
         let (mut far, near) = duplex(1 << 20);
         let sent: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
         far.write_all(&sent).await.unwrap();

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -19,14 +19,27 @@ pub(crate) struct Replay<S> {
     meter: Arc<Meter>,
 }
 
-/// What has moved on a stream that somebody else owns.
-#[derive(Debug, Default)]
+/// What has moved on a stream that somebody else owns, and how much more may be read of it.
+#[derive(Debug)]
 pub(crate) struct Meter {
     inward: AtomicU64,
     outward: AtomicU64,
+    allowance: AtomicUsize,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        let allowance = AtomicUsize::new(usize::MAX);
+        Meter { inward: AtomicU64::new(0), outward: AtomicU64::new(0), allowance }
+    }
 }
 
 impl Meter {
+    /// Lets `bytes` be read before the task has to give others a turn.
+    pub(crate) fn allow(&self, bytes: usize) {
+        self.allowance.store(bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn moved(&self) -> Moved {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Moved { inward: read(&self.inward), outward: read(&self.outward) }
@@ -67,6 +80,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let this = &mut *self;
+        let allowance = this.meter.allowance.load(Ordering::Relaxed);
+        if allowance == 0 {
+            // The task goes on behind those that wait for their turn.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let early = &this.read[this.replayed..];
         if early.is_empty() {
             ready!(Pin::new(&mut this.io).poll_read(cx, into))?;
@@ -78,8 +97,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
                 (this.read, this.replayed) = (Vec::new(), 0);
             }
         }
-        let read = (into.filled().len() - before) as u64;
-        self.meter.inward.fetch_add(read, Ordering::Relaxed);
+        let read = into.filled().len() - before;
+        self.meter.inward.fetch_add(read as u64, Ordering::Relaxed);
+        self.meter.allowance.store(allowance.saturating_sub(read), Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }

@@ -1,4 +1,4 @@
-//! TLS over a stream: the handshake, and what it came to.
+//! The TLS transport: the server side of the handshake, and the log line about its result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,16 +17,16 @@ use crate::echo::Underlying;
 use crate::net::Stream;
 use crate::tls::{TlsSettings, causes, describe, negotiated};
 
-/// TLS with one server's settings.
+/// The TLS transport of a server.
 #[derive(Clone)]
 pub(crate) struct Tls {
     settings: Arc<TlsSettings>,
-    /// HTTP runs over it, and has its own ALPN protocols.
+    /// Whether HTTP runs over it, which has ALPN protocols of its own.
     is_for_http: bool,
     log: Arc<LogLimit>,
 }
 
-/// What a client asked for.
+/// What a ClientHello offers.
 struct Offer {
     sni: Option<String>,
     alpn: Vec<Vec<u8>>,
@@ -37,14 +37,15 @@ impl Tls {
         Tls { settings, is_for_http, log }
     }
 
-    /// The settings for this client. Where any ALPN protocol is accepted, that is the client's first.
+    /// The configuration for this client. If any ALPN protocol is accepted, it names the client's
+    /// first.
     fn config_for(&self, offer: &Offer) -> Arc<ServerConfig> {
         let configs = self.settings.current();
         if self.is_for_http {
             return configs.http_alpn;
         }
         match offer.alpn.iter().find(|name| !is_grease(name)) {
-            Some(first) if self.settings.takes_any_alpn() => {
+            Some(first) if self.settings.accepts_any_alpn() => {
                 let mut config = ServerConfig::clone(&configs.any_alpn);
                 config.alpn_protocols = vec![first.clone()];
                 Arc::new(config)
@@ -80,13 +81,13 @@ impl Tls {
                 }
                 Ok(Carried { stream, client })
             }
-            // rustls has sent its alert; the client is to see it.
+            // rustls has sent an alert, which the client has to receive before we close.
             Err((error, io)) => Err(refuse(Some(io), &error, Some(&offer)).await),
         }
     }
 }
 
-/// Whether a name is one of those that nobody speaks (RFC 8701 section 2): 0A0A, 1A1A and so on.
+/// Whether an ALPN name is a GREASE value (RFC 8701 section 2): 0A0A, 1A1A and so on.
 fn is_grease(name: &[u8]) -> bool {
     matches!(name, [one, other] if one == other && one & 0x0F == 0x0A)
 }
@@ -105,7 +106,7 @@ impl<S: Stream> Transport<S> for Tls {
     }
 }
 
-/// Lets a client read the alert that it was sent, and says what was wrong.
+/// Lets the client read the alert, and returns what was wrong.
 async fn refuse<S: Stream>(
     stream: Option<ReadAhead<S>>,
     error: &io::Error,
@@ -121,7 +122,7 @@ async fn refuse<S: Stream>(
     End::Handshake(HandshakeError::Tls(reason))
 }
 
-/// Says what was negotiated: what people test TLS clients for.
+/// Logs what was negotiated, for people who test TLS clients.
 fn log_handshake(
     connection: Connection,
     tls: &ServerConnection,
@@ -133,11 +134,11 @@ fn log_handshake(
     let (version, cipher, group) = negotiated::names(tls);
     let alpn = tls.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
     let offered: Vec<_> = offer.alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();
-    // A client may offer as many as fit into its hello.
+    // A ClientHello can hold thousands of names; the log line has to stay short.
     let offered: String = offered.join(",").chars().take(200).collect();
     let handshake = match tls.handshake_kind() {
         Some(HandshakeKind::Resumed) => "resumed",
-        Some(HandshakeKind::FullWithHelloRetryRequest) => "full, after a hello retry",
+        Some(HandshakeKind::FullWithHelloRetryRequest) => "full, after a HelloRetryRequest",
         _ => "full",
     };
     info!(

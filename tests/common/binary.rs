@@ -9,15 +9,15 @@ use std::thread::JoinHandle;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// Where it is.
+/// The path of the binary.
 pub const PATH: &str = env!("CARGO_BIN_EXE_echo-server");
 
-/// The command, with none of the developer's own settings.
+/// The command, without the developer's own environment variables for it.
 pub fn command() -> Command {
     without_settings(Command::new(PATH))
 }
 
-/// A shell that knows the command, for a line as people type it. Arguments become `"$@"`.
+/// A shell with the command in its PATH, for a line as people type it. Arguments become `"$@"`.
 pub fn shell(line: &str) -> Command {
     let directory = Path::new(PATH).parent().unwrap();
     let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());
@@ -35,21 +35,21 @@ fn without_settings(mut command: Command) -> Command {
     command
 }
 
-/// A binary that has announced its addresses. It is killed if the test forgets it.
+/// A running server that has announced its addresses. Dropping it kills the process.
 pub struct Running {
     child: Child,
-    /// Reads the log as it comes: a pipe that is full would be a test of its own.
+    /// Reads the log as it comes, since a full pipe would block the server.
     log: Option<JoinHandle<String>>,
     pub ready: Value,
 }
 
 impl Running {
-    /// Starts it with `args`, which must name port 0, and waits until it is ready.
+    /// Starts the binary with `args`, which must name port 0, and waits until it is ready.
     pub fn start(args: &[&str]) -> Running {
         Running::spawn(command().args(args))
     }
 
-    /// Starts `command` and waits until it is ready: its ready file is the pipe we read.
+    /// Starts `command` and waits until it is ready. Its ready file is a pipe that we read.
     pub fn spawn(command: &mut Command) -> Running {
         let mut child = command
             .args(["--ready-file", "/dev/stdout"])
@@ -73,7 +73,7 @@ impl Running {
         Running { child, log: Some(log), ready }
     }
 
-    /// Where its `protocol` listens.
+    /// The address of the listener for `protocol`.
     pub fn address(&self, protocol: &str) -> SocketAddr {
         let listeners = self.ready["listeners"].as_array().unwrap();
         let listener = listeners.iter().find(|l| l["protocol"] == protocol).unwrap();
@@ -88,13 +88,13 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end, and returns how it ended and what it logged.
+    /// Waits until the process ends. Returns its exit status and its log.
     pub fn wait(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         (status, self.log.take().unwrap().join().unwrap())
     }
 
-    /// SIGTERM, then [`Running::wait`].
+    /// Sends SIGTERM, then [`Running::wait`]s.
     pub fn terminate(self) -> (ExitStatus, String) {
         self.signal(Signal::TERM);
         self.wait()

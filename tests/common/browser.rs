@@ -1,4 +1,4 @@
-//! Chromium without a window, told what to do over its DevTools protocol.
+//! Headless Chromium, controlled over its DevTools protocol.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::client::websocket_at;
 
-/// A browser on a slow machine still answers within this.
+/// The longest that a browser on a slow machine takes to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One browser with one page. It ends with the test.
@@ -22,9 +22,9 @@ pub struct Browser {
     devtools: WebSocketStream<TcpStream>,
     session: String,
     last_id: u64,
-    /// What has been reported between the answers, each as the protocol has it.
+    /// The DevTools events that came between the answers.
     events: Vec<Value>,
-    /// Last: its browser must not outlive those who talk to it.
+    /// Dropped last, after the connections to it.
     _process: Process,
 }
 
@@ -54,7 +54,7 @@ impl Browser {
     pub async fn navigate(&mut self, url: &str) {
         let answer = self.call("Page.navigate", json!({ "url": url })).await;
         assert!(answer.get("errorText").is_none(), "{url}: {answer}");
-        // The empty page may have a load event of its own on the way.
+        // The empty page's own load event may still come.
         loop {
             let event = self.event("Page.lifecycleEvent").await;
             if event["loaderId"] == answer["loaderId"] && event["name"] == "load" {
@@ -63,13 +63,13 @@ impl Browser {
         }
     }
 
-    /// What `expression` is, or what it comes to if it is a promise. Its exceptions are ours.
+    /// The value of `expression`, or what it resolves to if it is a promise. Panics if it throws.
     pub async fn evaluate(&mut self, expression: &str) -> Value {
         let parameters = json!({
             "expression": expression,
             "awaitPromise": true,
             "returnByValue": true,
-            // Some things are only for whoever has just touched the page.
+            // Some APIs need a user activation.
             "userGesture": true,
         });
         let answer = self.call("Runtime.evaluate", parameters).await;
@@ -78,7 +78,7 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// The first event named `method` that has come since the last look, or that comes.
+    /// The first event named `method` since the last call, waiting for it if necessary.
     pub async fn event(&mut self, method: &str) -> Value {
         loop {
             if let Some(at) = self.events.iter().position(|event| event["method"] == method) {
@@ -89,8 +89,8 @@ impl Browser {
         }
     }
 
-    /// Uncaught exceptions, and what the browser itself complains of: violations of the page's
-    /// Content Security Policy, for one.
+    /// Uncaught exceptions, and errors that the browser reports itself, such as violations of the
+    /// page's Content Security Policy.
     pub fn complaints(&self) -> Vec<&Value> {
         let complaint = |event: &&Value| {
             event["method"] == "Runtime.exceptionThrown"
@@ -124,20 +124,21 @@ impl Browser {
     }
 }
 
-/// The browser's process, killed when the test no longer needs it, and then its directory.
+/// The browser's process and its profile directory. Dropping it kills the one and removes the
+/// other.
 struct Process {
     child: Child,
     _profile: TempDir,
 }
 
 impl Process {
-    /// Starts it, and waits until it says at which address its DevTools are.
+    /// Starts the browser, and waits until it prints the address of its DevTools.
     fn start(arguments: &[String]) -> (Process, String) {
         let profile = tempfile::tempdir().unwrap();
         let mut child = Command::new("chromium")
             .args([
                 "--headless",
-                // What runs as root, as tests in containers do, has no other choice.
+                // Chromium's sandbox does not work as root, as tests in containers run.
                 "--no-sandbox",
                 "--disable-gpu",
                 "--disable-quic",
@@ -153,7 +154,7 @@ impl Process {
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .args(arguments)
             .arg("about:blank")
-            // What a browser that is killed leaves behind goes with the profile.
+            // The temporary files of a killed browser are removed with the profile.
             .env("TMPDIR", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -171,7 +172,7 @@ impl Process {
                 break address.trim().to_owned();
             }
         };
-        // A pipe that is full would stop the browser.
+        // A full pipe would block the browser.
         std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
         (process, address)
     }

@@ -1,4 +1,4 @@
-//! One client for every door, so that one suite can knock at all of them.
+//! One client for every protocol, so that one suite tests them all.
 
 use echo_server::Protocol;
 use futures::{SinkExt, StreamExt};
@@ -10,9 +10,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::{TestServer, tls_connect};
+use super::{TestServer, ca_certificates, tls_over};
 
-/// A byte stream of whatever kind.
+/// A byte stream of any kind.
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 
@@ -28,15 +28,21 @@ pub enum Client {
 impl Client {
     pub async fn connect(protocol: Protocol, server: &TestServer) -> Client {
         let address = server.address;
+        if protocol == Protocol::Udp {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            socket.connect(address).await.unwrap();
+            return Client::Datagrams(socket);
+        }
+        Client::over(protocol, TcpStream::connect(address).await.unwrap()).await
+    }
+
+    /// A client of a server with the test certificate, on a stream that is connected to it.
+    pub async fn over(protocol: Protocol, stream: impl ByteStream + 'static) -> Client {
         let bytes: Box<dyn ByteStream> = match protocol {
-            Protocol::Udp => {
-                let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-                socket.connect(address).await.unwrap();
-                return Client::Datagrams(socket);
+            Protocol::Tls | Protocol::Wss => {
+                Box::new(tls_over(stream, ca_certificates(), ALL_VERSIONS).await)
             }
-            Protocol::Tcp | Protocol::Ws => Box::new(TcpStream::connect(address).await.unwrap()),
-            Protocol::Tls | Protocol::Wss => Box::new(tls_connect(address, ALL_VERSIONS).await),
-            other => panic!("no client for {other} yet"),
+            _ => Box::new(stream),
         };
         match protocol {
             Protocol::Ws | Protocol::Wss => Client::Messages(Box::new(websocket(bytes).await)),
@@ -44,8 +50,7 @@ impl Client {
         }
     }
 
-    /// Sends `payload`, as one message where the protocol has messages, and returns as many bytes
-    /// as came back.
+    /// Sends `payload`, as one message where the protocol has messages, and returns its echo.
     pub async fn echo(&mut self, payload: &[u8]) -> Vec<u8> {
         match self {
             Client::Bytes(stream) => {
@@ -53,7 +58,7 @@ impl Client {
                 let mut echo = vec![0; payload.len()];
                 let send = async {
                     writing.write_all(payload).await.unwrap();
-                    // A TLS stream may have kept records.
+                    // A TLS stream buffers records until it is flushed.
                     writing.flush().await.unwrap();
                 };
                 let (_, received) = tokio::join!(send, reading.read_exact(&mut echo));
@@ -83,7 +88,7 @@ impl Client {
         }
     }
 
-    /// Says goodbye as the protocol has it, and checks that the server does too.
+    /// Closes as the protocol prescribes, and checks that the server does too.
     pub async fn close(self) {
         match self {
             Client::Bytes(mut stream) => {
@@ -124,7 +129,7 @@ pub async fn websocket_at<S: AsyncRead + AsyncWrite + Unpin>(
     socket
 }
 
-/// Sends `payload` and closes the sending side; all of it has to come back, and then a clean end.
+/// Sends `payload` and closes the sending side. All of it has to come back, and then a clean end.
 pub async fn half_close_gets_all<S: AsyncRead + AsyncWrite>(stream: S, payload: &[u8]) {
     let (mut reading, mut writing) = split(stream);
     let send = async {
@@ -137,7 +142,7 @@ pub async fn half_close_gets_all<S: AsyncRead + AsyncWrite>(stream: S, payload: 
     assert!(echo == payload);
 }
 
-/// Bytes without a period that a lost or repeated batch could hide in.
+/// Bytes without a period, so that a lost or repeated batch shows.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut next = || {

@@ -1,4 +1,4 @@
-//! A seeded, impaired path for datagrams, and echo services that are deliberately wrong.
+//! A seeded path that impairs datagrams, and echo services that are wrong on purpose.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 pub struct Impairment {
     pub loss: f64,
     pub duplication: f64,
-    /// Held until the next one has passed.
+    /// The datagram is held until the next one has passed.
     pub reordering: f64,
     pub delay: Duration,
     pub jitter: Duration,
@@ -96,7 +96,7 @@ pub async fn impaired_path(
                     let delay = impairment.delay + impairment.jitter.mul_f64(jitter);
                     let outside = Arc::clone(&outside);
                     tokio::spawn(async move {
-                        // A path that is slow is what this is.
+                        // The delay of the path.
                         tokio::time::sleep(delay).await;
                         for datagram in sent {
                             outside.send_to(&datagram, client).await.unwrap();
@@ -151,7 +151,7 @@ pub async fn wrong_tcp(size: usize, wrong: Wrong, until: usize) -> SocketAddr {
     address
 }
 
-/// Carries TCP connections to `server` and back, both ways in pieces of 1 to 50 bytes.
+/// Carries TCP connections to `server` and back, in pieces of 1 to 50 bytes each way.
 pub async fn splitting_path(server: SocketAddr, seed: u64) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -160,7 +160,7 @@ pub async fn splitting_path(server: SocketAddr, seed: u64) -> SocketAddr {
             let (client, _) = listener.accept().await.unwrap();
             let server = TcpStream::connect(server).await.unwrap();
             for side in [&client, &server] {
-                // Or the pieces would be put together again.
+                // Nagle's algorithm would put the pieces together again.
                 side.set_nodelay(true).unwrap();
             }
             let (from_client, to_client) = client.into_split();
@@ -181,7 +181,7 @@ async fn split_up(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut dice: Dic
                 if to.write_all(&piece[..length]).await.is_err() {
                     return;
                 }
-                // What comes next is to be a piece of its own.
+                // Lets this piece leave before the next one is written.
                 tokio::task::yield_now().await;
             }
             _ => return,

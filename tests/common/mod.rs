@@ -1,4 +1,4 @@
-//! What the tests share: a server that stops with its test, a client for every door, and the
+//! What the tests share: a server that stops with its test, a client for every protocol, and the
 //! search for real clients.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use echo_server::{Config, Identity, Protocol, Server, Summary};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -42,17 +43,17 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// One door, with the test certificate.
+    /// A server with one listener, for `protocol`, and the test certificate.
     pub async fn start(protocol: Protocol) -> Self {
         TestServer::with(Config::new().listen(protocol, ([127, 0, 0, 1], 0))).await
     }
 
-    /// The first door of `config`, with the test certificate.
+    /// A server with the test certificate. `address` is its first listener's.
     pub async fn with(config: Config) -> Self {
         TestServer::run(Server::bind(config.identity(identity())).await.expect("the server binds"))
     }
 
-    /// The first door of `server`.
+    /// Runs `server`. `address` is its first listener's.
     pub fn run(server: Server) -> Self {
         let address = server.local_addrs()[0].address.ip().expect("an IP address");
         let (stop, stopped) = oneshot::channel();
@@ -60,7 +61,7 @@ impl TestServer {
         TestServer { address, stop, running }
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Shuts the server down, and waits until it has ended.
     pub async fn stop(self) -> Summary {
         drop(self.stop);
         self.running.await.expect("the server does not panic")
@@ -72,8 +73,12 @@ pub async fn tls_connect(
     address: SocketAddr,
     versions: &[&'static SupportedProtocolVersion],
 ) -> TlsStream<TcpStream> {
-    let roots = CertificateDer::pem_file_iter(cert("ca.pem")).unwrap().map(Result::unwrap);
-    tls_connect_trusting(address, roots, versions).await
+    tls_connect_trusting(address, ca_certificates(), versions).await
+}
+
+/// The test CA.
+pub fn ca_certificates() -> impl Iterator<Item = CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(cert("ca.pem")).unwrap().map(Result::unwrap)
 }
 
 /// TLS to a server whose certificate one of `roots` has signed.
@@ -82,6 +87,15 @@ pub async fn tls_connect_trusting(
     roots: impl IntoIterator<Item = CertificateDer<'static>>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> TlsStream<TcpStream> {
+    tls_over(TcpStream::connect(address).await.expect("TCP connects"), roots, versions).await
+}
+
+/// Like [`tls_connect_trusting`], on a stream that is connected already.
+pub async fn tls_over<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> TlsStream<S> {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add(root).unwrap();
@@ -91,7 +105,6 @@ pub async fn tls_connect_trusting(
         .unwrap()
         .with_root_certificates(store)
         .with_no_client_auth();
-    let tcp = TcpStream::connect(address).await.expect("TCP connects");
     let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("TLS connects")
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS connects")
 }

@@ -1,10 +1,10 @@
-//! Real clients. A test whose client is not installed says so and is skipped, unless
-//! `ECHO_TEST_REQUIRE_TOOLS=1`.
+//! Real clients. A test whose client is not installed says so and is skipped. With
+//! `ECHO_TEST_REQUIRE_TOOLS=1` it fails.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-/// Whether `command` runs and says what it should.
+/// Whether `command` runs and prints `expected`.
 fn runs(command: &[&str], expected: &str) -> bool {
     let output = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).output();
     let says = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(expected);
@@ -48,7 +48,7 @@ pub fn have_chromium() -> bool {
     have(&["chromium", "--version"], "Chromium")
 }
 
-/// Runs a command with `input` and returns what it did. Its standard input ends with the input.
+/// Runs a command with `input` as its whole standard input, and returns its output.
 pub fn run(command: &mut Command, input: &[u8]) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
@@ -59,7 +59,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Output {
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     let feeding = std::thread::spawn(move || {
-        // A client that has heard enough may close early; what it printed is what counts.
+        // A client may stop reading early. Only its output counts.
         let _ = stdin.write_all(&input);
     });
     let output = child.wait_with_output().expect("the tool ends");
@@ -67,7 +67,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Output {
     output
 }
 
-/// Like [`run`], but off the runtime's threads, which the server needs.
+/// Like [`run`], but on a blocking thread, since the server needs the runtime's.
 pub async fn run_async(mut command: Command, input: Vec<u8>) -> Output {
     tokio::task::spawn_blocking(move || run(&mut command, &input)).await.unwrap()
 }

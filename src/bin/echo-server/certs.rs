@@ -1,4 +1,5 @@
-//! `echo-server certs`: writes a private CA and its certificates, and says how to use them.
+//! `echo-server certs`: writes a private CA and its certificates, and prints commands that use
+//! them.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,7 +20,7 @@ pub fn run(certs: Certs) -> ExitCode {
     if let Err(error) = write(&certs.directory, &made) {
         return crate::fail(REFUSED, &format!("certs {error}"));
     }
-    // The files are complete and stay, whether anybody reads about them or not.
+    // A closed stdout is no failure: the files are complete.
     let mut out = io::stdout().lock();
     match out.write_all(describe(&certs, &made).as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,7 +41,7 @@ fn write(directory: &Path, made: &Certificates) -> Result<(), String> {
     Ok(())
 }
 
-/// What was written, and the commands that use it.
+/// The list of files, and the commands that use them.
 fn describe(certs: &Certs, made: &Certificates) -> String {
     let [ca, ca_key, server, server_key, client, client_key] =
         ["ca.pem", "ca.key", "server.pem", "server.key", "client.pem", "client.key"]
@@ -49,7 +50,7 @@ fn describe(certs: &Certs, made: &Certificates) -> String {
         .map(|pair| humantime::format_rfc3339_seconds(pair.expires));
     let names: Vec<_> = certs.names.iter().map(Name::to_string).collect();
     let names = names.join(", ");
-    // A wildcard is for all names of its form.
+    // The commands need a name that the wildcard matches.
     let host = certs.names[0].to_string().replace('*', "www");
     let verify = match certs.names[0].ip() {
         Some(address) => format!("-verify_ip {address}"),
@@ -71,7 +72,7 @@ fn describe(certs: &Certs, made: &Certificates) -> String {
     )
 }
 
-/// `text` as a POSIX shell reads it as one word, and a command as no flag.
+/// Quotes `text` so that a POSIX shell reads it as one word, and no command takes it for a flag.
 fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "%+,-./:=@_".contains(c);
     match text {

@@ -1,9 +1,9 @@
-//! The limit on open descriptors: a connection needs one.
+//! The limit on open file descriptors (RLIMIT_NOFILE); each connection needs one.
 
 use std::io;
 
-/// Raises the limit to what the process may raise it to. Its soft value is low for the sake of
-/// programs that use select(2), which we do not.
+/// Raises the soft limit to the hard limit. The soft limit is low by default only because select(2)
+/// cannot handle large descriptors, and we do not use it.
 #[cfg(unix)]
 pub fn raise_limit() -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -11,7 +11,7 @@ pub fn raise_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-/// There is none.
+/// Other systems have no such limit.
 #[cfg(not(unix))]
 pub fn raise_limit() -> io::Result<()> {
     Ok(())

@@ -1,4 +1,4 @@
-//! The library's errors in the words of the command line: it names settings, and people gave flags.
+//! Words the library's errors for the command line: they name settings, but users gave flags.
 
 use echo_server::probe::{ProbeError, ProbeSetting};
 use echo_server::{Address, Credential, CredentialError, Setting, StartError};
@@ -6,11 +6,19 @@ use echo_server::{Address, Credential, CredentialError, Setting, StartError};
 /// Why the server did not start, on one line.
 pub fn start_error(error: &StartError) -> String {
     match error {
-        StartError::Setting { setting, problem } => match flag_of(*setting) {
-            Some(flag) => format!("{flag}: {problem}"),
-            None => error.to_string(),
+        StartError::Setting { setting, problem } => match setting {
+            Setting::TlsVersions => "--tls-min is higher than --tls-max".to_owned(),
+            Setting::ClientAuth => "--client-auth needs --client-ca".to_owned(),
+            Setting::Crls => "--crl needs --client-ca".to_owned(),
+            other => match flag_of(*other) {
+                Some(flag) => format!("{flag}: {problem}"),
+                None => error.to_string(),
+            },
         },
         StartError::Credential(error) => credential_error(error),
+        StartError::Address { protocol, address, problem } => {
+            format!("--{protocol} {address}: {problem}")
+        }
         StartError::Bind { protocol, address, source } => {
             format!("--{protocol} {address}: {}", bind_reason(address, source))
         }
@@ -48,11 +56,8 @@ fn flag_of(setting: Setting) -> Option<&'static str> {
     Some(match setting {
         Setting::BufferSize => "--buffer-size",
         Setting::UnixMode => "--unix-mode",
-        Setting::TlsVersions => "--tls-min, --tls-max",
         Setting::Ciphers => "--tls-ciphers",
         Setting::Groups => "--tls-groups",
-        Setting::ClientAuth => "--client-auth",
-        Setting::Crls => "--crl",
         Setting::KeyLog => "--key-log",
         Setting::Identity => "--cert",
         _ => return None,
@@ -77,7 +82,7 @@ fn probe_flag_of(setting: ProbeSetting) -> Option<&'static str> {
     })
 }
 
-/// The system's own words, and a hint where they leave people helpless.
+/// The system's message, with a hint at the likely cause.
 fn bind_reason(address: &Address, error: &std::io::Error) -> String {
     use std::io::ErrorKind;
     match error.kind() {

@@ -1,4 +1,4 @@
-//! The log: tracing events, to stderr.
+//! The log: writes tracing events to stderr.
 
 use std::io::{self, IsTerminal};
 
@@ -10,30 +10,30 @@ use tracing_subscriber::prelude::*;
 
 use crate::cli::{LogFormat, LogOptions};
 
-/// Lines that may wait for a stderr that is slow. Past it they are dropped, and counted.
-const WAITING_LINES: usize = 10_000;
+/// How many lines are buffered for a slow stderr. Further lines are dropped and counted.
+const BUFFERED_LINES: usize = 10_000;
 
-/// Writes what is still waiting when it is dropped.
+/// The running log. Dropping it writes the buffered lines.
 pub struct Log {
     dropped: ErrorCounter,
     _writer: WorkerGuard,
 }
 
-/// Starts logging. `RUST_LOG`, where it is set, decides alone what is logged.
+/// Starts logging. `RUST_LOG`, if set, replaces the filter of `options`.
 pub fn start(options: LogOptions) -> Result<Log, ParseError> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => EnvFilter::builder().parse(directives)?,
         _ => EnvFilter::builder().parse(default_filter(options.verbosity))?,
     };
-    // A thread of its own writes, so that a pipe whose reader has stopped, or a slow disk, stalls
-    // no connection.
+    // A separate thread writes, so that a slow disk, or a pipe whose reader has stopped, stalls no
+    // connection.
     let (stderr, writer) = NonBlockingBuilder::default()
-        .buffered_lines_limit(WAITING_LINES)
+        .buffered_lines_limit(BUFFERED_LINES)
         .lossy(true)
         .finish(io::stderr());
     let log = Log { dropped: stderr.error_counter(), _writer: writer };
-    // Errors of the log itself are dropped: reporting them on the same stderr, which is full or
-    // closed, would panic in whatever connection had something to say.
+    // The layer would report its own errors on stderr with eprintln, which panics if stderr is
+    // closed, in the connection that was logging.
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(stderr)
         .with_ansi(io::stderr().is_terminal())
@@ -47,7 +47,7 @@ pub fn start(options: LogOptions) -> Result<Log, ParseError> {
 }
 
 impl Log {
-    /// Says how many lines stderr was too slow for, if any.
+    /// Logs how many lines were dropped, if any.
     pub fn summarize(&self) {
         let lines = self.dropped.dropped_lines();
         if lines > 0 {
@@ -56,8 +56,8 @@ impl Log {
     }
 }
 
-/// Below `-v` the libraries are heard only when they are in trouble themselves: what they say of
-/// clients at warning level, any client could fill the disk with.
+/// Without `-v`, only errors of other crates are logged: some of them warn about what clients do,
+/// and a client could fill the disk that way.
 fn default_filter(verbosity: i8) -> &'static str {
     match verbosity {
         ..0 => "error,echo_server=warn",

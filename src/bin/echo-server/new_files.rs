@@ -1,4 +1,4 @@
-//! New files that stay all, or not at all.
+//! Creates a set of files: either all of them, or none.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Copy)]
 pub enum Readable {
     ByOwner,
-    /// As far as the umask lets them.
+    /// By everybody, as far as the umask allows it.
     ByAll,
 }
 
-/// What was made so far. It is removed again, unless it is kept.
+/// The directories and files created so far. Dropping this removes them, unless [`NewFiles::keep`]
+/// is called.
 #[derive(Debug, Default)]
 pub struct NewFiles {
     directories: Vec<PathBuf>,
@@ -20,38 +21,38 @@ pub struct NewFiles {
 }
 
 impl NewFiles {
-    /// Makes `path` and what is missing above it. If it is there, that is fine too.
+    /// Creates the directory `path` and its missing parents. It may exist already.
     ///
     /// # Errors
-    /// One line: what could not be made, and why.
+    /// One line: which directory could not be created, and why.
     pub fn directory(&mut self, path: &Path) -> Result<(), String> {
-        // The last of the ancestors of a relative path is empty.
+        // The last ancestor of a relative path is empty.
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let missing: Vec<_> = path.ancestors().take_while(is_missing).collect();
         for path in missing.into_iter().rev() {
             match fs::create_dir(path) {
                 Ok(()) => self.directories.push(path.to_owned()),
-                // Somebody was faster, or it ends in "..".
+                // Somebody else created it meanwhile, or the path ends in "..".
                 Err(_) if path.is_dir() => {}
-                Err(error) => return Err(refusal(path, &error)),
+                Err(error) => return Err(message(path, &error)),
             }
         }
         Ok(())
     }
 
-    /// Writes `content` to `path`, where nothing may be, not even a link to nowhere.
+    /// Writes `content` to a new file. `path` must not exist, not even as a dangling link.
     ///
     /// # Errors
     /// One line: the file, and why it could not be written.
     pub fn file(&mut self, path: &Path, readable: Readable, content: &str) -> Result<(), String> {
-        let mut file = create(path, readable).map_err(|error| refusal(path, &error))?;
+        let mut file = create(path, readable).map_err(|error| message(path, &error))?;
         self.files.push(path.to_owned());
-        // Some disks are found to be full only when the bytes must go there.
+        // Some file systems report a full disk only when the data is synced.
         let written = file.write_all(content.as_bytes()).and_then(|()| file.sync_all());
-        written.map_err(|error| refusal(path, &error))
+        written.map_err(|error| message(path, &error))
     }
 
-    /// All is well.
+    /// Keeps everything that was created.
     pub fn keep(mut self) {
         self.directories.clear();
         self.files.clear();
@@ -63,14 +64,14 @@ impl Drop for NewFiles {
         for file in &self.files {
             let _ = fs::remove_file(file);
         }
-        // What somebody else has put something into stays.
+        // This fails for a directory that is not empty: what others have put there stays.
         for directory in self.directories.iter().rev() {
             let _ = fs::remove_dir(directory);
         }
     }
 }
 
-/// The mode is there from the first moment on: there is none in which others can open a key.
+/// Creates the file with its final mode, so that others can never open a private key.
 fn create(path: &Path, readable: Readable) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -87,7 +88,7 @@ fn create(path: &Path, readable: Readable) -> io::Result<File> {
     options.open(path)
 }
 
-fn refusal(path: &Path, error: &io::Error) -> String {
+fn message(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AlreadyExists => {
             format!("{}: it exists already; nothing was written", path.display())
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_kept_goes_with_the_directories_made_for_it() {
+    fn dropping_removes_the_files_and_the_new_directories() {
         let there = tempfile::tempdir().unwrap();
         let deep = there.path().join("a/b/c");
         let mut files = make(&deep);

@@ -1,8 +1,8 @@
-//! The signals that ask for an end, and the one that asks for new certificates.
+//! SIGINT and SIGTERM, which shut the server down, and SIGHUP, which reloads the certificates.
 
 use std::io;
 
-/// SIGINT (Ctrl-C) and SIGTERM, caught from the moment this exists.
+/// Catches SIGINT (Ctrl-C) and SIGTERM from the moment that it is created.
 #[cfg(unix)]
 pub struct Signals {
     interrupt: tokio::signal::unix::Signal,
@@ -19,7 +19,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one, and names it.
+    /// Waits for the next signal, and returns its name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
@@ -28,8 +28,8 @@ impl Signals {
     }
 }
 
-/// Waits for SIGHUP, each time it is polled anew. Without it a closed terminal would end the
-/// process, so it is asked for only where there is something to reload.
+/// Catches SIGHUP. It is created only if there are certificates to reload, because otherwise
+/// closing the terminal has to end the process as usual.
 #[cfg(unix)]
 pub struct Hangups(tokio::signal::unix::Signal);
 
@@ -44,7 +44,7 @@ impl Hangups {
     }
 }
 
-/// There is no such signal.
+/// Other systems have no SIGHUP.
 #[cfg(not(unix))]
 pub struct Hangups;
 
@@ -59,7 +59,7 @@ impl Hangups {
     }
 }
 
-/// Ctrl-C.
+/// Catches Ctrl-C.
 #[cfg(not(unix))]
 pub struct Signals;
 

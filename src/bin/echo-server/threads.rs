@@ -1,4 +1,4 @@
-//! The threads that echo: each has a runtime of its own.
+//! The threads that echo. Each drives a runtime of its own.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -9,35 +9,36 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
-/// How long a thread may take to drop what is left on it. It may be stuck, and the end must not be.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long to wait for the threads to end. A stuck thread must not keep the process from ending.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Threads that drive their runtimes until this is dropped, and with them what is spawned there.
+/// The threads, each of which drives its runtime until this is dropped.
 pub struct Threads {
     handles: Vec<Handle>,
     stop: watch::Sender<bool>,
-    /// Closed when all have ended.
+    /// Disconnected when all threads have ended.
     ended: mpsc::Receiver<()>,
 }
 
 impl Threads {
-    /// Starts as many as asked for, or one for each core. For one, none is started: then the
-    /// caller's own thread does, and saves itself the way to another.
+    /// Starts `count` threads, or one for each core. If that is one, none is started: the caller's
+    /// thread then echoes itself, which saves handing connections over.
     pub fn start(count: Option<NonZeroUsize>) -> io::Result<Self> {
-        // Where the system cannot say how many cores there are, one will do.
+        // If the number of cores is unknown, one thread has to do.
         let count = count.or_else(|| thread::available_parallelism().ok());
         let count = count.map(NonZeroUsize::get).filter(|count| *count > 1).unwrap_or(0);
         let (stop, stopped) = watch::channel(false);
         let (end, ended) = mpsc::channel();
         let mut threads = Threads { handles: Vec::new(), stop, ended };
-        // Dropped before the threads are, who would wait for it.
+        // Locals are dropped in reverse order: if starting fails, this sender must go before
+        // `threads`, whose drop waits until all senders are gone.
         let end = end;
         for number in 1..=count {
             let runtime = runtime()?;
             threads.handles.push(runtime.handle().clone());
             let (mut stopped, end) = (stopped.clone(), end.clone());
             thread::Builder::new().name(format!("echo-{number}")).spawn(move || {
-                // It ends when it is told to, or nobody is left to tell it.
+                // An error means that the sender is gone, which ends the thread too.
                 let _ = runtime.block_on(stopped.wait_for(|stopped| *stopped));
                 drop(runtime);
                 drop(end);
@@ -46,7 +47,7 @@ impl Threads {
         Ok(threads)
     }
 
-    /// Their runtimes.
+    /// The runtime of each thread.
     pub fn handles(&self) -> Vec<Handle> {
         self.handles.clone()
     }
@@ -55,7 +56,7 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        let _ = self.ended.recv_timeout(LAST_WORDS);
+        let _ = self.ended.recv_timeout(JOIN_TIMEOUT);
     }
 }
 

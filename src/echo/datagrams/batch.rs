@@ -1,54 +1,55 @@
-//! Datagrams that were received together, and what is needed to answer them.
+//! Datagrams that were received together, with what is needed to answer them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Datagrams, or trains of them, that one system call receives at most.
+/// The most messages (datagrams or trains) that one system call receives.
 pub(super) const LIMIT: usize = if cfg!(target_os = "linux") { 32 } else { 1 };
 
 /// The largest datagram that UDP's 16-bit length field can announce.
 pub(crate) const LARGEST: usize = 65_535;
 
-/// Room for the largest datagram or train; and a cache line or two more, so that the slots do not
-/// share their places in the cache. Pages that nothing was received into cost nothing.
+/// Bytes for the largest datagram or train, and two cache lines more, so that the starts of the
+/// slots do not map to the same cache set. Pages that nothing was received into take no memory.
 const SLOT: usize = (LARGEST + 1) + 128;
 
-/// The longest datagram that is worth making a train of: a segment has to fit into the MTU of the
-/// way back, and what is longer is rarely sent in numbers.
+/// The longest datagram that is put into a train. A segment has to fit into the MTU of the way
+/// back, and longer datagrams are rarely sent in numbers.
 #[cfg(any(target_os = "linux", test))]
 const SEGMENT: usize = 1472;
 
-/// What a train may hold at most: the kernel takes a datagram's worth of payload, in 64 segments.
+/// The most bytes in a train. The kernel takes the payload of one datagram, in up to 64 segments.
 #[cfg(any(target_os = "linux", test))]
 const TRAIN: usize = 65_487;
 
-/// A buffer for each datagram, and what is known of it.
+/// A buffer for each message, and what is known of it.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub struct Batch {
     slots: Vec<u8>,
-    /// Those that are to be answered, in the order of their arrival.
+    /// The messages to be answered, in the order of their arrival.
     pub(super) received: Vec<Received>,
-    /// How many of them need no more attention.
+    /// How many of them are dealt with: sent, or counted as unanswered.
     pub(super) answered: usize,
 }
 
-/// One datagram, or several that the kernel has joined into a train.
+/// One message: a datagram, or a train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Received {
-    /// Which slot its bytes are in.
+pub struct Received {
+    /// The slot that holds its bytes.
     pub(super) slot: usize,
     pub(super) length: usize,
     pub(super) peer: SocketAddr,
-    pub(super) manner: Manner,
+    pub(super) ancillary: Ancillary,
     /// It was sent to a broadcast or multicast address.
     pub(super) is_to_many: bool,
 }
 
-/// How a reply is to be sent, so that it looks like it comes from where the request went.
+/// The ancillary data (RFC 3542 section 6) of a request. With the same data, its reply leaves from
+/// the address that the request was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Manner {
-    /// The address that was asked.
+pub struct Ancillary {
+    /// The request's destination, which is the reply's source.
     pub(super) source: IpAddr,
-    /// On which interface: link-local addresses need it.
+    /// The index of the interface that it came in on. Link-local addresses need it.
     pub(super) interface: u32,
     /// DSCP and ECN.
     pub(super) tos: u8,
@@ -57,12 +58,12 @@ pub(super) struct Manner {
 }
 
 impl Received {
-    /// A place to fill in.
+    /// An initial value.
     pub(super) const NOTHING: Received = Received {
         slot: 0,
         length: 0,
         peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-        manner: Manner {
+        ancillary: Ancillary {
             source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             interface: 0,
             tos: 0,
@@ -73,16 +74,16 @@ impl Received {
 
     /// How many datagrams it stands for.
     pub(super) fn datagrams(&self) -> usize {
-        match usize::from(self.manner.segment) {
+        match usize::from(self.ancillary.segment) {
             0 => 1,
             segment => self.length.div_ceil(segment),
         }
     }
 
-    /// Leaves the first `datagrams` of it.
+    /// Keeps only the first `datagrams` of a train.
     pub(super) fn cut(&mut self, datagrams: usize) {
-        if self.manner.segment > 0 {
-            self.length = self.length.min(datagrams * usize::from(self.manner.segment));
+        if self.ancillary.segment > 0 {
+            self.length = self.length.min(datagrams * usize::from(self.ancillary.segment));
         }
     }
 }
@@ -92,7 +93,7 @@ impl Batch {
         Batch { slots: vec![0; LIMIT * SLOT], received: Vec::with_capacity(LIMIT), answered: 0 }
     }
 
-    /// Forgets what there was. Gives the slots to receive into, and the list of what came.
+    /// Clears the batch. Returns the slots to receive into, and the list to be filled.
     pub(super) fn begin(&mut self) -> (impl Iterator<Item = &mut [u8]>, &mut Vec<Received>) {
         self.received.clear();
         self.answered = 0;
@@ -107,20 +108,20 @@ impl Batch {
         self.answered == self.received.len()
     }
 
-    /// Where the run ends that can be sent as one train, of those from `at` on: of one peer and one
-    /// size, of which the last may have less. An empty datagram has no size to make a train of.
+    /// The end of the run of datagrams from `at` on that can be sent as one train. They have one
+    /// peer and one size; the last may be shorter. An empty datagram cannot be in a train.
     #[cfg(any(target_os = "linux", test))]
     pub(super) fn train(&self, at: usize) -> usize {
         let first = &self.received[at];
         let mut end = at + 1;
-        if first.manner.segment > 0 || !(1..=SEGMENT).contains(&first.length) {
+        if first.ancillary.segment > 0 || !(1..=SEGMENT).contains(&first.length) {
             return end;
         }
         let mut total = first.length;
         for next in &self.received[end..] {
             total += next.length;
             let fits = (1..=first.length).contains(&next.length) && total <= TRAIN;
-            if !fits || next.peer != first.peer || next.manner != first.manner {
+            if !fits || next.peer != first.peer || next.ancillary != first.ancillary {
                 break;
             }
             end += 1;
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_train_is_of_one_peer_and_one_size() {
+    fn a_train_has_one_peer_and_one_size() {
         let cases: [(&[(u16, usize)], usize); 8] = [
             (&[(1, 100)], 1),
             (&[(1, 100), (1, 100), (1, 100)], 3),
@@ -168,19 +169,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_in_another_manner_is_no_part_of_a_train() {
+    fn a_datagram_with_other_ancillary_data_is_not_in_the_train() {
         let mut batch = batch(&[(1, 100), (1, 100)]);
-        batch.received[1].manner.tos = 0xb8;
+        batch.received[1].ancillary.tos = 0xb8;
         assert_eq!(batch.train(0), 1);
-        batch.received[1].manner = Manner { segment: 10, ..batch.received[0].manner };
+        batch.received[1].ancillary = Ancillary { segment: 10, ..batch.received[0].ancillary };
         assert_eq!(batch.train(0), 1);
         assert_eq!(batch.train(1), 2);
     }
 
     #[test]
     fn a_train_is_counted_and_cut_by_its_segments() {
-        let manner = Manner { segment: 100, ..Received::NOTHING.manner };
-        let mut train = Received { length: 350, manner, ..Received::NOTHING };
+        let ancillary = Ancillary { segment: 100, ..Received::NOTHING.ancillary };
+        let mut train = Received { length: 350, ancillary, ..Received::NOTHING };
         assert_eq!(train.datagrams(), 4);
         train.cut(4);
         assert_eq!(train.length, 350);

@@ -1,10 +1,10 @@
 //! Datagrams in batches on Linux: recvmmsg and sendmmsg, trains in (UDP_GRO) and out (UDP_SEGMENT),
-//! and replies from the address that was asked (IP_PKTINFO).
+//! and replies from the request's destination address (IP_PKTINFO).
 //!
 //! Two peculiarities of nix shape this file. Its `recvmmsg` does not reset the space for control
-//! messages of headers that are used again (nix issue 2813), so they are made anew for each call:
-//! that costs less than can be measured. Its `sendmmsg` has one set of control messages for all
-//! messages (nix issue 1954), so a call sends those that are sent in the same manner.
+//! messages when headers are reused (nix issue 2813), so each call makes new headers, at a cost too
+//! small to measure. Its `sendmmsg` has one set of control messages for all messages (nix issue
+//! 1954), so one call sends only messages with the same ancillary data.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -19,19 +19,19 @@ use nix::sys::socket::{
 };
 use tokio::net::UdpSocket;
 
-use super::batch::{Batch, LIMIT, Manner, Received};
+use super::batch::{Ancillary, Batch, LIMIT, Received};
 
-/// How a socket's system calls are made.
+/// A socket's system calls.
 #[derive(Debug)]
 pub(super) struct Calls {
     is_v6: bool,
-    /// The address that it is bound to, which needs no asking for and no saying. `None`: it is
-    /// bound to all.
+    /// The address that the socket is bound to. Such a socket needs no IP_PKTINFO. `None` if it is
+    /// bound to all addresses.
     fixed: Option<IpAddr>,
 }
 
 impl Calls {
-    /// Tells the kernel what has to be known of each datagram.
+    /// Has the kernel report the ancillary data of each datagram.
     pub(super) fn prepare(socket: &UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?.ip();
         let (is_v6, asks) = (local.is_ipv6(), local.is_unspecified());
@@ -39,19 +39,19 @@ impl Calls {
             setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &asks)?;
             setsockopt(socket, sockopt::Ipv6RecvTClass, &true)?;
         }
-        // An IPv6 socket that takes IPv4 too needs these as well. Where it does not, they may fail.
+        // A dual-stack socket needs these too. On an IPv6-only socket they may fail.
         let v4 = setsockopt(socket, sockopt::Ipv4PacketInfo, &asks)
             .and_then(|()| setsockopt(socket, sockopt::IpRecvTos, &true));
         if !is_v6 {
             v4?;
         }
-        // Without it trains arrive as their datagrams, which is only slower.
+        // If this fails, trains arrive as single datagrams, which is only slower.
         let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
         Ok(Calls { is_v6, fixed: (!asks).then_some(local) })
     }
 
-    /// Receives what is there: a batch of it if `many` are to be expected, else two, since headers
-    /// for a batch cost more than a single datagram. How many it was.
+    /// Receives what has come: up to a batch if `many` are to be expected, else up to two, since
+    /// headers for a batch cost more than a single datagram. Returns how many messages came.
     pub(super) fn receive(
         &self,
         socket: &UdpSocket,
@@ -83,8 +83,8 @@ impl Calls {
         }
     }
 
-    /// Sends the next messages that one system call can send. `ends[i]` is where the i-th of them
-    /// ends in the batch; how many were sent.
+    /// Sends as many of the next messages as one system call can. `ends[i]` is set to where the
+    /// i-th of them ends in the batch. Returns how many were sent.
     pub(super) fn send(
         &self,
         socket: &UdpSocket,
@@ -95,7 +95,7 @@ impl Calls {
         if let [received] = waiting {
             ends[0] = batch.answered + 1;
             let slice = [IoSlice::new(batch.payload(received))];
-            return self.send_all::<1>(socket, &[&slice], &[received.peer], received.manner);
+            return self.send_all::<1>(socket, &[&slice], &[received.peer], received.ancillary);
         }
         let mut slices = [IoSlice::new(&[]); LIMIT];
         for (slice, received) in slices.iter_mut().zip(waiting) {
@@ -103,17 +103,18 @@ impl Calls {
         }
         let mut messages: [&[IoSlice<'_>]; LIMIT] = [&[]; LIMIT];
         let mut peers = [Received::NOTHING.peer; LIMIT];
-        let mut manner = waiting[0].manner;
+        let mut ancillary = waiting[0].ancillary;
         let (mut count, mut at) = (0, batch.answered);
         while at < batch.received.len() {
             let received = &batch.received[at];
             let end = batch.train(at);
             let is_train = end - at > 1;
-            let segment = if is_train { received.length as u16 } else { received.manner.segment };
-            let this = Manner { segment, ..received.manner };
+            let segment =
+                if is_train { received.length as u16 } else { received.ancillary.segment };
+            let this = Ancillary { segment, ..received.ancillary };
             if count == 0 {
-                manner = this;
-            } else if this != manner && !is_short_train(this, received.length, manner) {
+                ancillary = this;
+            } else if this != ancillary && !is_short_train(this, received.length, ancillary) {
                 break;
             }
             messages[count] = &slices[at - batch.answered..end - batch.answered];
@@ -122,7 +123,7 @@ impl Calls {
             count += 1;
             at = end;
         }
-        self.send_all::<LIMIT>(socket, &messages[..count], &peers[..count], manner)
+        self.send_all::<LIMIT>(socket, &messages[..count], &peers[..count], ancillary)
     }
 
     /// Sends one datagram by itself.
@@ -131,25 +132,25 @@ impl Calls {
         socket: &UdpSocket,
         payload: &[u8],
         peer: SocketAddr,
-        manner: Manner,
+        ancillary: Ancillary,
     ) -> io::Result<()> {
         let slice = [IoSlice::new(payload)];
-        let manner = Manner { segment: 0, ..manner };
-        self.send_all::<1>(socket, &[&slice], &[peer], manner).map(drop)
+        let ancillary = Ancillary { segment: 0, ..ancillary };
+        self.send_all::<1>(socket, &[&slice], &[peer], ancillary).map(drop)
     }
 
-    /// Sends up to `N` messages in one manner. How many were sent.
+    /// Sends up to `N` messages with the same ancillary data. Returns how many were sent.
     fn send_all<const N: usize>(
         &self,
         socket: &UdpSocket,
         messages: &[&[IoSlice<'_>]],
         peers: &[SocketAddr],
-        manner: Manner,
+        ancillary: Ancillary,
     ) -> io::Result<usize> {
-        let Manner { source, interface, tos, segment } = manner;
-        let shape = match manner {
-            Manner { segment: 1.., .. } => 2,
-            Manner { tos: 0, .. } if self.fixed.is_some() => 0,
+        let Ancillary { source, interface, tos, segment } = ancillary;
+        let shape = match ancillary {
+            Ancillary { segment: 1.., .. } => 2,
+            Ancillary { tos: 0, .. } if self.fixed.is_some() => 0,
             _ => 1,
         };
         let used = [0, 2, 3][shape];
@@ -201,22 +202,23 @@ impl Calls {
     }
 }
 
-/// Whether a message of `length` that is no train can be sent as one of `manner`, of one segment.
-fn is_short_train(this: Manner, length: usize, manner: Manner) -> bool {
-    let has_room = (1..=usize::from(manner.segment)).contains(&length);
-    this.segment == 0 && has_room && Manner { segment: manner.segment, ..this } == manner
+/// Whether a single datagram of `length` bytes can be sent as a train of one segment, with the
+/// ancillary data of the train before it.
+fn is_short_train(this: Ancillary, length: usize, ancillary: Ancillary) -> bool {
+    let has_room = (1..=usize::from(ancillary.segment)).contains(&length);
+    this.segment == 0 && has_room && Ancillary { segment: ancillary.segment, ..this } == ancillary
 }
 
-/// Whether an error may be about sending a train, where its datagrams one by one would do: the way
-/// back has a smaller MTU than the segments, or a device that takes no trains.
-pub(super) fn is_about_trains(error: &io::Error) -> bool {
+/// Whether a train may have been refused for being one, so that its datagrams can be sent one by
+/// one: the path's MTU is smaller than the segments, or the device does not support UDP_SEGMENT.
+pub(super) fn is_segmentation_error(error: &io::Error) -> bool {
     use nix::libc::{EINVAL, EIO, EMSGSIZE, EOPNOTSUPP};
     matches!(error.raw_os_error(), Some(EINVAL | EIO | EMSGSIZE | EOPNOTSUPP))
 }
 
-/// The headers to send with, for each thread. nix sends all of the space for control messages that
-/// the headers have, so each set of them has headers of its own: none; address and TOS; address,
-/// TOS and segment.
+/// A thread's headers for sending. nix always sends all of the control space that headers have, so
+/// each set of control messages has its own headers: none; address and TOS; address, TOS and
+/// segment.
 #[derive(Debug)]
 struct Headers {
     v4: [MultiHeaders<SockaddrIn>; 3],
@@ -259,7 +261,7 @@ fn send<S: SockaddrLike + Copy, const N: usize>(
     }
     let addresses = &addresses[..messages.len()];
     let flags = MsgFlags::MSG_DONTWAIT;
-    // How many were sent is told only by how many results there are.
+    // nix tells how many were sent only by the number of results.
     Ok(sendmmsg(socket.as_raw_fd(), headers, messages, addresses, control, flags)?.count())
 }
 
@@ -278,42 +280,41 @@ fn receive<S: SockaddrLike + Copy, const N: usize>(
         recvmmsg(socket.as_raw_fd(), &mut headers, &mut slices, MsgFlags::MSG_DONTWAIT, None)?;
     for (slot, message) in messages.enumerate() {
         let mut datagram = Received { slot, length: message.bytes, ..Received::NOTHING };
-        datagram.manner.source = fixed.unwrap_or(datagram.manner.source);
+        datagram.ancillary.source = fixed.unwrap_or(datagram.ancillary.source);
         if let Some(peer) = message.address {
             datagram.peer = address(peer);
         }
         for control in message.cmsgs()? {
-            note(&mut datagram, control);
+            apply(&mut datagram, control);
         }
         received.push(datagram);
     }
     Ok(received.len())
 }
 
-/// What the kernel tells of a datagram.
-fn note(datagram: &mut Received, control: ControlMessageOwned) {
-    let manner = &mut datagram.manner;
+/// Records the content of one control message in `datagram`.
+fn apply(datagram: &mut Received, control: ControlMessageOwned) {
+    let ancillary = &mut datagram.ancillary;
     let v4 = |address: in_addr| IpAddr::V4(Ipv4Addr::from(address.s_addr.to_ne_bytes()));
     match control {
         ControlMessageOwned::Ipv4PacketInfo(info) => {
-            manner.source = v4(info.ipi_addr);
-            manner.interface = info.ipi_ifindex as u32;
-            // What was sent to many has an address of ours to be answered from, and another one
-            // that it was sent to.
-            // It has 0 there if it came before we asked to be told.
+            ancillary.source = v4(info.ipi_addr);
+            ancillary.interface = info.ipi_ifindex as u32;
+            // For broadcast and multicast, ipi_spec_dst is a local address and differs from the
+            // destination. It is 0 if the datagram came before IP_PKTINFO was set.
             let ours = info.ipi_spec_dst.s_addr;
             datagram.is_to_many |= ours != 0 && ours != info.ipi_addr.s_addr;
         }
         ControlMessageOwned::Ipv6PacketInfo(info) => {
             let asked = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-            manner.source = IpAddr::V6(asked);
-            manner.interface = info.ipi6_ifindex;
+            ancillary.source = IpAddr::V6(asked);
+            ancillary.interface = info.ipi6_ifindex;
             datagram.is_to_many |= asked.is_multicast();
         }
-        ControlMessageOwned::Ipv4Tos(tos) => manner.tos = tos,
-        ControlMessageOwned::Ipv6TClass(class) => manner.tos = class as u8,
+        ControlMessageOwned::Ipv4Tos(tos) => ancillary.tos = tos,
+        ControlMessageOwned::Ipv6TClass(class) => ancillary.tos = class as u8,
         ControlMessageOwned::UdpGroSegments(size) if (size as usize) < datagram.length => {
-            manner.segment = size as u16;
+            ancillary.segment = size as u16;
         }
         _ => {}
     }

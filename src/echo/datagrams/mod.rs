@@ -1,4 +1,8 @@
-//! Datagrams: each goes back, whole, to where it came from, and from where it was sent to.
+//! Echoes datagrams: each goes back whole to the address that it came from, from the address that
+//! it was sent to.
+//!
+//! A *train* is a run of datagrams of one peer and one size that the kernel passes on as one
+//! buffer: received with UDP_GRO, sent with UDP_SEGMENT.
 
 mod batch;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
@@ -6,6 +10,9 @@ mod batch;
 mod calls;
 mod rate;
 mod rules;
+mod socket;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
 
 use std::cell::Cell;
 use std::io;
@@ -15,26 +22,25 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Future;
-use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Sleep, sleep};
 
 use super::{Echo, EchoError, Goodbye, Moved, Step, Traffic};
 use batch::{Batch, LIMIT};
-use calls::Calls;
+use socket::{DatagramSocket, KernelSocket};
 
 pub(crate) use batch::LARGEST;
 pub use rules::{Answerable, Rules, Unanswered};
 
-/// How long replies wait for room in the socket's send buffer. Meanwhile nothing is received, and
-/// the kernel's receive buffer decides what is lost; so after that they are dropped.
+/// How long replies wait for room in the socket's send buffer before they are dropped. Meanwhile
+/// nothing is received, and the kernel drops what its receive buffer cannot hold.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long to wait when the system cannot receive.
+/// How long to wait after a failed receive.
 const RECOVERY: Duration = Duration::from_millis(100);
 
 thread_local! {
-    /// A batch is used for the length of one poll, so that the thread has it and not the socket.
+    /// A batch is in use only during a poll, so each thread has one instead of each socket.
     static BATCH: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
 }
 
@@ -43,17 +49,16 @@ thread_local! {
 /// It never ends by itself: what a peer or the network does to one datagram is no reason to stop
 /// answering the others. A datagram that has no answer is counted by its [`Rules`].
 #[derive(Debug)]
-pub struct DatagramEcho {
-    socket: Arc<UdpSocket>,
-    calls: Calls,
+pub struct DatagramEcho<S: DatagramSocket = KernelSocket> {
+    socket: S,
     rules: Arc<Rules>,
-    /// Where its traffic is added up when it ends.
+    /// Where its traffic is added when it ends.
     totals: Arc<Mutex<Traffic>>,
-    /// The last batch was more than one datagram.
+    /// The last receive returned more than one message, so more than one are to be expected.
     many: bool,
-    /// What the socket had no room for.
+    /// Replies that the socket's send buffer had no room for.
     owed: Option<Box<Batch>>,
-    /// The end of a wait: for room, or for the system to recover.
+    /// The end of a wait for room, or after a failed receive.
     until: Option<Pin<Box<Sleep>>>,
     traffic: Traffic,
 }
@@ -69,58 +74,34 @@ impl DatagramEcho {
         rules: Arc<Rules>,
         totals: Arc<Mutex<Traffic>>,
     ) -> io::Result<Self> {
-        let calls = Calls::prepare(&socket)?;
+        Ok(DatagramEcho::over(KernelSocket::new(socket)?, rules, totals))
+    }
+}
+
+impl<S: DatagramSocket> DatagramEcho<S> {
+    fn over(socket: S, rules: Arc<Rules>, totals: Arc<Mutex<Traffic>>) -> Self {
         let traffic = Traffic::default();
-        Ok(DatagramEcho {
-            socket,
-            calls,
-            rules,
-            totals,
-            many: false,
-            owed: None,
-            until: None,
-            traffic,
-        })
+        DatagramEcho { socket, rules, totals, many: false, owed: None, until: None, traffic }
     }
 
-    /// Receives a batch, and leaves in it what is to be answered.
+    /// Receives a batch, which is empty if that failed.
     fn poll_receive(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<()> {
         if let Some(until) = &mut self.until {
             ready!(until.as_mut().poll(cx));
             self.until = None;
         }
-        loop {
-            let readiness = ready!(self.socket.poll_recv_ready(cx));
-            let mut count = 0;
-            let result = readiness.and_then(|()| {
-                self.socket.try_io(Interest::READABLE, || {
-                    count = self.calls.receive(&self.socket, batch, self.many)?;
-                    // A batch of one has emptied the queue. Who says so now saves the call that
-                    // would find nothing.
-                    if count < LIMIT.min(2) {
-                        Err(io::ErrorKind::WouldBlock.into())
-                    } else {
-                        Ok(())
-                    }
-                })
-            });
-            match result {
-                _ if count > 0 => {
-                    self.many = count > 1;
-                    return Poll::Ready(());
-                }
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    tracing::debug!(%error, "Receiving datagrams failed");
-                    let _ = batch.begin();
-                    self.until = Some(Box::pin(sleep(RECOVERY)));
-                    return Poll::Ready(());
-                }
-                _ => {}
+        match ready!(self.socket.poll_receive(cx, batch, self.many)) {
+            Ok(count) => self.many = count > 1,
+            Err(error) => {
+                tracing::debug!(%error, "Receiving datagrams failed");
+                let _ = batch.begin();
+                self.until = Some(Box::pin(sleep(RECOVERY)));
             }
         }
+        Poll::Ready(())
     }
 
-    /// Counts what was received, and takes out what is not to be answered.
+    /// Counts what was received, and removes what the rules do not answer.
     fn filter(&mut self, batch: &mut Batch) {
         let now = self.rules.now();
         batch.received.retain_mut(|received| {
@@ -136,15 +117,12 @@ impl DatagramEcho {
         });
     }
 
-    /// Answers the batch, as far as there is room. Whether that was all.
+    /// Sends the batch until the send buffer is full. Returns whether all of it was dealt with.
     fn answer(&mut self, batch: &mut Batch) -> bool {
         while !batch.is_done() {
             let first = batch.answered;
             let mut ends = [first; LIMIT];
-            let sent = self
-                .socket
-                .try_io(Interest::WRITABLE, || self.calls.send(&self.socket, batch, &mut ends));
-            match sent {
+            match self.socket.try_send(batch, &mut ends) {
                 Ok(sent) => {
                     batch.answered = ends[sent.max(1) - 1];
                     for received in &batch.received[first..batch.answered] {
@@ -154,8 +132,8 @@ impl DatagramEcho {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) => {
                     let end = ends[0].max(first + 1);
-                    let is_train = end - first > 1 || batch.received[first].manner.segment > 0;
-                    if is_train && calls::is_about_trains(&error) {
+                    let is_train = end - first > 1 || batch.received[first].ancillary.segment > 0;
+                    if is_train && calls::is_segmentation_error(&error) {
                         self.answer_one_by_one(batch, end);
                     } else {
                         for received in &batch.received[first..end] {
@@ -173,18 +151,16 @@ impl DatagramEcho {
         true
     }
 
-    /// What could not be sent as a train may do as datagrams.
+    /// Sends the datagrams of a train one by one, after the train itself was refused.
     fn answer_one_by_one(&mut self, batch: &Batch, end: usize) {
         for received in &batch.received[batch.answered..end] {
             let payload = batch.payload(received);
-            let size = match usize::from(received.manner.segment) {
+            let size = match usize::from(received.ancillary.segment) {
                 0 => payload.len().max(1),
                 segment => segment,
             };
             for datagram in payload.chunks(size) {
-                let sent =
-                    self.calls.send_one(&self.socket, datagram, received.peer, received.manner);
-                match sent {
+                match self.socket.try_send_one(datagram, received.peer, received.ancillary) {
                     Ok(()) => self.traffic.sent += datagram.len() as u64,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         self.rules.give_up(received.peer, 1, Unanswered::NoRoom);
@@ -195,7 +171,7 @@ impl DatagramEcho {
         }
     }
 
-    /// Answers what there was no room for, or gives it up after a while.
+    /// Sends the owed replies, or drops them after [`PATIENCE`].
     fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(mut batch) = self.owed.take() {
             if self.answer(&mut batch) {
@@ -213,15 +189,15 @@ impl DatagramEcho {
                 break;
             }
             self.owed = Some(batch);
-            // An error shows when the batch is sent.
-            let _ = ready!(self.socket.poll_send_ready(cx));
+            // If there is an error, the next send reports it.
+            let _ = ready!(self.socket.poll_writable(cx));
         }
         Poll::Ready(())
     }
 }
 
-impl Echo for DatagramEcho {
-    /// There is nobody to wait for.
+impl<S: DatagramSocket> Echo for DatagramEcho<S> {
+    /// A datagram socket has no peer that closes.
     const LINGER: Duration = Duration::ZERO;
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
@@ -258,7 +234,7 @@ impl Echo for DatagramEcho {
     }
 }
 
-impl Drop for DatagramEcho {
+impl<S: DatagramSocket> Drop for DatagramEcho<S> {
     fn drop(&mut self) {
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         totals.received += self.traffic.received;

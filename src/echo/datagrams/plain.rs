@@ -1,19 +1,19 @@
-//! One datagram at a time, on any system. Replies from a socket that is bound to all addresses
-//! leave from the one that the system chooses.
+//! One datagram at a time, on any system. If the socket is bound to all addresses, the system
+//! chooses the one that a reply leaves from.
 
 use std::io;
 use std::net::SocketAddr;
 
 use tokio::net::UdpSocket;
 
-use super::batch::{Batch, LIMIT, Manner, Received};
+use super::batch::{Ancillary, Batch, LIMIT, Received};
 
-/// How a socket's system calls are made.
+/// A socket's system calls.
 #[derive(Debug)]
 pub(super) struct Calls;
 
 impl Calls {
-    #[expect(clippy::unnecessary_wraps, reason = "on Linux there is something to fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "the Linux version can fail")]
     pub(super) fn prepare(_socket: &UdpSocket) -> io::Result<Self> {
         Ok(Calls)
     }
@@ -38,7 +38,7 @@ impl Calls {
     ) -> io::Result<usize> {
         let received = &batch.received[batch.answered];
         ends[0] = batch.answered + 1;
-        self.send_one(socket, batch.payload(received), received.peer, received.manner)?;
+        self.send_one(socket, batch.payload(received), received.peer, received.ancillary)?;
         Ok(1)
     }
 
@@ -47,12 +47,12 @@ impl Calls {
         socket: &UdpSocket,
         payload: &[u8],
         peer: SocketAddr,
-        _manner: Manner,
+        _ancillary: Ancillary,
     ) -> io::Result<()> {
         socket.try_send_to(payload, peer).map(drop)
     }
 }
 
-pub(super) fn is_about_trains(_error: &io::Error) -> bool {
+pub(super) fn is_segmentation_error(_error: &io::Error) -> bool {
     false
 }

@@ -1,25 +1,28 @@
-//! Token buckets, one for each network that datagrams come from, in bounded memory.
+//! Token buckets, one for each source network, in bounded memory.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-/// Buckets that one lock guards, and buckets among which a network's has its place.
+/// Shards, each with a lock of its own.
 const SHARDS: usize = 64;
+/// Sets in a shard, as in a set-associative cache. A network's bucket is always in the same set.
 const SETS: usize = 128;
+/// Buckets in a set.
 const WAYS: usize = 8;
 
-/// One bucket, as the generic cell rate algorithm has it (ITU-T I.371): an instant instead of a
-/// level. Each datagram moves it an interval on, and it may be so far ahead of now as the burst
-/// allows. Once it is in the past, the bucket is full.
+/// One bucket of the generic cell rate algorithm (ITU-T I.371), which stores an instant instead of
+/// a level. Each datagram moves the instant one interval later. It may be ahead of now by at most
+/// the burst. Once it is in the past, the bucket is full.
 #[derive(Debug, Clone, Copy, Default)]
 struct Bucket {
-    /// A hash of the network, under a key that nobody outside knows.
+    /// A hash of the network, with a random key, so that nobody can choose collisions.
     network: u64,
+    /// The theoretical arrival time of the next datagram, in nanoseconds.
     due: u64,
 }
 
-/// How fast a bucket fills, and how much it holds. Times are nanoseconds.
+/// How fast a bucket fills and how much it holds, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rate {
     interval: u64,
@@ -27,15 +30,15 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// `per_second` datagrams, and twice as many in one go.
+    /// `per_second` datagrams a second, and bursts of twice as many.
     pub(super) fn new(per_second: u32) -> Self {
         let per_second = u64::from(per_second.max(1));
-        // A nanosecond at least: a billion a second is no limit.
+        // At least a nanosecond: a higher rate than a billion a second limits nothing.
         let interval = (1_000_000_000 / per_second).max(1);
         Rate { interval, burst: 2 * per_second * interval }
     }
 
-    /// Takes up to `datagrams` from a bucket; how many there were.
+    /// Takes up to `datagrams` from a bucket. Returns how many it had.
     fn take(self, due: &mut u64, datagrams: usize, now: u64) -> usize {
         let from = (*due).max(now);
         let room = (now + self.burst).saturating_sub(from) / self.interval;
@@ -45,8 +48,8 @@ impl Rate {
     }
 }
 
-/// A bucket for each network. Under a flood from more addresses than there are places, a full
-/// bucket, which says nothing, makes room first; then the one that is nearest to full.
+/// A bucket for each network. A new network takes over the bucket of its set that is nearest to
+/// full, since that one limits its own network the least.
 #[derive(Debug)]
 pub(super) struct Buckets {
     rate: Rate,
@@ -62,7 +65,7 @@ impl Buckets {
     }
 
     /// Takes up to `datagrams` from the bucket of `peer`'s network, an IPv4 address or an IPv6
-    /// /64; how many there were.
+    /// /64. Returns how many it had.
     pub(super) fn take(&self, peer: IpAddr, datagrams: usize, now: u64) -> usize {
         let network = match peer.to_canonical() {
             IpAddr::V4(address) => u128::from(address.to_bits()),
@@ -82,7 +85,7 @@ impl Buckets {
     }
 }
 
-/// One bucket for all.
+/// One bucket for all networks.
 #[derive(Debug)]
 pub(super) struct Shared {
     rate: Rate,
@@ -94,7 +97,7 @@ impl Shared {
         Shared { rate, due: Mutex::default() }
     }
 
-    /// Takes up to `datagrams`; how many there were.
+    /// Takes up to `datagrams`. Returns how many the bucket had.
     pub(super) fn take(&self, datagrams: usize, now: u64) -> usize {
         self.rate.take(&mut self.due.lock().unwrap_or_else(PoisonError::into_inner), datagrams, now)
     }
@@ -113,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_then_the_rate() {
+    fn after_a_burst_the_rate_applies() {
         let buckets = Buckets::new(Rate::new(1000));
         let peer = ip("192.0.2.1");
         assert_eq!(buckets.take(peer, 1500, 0), 1500);
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_an_address_or_a_64() {
+    fn a_network_is_an_ipv4_address_or_an_ipv6_64() {
         let buckets = Buckets::new(Rate::new(10));
         let same = [("192.0.2.1", "::ffff:192.0.2.1"), ("2001:db8::1", "2001:db8::ffff:1")];
         for (one, other) in same {
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_addresses_costs_no_memory_and_frees_nobody() {
+    fn a_flood_of_addresses_takes_no_memory_and_lifts_no_limit() {
         let buckets = Buckets::new(Rate::new(1000));
         let loud = ip("192.0.2.1");
         let mut answered = 0;

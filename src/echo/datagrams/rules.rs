@@ -1,9 +1,8 @@
-//! What is not answered, so that nobody can use an echo as a weapon.
+//! Which datagrams are not answered, so that the echo is of no use for attacks.
 //!
-//! A datagram's source is easily forged: whatever is answered to it goes to somebody who may not
-//! have asked. And two services that answer whatever they get will, once one forged datagram has
-//! made the one talk to the other, never stop. The first datagram that one of them leaves
-//! unanswered ends such a loop.
+//! A datagram's source address is easily forged, and a reply then goes to somebody who did not ask.
+//! If both ends answer everything, one forged datagram starts a loop that never stops. The first
+//! datagram that one of them leaves unanswered ends it.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,16 +12,16 @@ use std::time::Instant;
 use super::batch::Received;
 use super::rate::{Buckets, Rate, Shared};
 
-/// NFS; many old services answer below 1024, and this one above.
+/// NFS, a UDP service above port 1024.
 const NFS: u16 = 2049;
 
 /// Why a datagram got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Unanswered {
-    /// Port 0 is nobody's.
+    /// From port 0, which nobody can receive on.
     PortZero,
-    /// From a port below 1024, or 2049: from a service, not from a client.
+    /// From a port below 1024, or 2049: a service's, not a client's.
     LowPort,
     /// From a broadcast, multicast or unspecified address.
     SourceAddress,
@@ -30,13 +29,13 @@ pub enum Unanswered {
     SentToMany,
     /// From one of this server's own addresses.
     Ourselves,
-    /// More from its network than is answered.
+    /// Over the rate limit of its network.
     RateLimit,
-    /// More from everybody than is answered.
+    /// Over the rate limit of all networks together.
     TotalRateLimit,
-    /// The system had no room for the reply for too long.
+    /// The socket's send buffer stayed full for too long.
     NoRoom,
-    /// The system refused to send it.
+    /// The system refused to send the reply.
     SendFailed,
 }
 
@@ -74,25 +73,25 @@ impl fmt::Display for Unanswered {
 /// Who is answered, and how much.
 #[derive(Debug, Clone, Default)]
 pub struct Answerable {
-    /// Whether ports below 1024, and 2049, are.
+    /// Whether ports below 1024, and 2049, are answered.
     pub low_ports: bool,
-    /// Replies a second to one IPv4 address or IPv6 /64, and twice as many in one go.
+    /// Replies a second to one IPv4 address or IPv6 /64. A burst may be twice as many.
     pub rate: Option<u32>,
-    /// Whether `rate` holds for loopback addresses too.
+    /// Whether `rate` applies to loopback addresses too.
     pub limits_loopback: bool,
-    /// Replies a second to all together, and twice as many in one go.
+    /// Replies a second to all peers together. A burst may be twice as many.
     pub total_rate: Option<u32>,
-    /// Addresses that the server itself answers from. Of an unspecified one, `machine` says which
-    /// addresses that are.
+    /// Addresses that the server itself answers from. An unspecified one stands for loopback and
+    /// all of `machine`.
     pub own: Vec<SocketAddr>,
     /// The addresses of this machine.
     pub machine: Vec<IpAddr>,
 }
 
-/// Hears of each datagram that gets no answer: whose it was, and why.
+/// Is called with the peer and the reason when datagrams are not answered.
 pub type Report = Box<dyn Fn(SocketAddr, Unanswered) + Send + Sync>;
 
-/// The rules, and how often each was applied. One for all the sockets of a server.
+/// The rules, and how often each was applied. All sockets of a server share them.
 pub struct Rules {
     answerable: Answerable,
     sources: Option<Buckets>,
@@ -109,7 +108,7 @@ impl fmt::Debug for Rules {
 }
 
 impl Rules {
-    /// Rules that answer whoever is `answerable`, and tell of the others.
+    /// Rules that answer what is `answerable`, and `report` the rest.
     pub fn new(answerable: Answerable, report: Report) -> Self {
         let sources = answerable.rate.map(|rate| Buckets::new(Rate::new(rate)));
         let total = answerable.total_rate.map(|rate| Shared::new(Rate::new(rate)));
@@ -117,7 +116,7 @@ impl Rules {
         Rules { answerable, sources, total, began, unanswered, report }
     }
 
-    /// Datagrams that were not answered for this reason.
+    /// How many datagrams were not answered for this reason.
     pub fn unanswered(&self, reason: Unanswered) -> u64 {
         self.unanswered[reason as usize].load(Ordering::Relaxed)
     }
@@ -127,15 +126,15 @@ impl Rules {
         (self.report)(peer, reason);
     }
 
-    /// Now, as [`Rules::judge`] takes it.
+    /// The time now, as [`Rules::judge`] takes it: nanoseconds since the rules were made.
     pub(super) fn now(&self) -> u64 {
         self.began.elapsed().as_nanos() as u64
     }
 
-    /// How many of the datagrams that were received are to be answered, and why not the others.
+    /// How many of the received datagrams are to be answered, and why the others are not.
     pub(super) fn judge(&self, received: &Received, now: u64) -> (usize, Option<Unanswered>) {
         let count = received.datagrams();
-        if let Some(reason) = self.is_nobody(received) {
+        if let Some(reason) = self.refusal(received) {
             return (0, Some(reason));
         }
         let peer = received.peer.ip().to_canonical();
@@ -161,10 +160,10 @@ impl Rules {
         (answered, reason)
     }
 
-    /// Why a datagram has no client that an answer could go to.
-    fn is_nobody(&self, received: &Received) -> Option<Unanswered> {
+    /// Why a datagram is not answered at all, whatever the rates.
+    fn refusal(&self, received: &Received) -> Option<Unanswered> {
         let (ip, port) = (received.peer.ip().to_canonical(), received.peer.port());
-        let is_somebody = match ip {
+        let is_unicast = match ip {
             IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified(),
             IpAddr::V6(ip) => !ip.is_multicast() && !ip.is_unspecified(),
         };
@@ -172,7 +171,7 @@ impl Rules {
             Some(Unanswered::PortZero)
         } else if (port < 1024 || port == NFS) && !self.answerable.low_ports {
             Some(Unanswered::LowPort)
-        } else if !is_somebody {
+        } else if !is_unicast {
             Some(Unanswered::SourceAddress)
         } else if received.is_to_many {
             Some(Unanswered::SentToMany)
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gets_no_answer() {
+    fn a_source_that_is_no_client_gets_no_answer() {
         let rules = rules_of(Answerable {
             own: vec!["192.0.2.9:8080".parse().unwrap(), "0.0.0.0:9000".parse().unwrap()],
             machine: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_hold_for_whom_they_should() {
+    fn rates_apply_to_sources_and_to_all_together() {
         let rules = |limits_loopback| {
             let rate = Some(1);
             rules_of(Answerable { rate, limits_loopback, ..Answerable::default() })
@@ -261,11 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn of_a_train_as_much_is_answered_as_the_rate_allows() {
+    fn a_train_is_answered_as_far_as_the_rate_allows() {
         let rules = rules_of(Answerable { rate: Some(2), ..Answerable::default() });
         let mut train = Received { length: 1000, ..Received::NOTHING };
         train.peer = "192.0.2.7:5000".parse().unwrap();
-        train.manner.segment = 100;
+        train.ancillary.segment = 100;
         assert_eq!(rules.judge(&train, 0), (4, Some(Unanswered::RateLimit)));
     }
 }

@@ -1,26 +1,26 @@
-//! A client's frame header (RFC 6455 section 5.2), judged byte by byte as it comes.
+//! A client's frame header (RFC 6455 section 5.2), validated byte by byte as it comes.
 
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::Violation;
 
-/// The longest header of a client: two bytes, the longest length, the masking key.
+/// The longest header of a client's frame: two bytes, a 64-bit length, the masking key.
 pub(super) const MAX: usize = 2 + 8 + 4;
 
-/// A payload length of 126 says that 16 bits of length follow, 127 that 64 do.
+/// A 7-bit length of 126 says that a 16-bit length follows, 127 that a 64-bit one does.
 const LENGTH_16: u8 = 126;
 const LENGTH_64: u8 = 127;
 
-/// What a frame may be, given what came before it.
+/// Which frames are allowed next.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expected {
-    /// A fragmented message is under way.
+    /// A fragmented message is not complete.
     pub(super) continuation: bool,
-    /// permessage-deflate was agreed upon (RFC 7692 section 6).
+    /// permessage-deflate was negotiated (RFC 7692 section 6).
     pub(super) compression: bool,
 }
 
-/// A whole header.
+/// A complete header.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
     /// FIN, the reserved bits and the opcode, as they came.
@@ -37,7 +37,7 @@ impl Header {
         self.first & 0x80 != 0
     }
 
-    /// The frame begins a compressed message, if compression was agreed upon.
+    /// Whether the frame begins a compressed message, if compression was negotiated.
     pub(super) fn is_compressed(&self) -> bool {
         self.first & 0x40 != 0
     }
@@ -51,7 +51,8 @@ impl Header {
         self.length - 4
     }
 
-    /// Writes the header of the frame's echo to `place`, which has its length. A ping's is a pong's.
+    /// Writes the header of the frame's echo to `place`, which has its length. The echo of a Ping
+    /// is a Pong.
     pub(super) fn write_echo(&self, place: &mut [u8]) {
         let is_ping = self.first & 0x0F == u8::from(OpCode::Control(Control::Ping));
         let pong = u8::from(OpCode::Control(Control::Pong));
@@ -71,7 +72,7 @@ impl Header {
     }
 }
 
-/// Reads the header that `bytes` begin with. `None`: so far it is right, and there is more to come.
+/// Parses the header that `bytes` begin with. Returns `None` if it is valid so far, but incomplete.
 pub(super) fn parse(bytes: &[u8], expected: Expected) -> Result<Option<Header>, Violation> {
     let Some(&first) = bytes.first() else { return Ok(None) };
     check_first(first, expected)?;
@@ -111,7 +112,7 @@ pub(super) fn parse(bytes: &[u8], expected: Expected) -> Result<Option<Header>, 
     Ok(Some(Header { first, mask: *mask, payload, length: bytes.len() - behind.len() }))
 }
 
-/// FIN, the reserved bits and the opcode.
+/// Validates FIN, the reserved bits and the opcode.
 fn check_first(first: u8, expected: Expected) -> Result<(), Violation> {
     let is_final = first & 0x80 != 0;
     let opcode = OpCode::from(first & 0x0F);

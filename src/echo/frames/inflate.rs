@@ -1,5 +1,5 @@
-//! Compressed text (RFC 7692), inflated to see whether it is UTF-8, and for nothing else: the echo
-//! is the client's own compressed bytes.
+//! Inflates compressed text (RFC 7692) only to validate it as UTF-8: the echo is the client's own
+//! compressed bytes.
 
 use std::cell::Cell;
 
@@ -9,26 +9,26 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::Violation;
 use super::utf8::Utf8;
 
-/// A message may inflate to this many bytes, whatever its compressed size.
+/// Bytes that a message may inflate to, whatever its compressed size.
 const FREE: u64 = 16 << 20;
 
-/// Beyond them, to this many for each compressed byte. DEFLATE can do 1032; text does below 20.
+/// Further bytes for each compressed byte. DEFLATE reaches 1032; text stays below 20.
 const RATIO: u64 = 100;
 
-/// What every message ends with, and its sender leaves out (RFC 7692 section 7.2.1).
+/// The end of every message, which its sender leaves out (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
-/// Inflated bytes go here, and no further.
+/// The size of the buffer for inflated bytes, which are validated there and dropped.
 const WINDOW: usize = 8 * 1024;
 
 thread_local! {
-    /// An inflater owns some 43 KiB. Most messages come and end in one read, so that one inflater
-    /// for each thread serves them all.
+    /// A decompressor owns some 43 KiB. Most messages begin and end within one read, so one for
+    /// each thread is usually enough.
     static SPARE: Cell<Option<Box<Decompress>>> = const { Cell::new(None) };
 }
 
-/// Inflates one message. Every message starts anew: that was agreed upon
-/// (`client_no_context_takeover`).
+/// Inflates one message. No message needs the one before, because `client_no_context_takeover`
+/// was negotiated.
 #[derive(Debug)]
 pub(super) struct Inflater {
     /// `None` only while it is dropped.
@@ -43,14 +43,13 @@ impl Inflater {
         Inflater { decompress: Some(decompress), compressed: 0, inflated: 0 }
     }
 
-    /// Goes on with `bytes` of the message, and feeds `text` with what they inflate to. Returns
-    /// how much that was.
+    /// Inflates `bytes`, which continue the message, into `text`. Returns how many bytes that gave.
     pub(super) fn feed(&mut self, bytes: &[u8], text: &mut Utf8) -> Result<u64, Violation> {
         self.compressed += bytes.len() as u64;
         self.inflate(bytes, text)
     }
 
-    /// The message ends.
+    /// Ends the message. Returns how many bytes that gave.
     pub(super) fn finish(&mut self, text: &mut Utf8) -> Result<u64, Violation> {
         self.inflate(&TAIL, text)
     }
@@ -74,10 +73,10 @@ impl Inflater {
                 return Err(Violation { code: CloseCode::Size, detail });
             }
             if status == Status::StreamEnd {
-                // A final block, behind which another may follow (section 7.2.3.4).
+                // Another block may follow a final one (section 7.2.3.4).
                 decompress.reset(false);
             }
-            // With room left in the window there is nothing more to come of these bytes.
+            // Space left in the window means that these bytes have nothing more to give.
             if bytes.is_empty() && inflated < WINDOW {
                 return Ok(self.inflated - before);
             }
@@ -92,7 +91,7 @@ impl Drop for Inflater {
     fn drop(&mut self) {
         if let Some(mut decompress) = self.decompress.take() {
             decompress.reset(false);
-            // A thread that is ending keeps none.
+            // This fails only in a thread that is ending.
             let _ = SPARE.try_with(|spare| spare.set(Some(decompress)));
         }
     }

@@ -1,6 +1,6 @@
 //! Masking (RFC 6455 section 5.3).
 
-/// Unmasks `payload` in place, and turns `key` to where the next byte of the same frame starts.
+/// Unmasks `payload` in place, and rotates `key` to the next byte of the same frame.
 pub(super) fn unmask(payload: &mut [u8], key: &mut [u8; 4]) {
     let word = u32::from_ne_bytes(*key);
     let wide = u64::from(word) << 32 | u64::from(word);
@@ -22,7 +22,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_are_unmasked_as_the_whole(
+        fn pieces_are_unmasked_like_the_whole(
             payload in proptest::collection::vec(any::<u8>(), 0..100),
             key in any::<[u8; 4]>(),
             cut in 0_usize..100,

@@ -1,18 +1,19 @@
 //! WebSocket frames (RFC 6455 section 5) turned from a client's into a server's, in place.
 //!
-//! A server's frame is the client's without its masking key, so the echo of a frame is made where
-//! it stands: the header is written anew, four bytes shorter, right in front of the payload, and
-//! the payload is unmasked. A ping becomes its pong, a Close its answer. Framing is preserved, and
-//! no message is ever assembled, so that one of any size passes through a state of constant size.
+//! A server's frame is the client's without its masking key, so a frame's echo is made in place.
+//! The header is written anew, four bytes shorter, right in front of the payload, and the payload
+//! is unmasked. A Ping becomes a Pong, and a Close its answer. Framing is preserved and no message
+//! is ever assembled, so a message of any size needs a constant amount of state.
 //!
-//! What is kept from one read to the next: a header that was cut; where in a frame we are; and of a
-//! text frame that fits the buffer, and of a Close frame, the payload so far. Those two are judged
-//! as a whole, so that a wrong one is answered with a Close frame and nothing else. A longer text
-//! frame is sent on as it comes. If it turns out to be wrong, nothing can be said any more, for no
-//! frame may stand inside another: TCP is closed (RFC 6455 section 7.1.7).
+//! Three things are kept from one read to the next: an incomplete header, the position within the
+//! current frame, and the payload so far of a frame that is held back. Held back are Close frames,
+//! and text frames that fit the buffer: they are validated as a whole, so that an invalid one is
+//! answered with a Close frame and nothing else. A longer text frame is echoed as it comes. If it
+//! turns out to be invalid, no Close frame can be sent, since no frame may stand inside another,
+//! and the connection is closed without one (RFC 6455 section 7.1.7).
 //!
-//! Compressed messages (RFC 7692) go back as they came; see `http/deflate.rs` for what makes that
-//! right.
+//! Compressed messages (RFC 7692) go back as they came. `protocols/ws/deflate.rs` negotiates the
+//! parameters that allow this.
 
 mod header;
 mod inflate;
@@ -33,41 +34,51 @@ use inflate::Inflater;
 use mask::unmask;
 use utf8::Utf8;
 
-/// After this many inflated bytes in one pass it is the others' turn.
-const TOIL: u64 = 256 * 1024;
+/// What a pass may cost before it stops and leaves the rest of its input for later, so that no pass
+/// takes much more than half a millisecond. The unit is a byte that is inflated and validated.
+const PASS_LIMIT: u64 = 256 * 1024;
+
+/// What the header of a frame costs, in the same unit.
+const HEADER_COST: u64 = 64;
+
+/// Compressed bytes that are inflated before the cost is looked at: they can inflate a thousandfold.
+const INFLATED_AT_ONCE: usize = 128;
 
 /// The frames of one connection whose opening handshake is done.
 #[derive(Debug, Default)]
 pub struct Frames {
     compression: bool,
-    judged_whole: u32,
-    /// A header that a read has cut.
+    hold_limit: u32,
+    /// The beginning of a header that a read has cut.
     cut: [u8; header::MAX],
     cut_length: u8,
     frame: Option<Frame>,
     message: Option<Message>,
-    /// What was kept of a frame that is judged as a whole.
+    /// The echo so far of a frame that is validated as a whole.
     kept: Vec<u8>,
+    /// The close code of a violation.
     verdict: Option<CloseCode>,
-    /// The peer's Close frame was seen.
+    /// The peer's Close frame has come.
     is_closed: bool,
+    /// Input that a costly pass has left.
+    unread: Option<Box<[u8]>>,
     received: u64,
     sent: u64,
     messages: u64,
 }
 
-/// A frame whose payload is under way.
+/// A frame whose payload is not complete.
 #[derive(Debug)]
 struct Frame {
     kind: Kind,
     is_final: bool,
-    /// Some of it was sent.
+    /// A part of its echo has been sent.
     is_begun: bool,
-    /// Turned to where the payload goes on.
+    /// The masking key, rotated to the next byte of the payload.
     mask: [u8; 4],
-    /// Payload to come.
+    /// Payload bytes to come.
     left: u64,
-    /// Payload that came and is not counted as sent.
+    /// Payload bytes that have come and are not counted as sent.
     unsent: u64,
 }
 
@@ -76,21 +87,21 @@ struct Frame {
 enum Kind {
     Data,
     Ping,
-    /// Nobody asked for it, or we did: no answer (section 5.5.3).
+    /// Needs no answer, solicited or not (section 5.5.3).
     Pong,
     Close,
 }
 
-/// A data message under way.
+/// A data message that is not complete.
 #[derive(Debug)]
 enum Message {
-    /// Anything goes, compressed or not.
+    /// Not validated, compressed or not.
     Binary,
     Text(Utf8),
     CompressedText(Box<(Inflater, Utf8)>),
 }
 
-/// A breach of the protocol: what the peer is told, and what the log is.
+/// A protocol violation: the close code for the peer, and the detail for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Violation {
     code: CloseCode,
@@ -98,12 +109,19 @@ struct Violation {
 }
 
 impl Frames {
-    /// `compression`: permessage-deflate was agreed upon, with parameters that are the same in
-    /// both directions, and without context takeover by the client. A text frame of up to
-    /// `judged_whole` bytes is not sent before all of it is known to be right.
-    pub fn new(compression: bool, judged_whole: usize) -> Self {
-        let judged_whole = u32::try_from(judged_whole).unwrap_or(u32::MAX);
-        Frames { compression, judged_whole, ..Frames::default() }
+    /// `compression` says that permessage-deflate was negotiated, with the same parameters in both
+    /// directions and with `client_no_context_takeover`. A text frame whose echo has up to
+    /// `hold_limit` bytes is held back until all of it is known to be valid.
+    pub fn new(compression: bool, hold_limit: usize) -> Self {
+        let hold_limit = u32::try_from(hold_limit).unwrap_or(u32::MAX);
+        Frames { compression, hold_limit, ..Frames::default() }
+    }
+
+    /// The same, with input that was read past the end of the opening handshake.
+    #[must_use]
+    pub fn with_early_input(mut self, input: &[u8]) -> Self {
+        self.unread = (!input.is_empty()).then(|| input.into());
+        self
     }
 }
 
@@ -127,7 +145,7 @@ impl Framing for Frames {
             output: begin..begin,
             frame_at: begin,
             released: Vec::new(),
-            toil: 0,
+            cost: 0,
             buffer,
         };
         let end = match self.run(&mut pass) {
@@ -140,8 +158,21 @@ impl Framing for Frames {
                 Some(Err(EchoError::Protocol { code: code.into(), detail }))
             }
         };
-        let Pass { output, released, toil, .. } = pass;
-        Rewritten { released, output, end, toiled: toil > TOIL }
+        let Pass { buffer, input, output, released, cost, .. } = pass;
+        if end.is_none() && !input.is_empty() {
+            self.unread = Some(buffer[input].into());
+        }
+        Rewritten { released, output, end, was_costly: cost > PASS_LIMIT }
+    }
+
+    fn take_unread(&mut self, most: usize) -> Option<Box<[u8]>> {
+        let unread = self.unread.take()?;
+        let Some((next, rest)) = unread.split_at_checked(most) else { return Some(unread) };
+        if rest.is_empty() {
+            return Some(unread);
+        }
+        self.unread = Some(rest.into());
+        Some(next.into())
     }
 
     fn is_at_boundary(&self) -> bool {
@@ -149,7 +180,7 @@ impl Framing for Frames {
     }
 
     fn farewell(&mut self, why: Goodbye) -> Option<Box<[u8]>> {
-        // A Close frame is the last (section 5.5.1).
+        // No frame may follow a Close frame (section 5.5.1), and none may stand inside another.
         if self.is_closed || !self.is_at_boundary() {
             return None;
         }
@@ -177,21 +208,21 @@ impl Framing for Frames {
 /// One pass over the buffer.
 struct Pass<'a> {
     buffer: &'a mut [u8],
-    /// Where the input is that has not been looked at. The output never reaches it: each frame
-    /// gets shorter.
+    /// The input that has not been parsed. The output never reaches it, since each frame gets
+    /// shorter.
     input: Range<usize>,
     output: Range<usize>,
     /// Where the output of the current frame begins.
     frame_at: usize,
-    /// What was kept of a frame that is whole now.
+    /// The echo of a held back frame that is now complete.
     released: Vec<u8>,
-    /// Bytes that were inflated.
-    toil: u64,
+    /// See [`PASS_LIMIT`].
+    cost: u64,
 }
 
 impl Frames {
     fn run(&mut self, pass: &mut Pass<'_>) -> Result<Option<PeerEnd>, Violation> {
-        loop {
+        while pass.cost <= PASS_LIMIT || pass.input.is_empty() {
             if self.frame.is_none() {
                 let expected = Expected {
                     continuation: self.message.is_some(),
@@ -202,6 +233,7 @@ impl Frames {
                     let cut = &pass.buffer[pass.input.clone()];
                     self.cut[..cut.len()].copy_from_slice(cut);
                     self.cut_length = cut.len() as u8;
+                    pass.input.start = pass.input.end;
                     return Ok(None);
                 };
                 self.begin(&header, pass);
@@ -214,11 +246,13 @@ impl Frames {
                 return Ok(Some(close));
             }
         }
+        Ok(None)
     }
 
-    /// A frame begins: writes its echo's header.
+    /// Begins a frame: writes the header of its echo.
     fn begin(&mut self, header: &Header, pass: &mut Pass<'_>) {
         pass.input.start += header.length;
+        pass.cost += HEADER_COST;
         let kind = match header.opcode() {
             OpCode::Control(Control::Close) => Kind::Close,
             OpCode::Control(Control::Ping) => Kind::Ping,
@@ -245,7 +279,7 @@ impl Frames {
         }
         let length = header.echo_length();
         if pass.output.is_empty() {
-            // The first output goes right in front of its payload, which can stay where it is.
+            // Right in front of the payload, which then need not be moved.
             let at = pass.input.start - length;
             pass.output = at..at;
         }
@@ -254,28 +288,40 @@ impl Frames {
         pass.output.end += length;
     }
 
-    /// Echoes as much of the current frame's payload as there is. Whether that was all.
+    /// Echoes as much of the current frame's payload as has come. Returns whether the frame is
+    /// complete.
     fn payload(&mut self, pass: &mut Pass<'_>) -> Result<bool, Violation> {
         let frame = self.frame.as_mut().expect("a payload follows its header");
         let available = pass.input.len();
         let length = usize::try_from(frame.left).map_or(available, |left| left.min(available));
-        let here = pass.input.start..pass.input.start + length;
-        pass.input.start = here.end;
-        frame.left -= length as u64;
-        let payload = &mut pass.buffer[here.clone()];
-        unmask(payload, &mut frame.mask);
-        let mut is_judged = frame.kind == Kind::Close;
-        if frame.kind == Kind::Data
-            && let Some(message) = &mut self.message
-        {
-            self.received += length as u64;
-            frame.unsent += length as u64;
-            is_judged = message.is_text();
-            if let Err(violation) = message.feed(payload, &mut pass.toil) {
+        let start = pass.input.start;
+        let mut fed = Ok(length);
+        let mut is_validated = frame.kind == Kind::Close;
+        let message = self.message.as_mut().filter(|_| frame.kind == Kind::Data);
+        let payload = &mut pass.buffer[start..start + length];
+        if let Some(message) = message {
+            is_validated = message.is_text();
+            fed = message.feed(payload, &mut frame.mask, &mut pass.cost);
+        } else {
+            unmask(payload, &mut frame.mask);
+        }
+        // Less than there is, if the rest has to wait.
+        let length = match fed {
+            Ok(length) => length,
+            Err(violation) => {
+                self.received += length as u64;
                 self.take_back(pass);
                 return Err(violation);
             }
+        };
+        let here = start..start + length;
+        pass.input.start = here.end;
+        frame.left -= length as u64;
+        if frame.kind == Kind::Data {
+            self.received += length as u64;
+            frame.unsent += length as u64;
         }
+        let payload = &pass.buffer[here.clone()];
         if frame.kind == Kind::Pong {
             return Ok(frame.left == 0);
         }
@@ -284,7 +330,7 @@ impl Frames {
             return Ok(frame.left == 0);
         }
         if pass.output.is_empty() {
-            // A frame that goes on: its payload can stay where it is.
+            // The frame goes on from an earlier batch: its payload need not be moved.
             pass.output = here.start..here.start;
             pass.frame_at = here.start;
         }
@@ -296,10 +342,10 @@ impl Frames {
             return Ok(true);
         }
         let made = pass.frame_at..pass.output.end;
-        // A Close frame is short, and kept whatever the buffer.
+        // A Close frame has at most 125 bytes, and is held back whatever the limit.
         let fits = frame.kind == Kind::Close
-            || made.len() as u64 + frame.left <= u64::from(self.judged_whole);
-        if is_judged && fits && !frame.is_begun {
+            || made.len() as u64 + frame.left <= u64::from(self.hold_limit);
+        if is_validated && fits && !frame.is_begun {
             self.kept = pass.buffer[made.clone()].to_vec();
             pass.output.end = made.start;
         } else {
@@ -309,28 +355,28 @@ impl Frames {
         Ok(false)
     }
 
-    /// The current frame is whole.
+    /// Completes the current frame. Returns how the peer ended, if this was its Close frame.
     fn finish(&mut self, pass: &mut Pass<'_>) -> Result<Option<PeerEnd>, Violation> {
         let frame = self.frame.as_ref().expect("a frame that ends has begun");
         let mut close = None;
-        let judged = match frame.kind {
+        let result = match frame.kind {
             Kind::Ping | Kind::Pong => Ok(()),
             Kind::Close => {
                 let made = &pass.buffer[pass.frame_at..pass.output.end];
                 let made = if self.kept.is_empty() { made } else { &self.kept };
-                // The header of a control frame has two bytes: its payload is 125 at most.
-                judge_close(&made[2..]).map(|code| close = Some(PeerEnd::Close(code)))
+                // A control frame's payload is at most 125 bytes, so its header has two.
+                validate_close(&made[2..]).map(|code| close = Some(PeerEnd::Close(code)))
             }
             Kind::Data if frame.is_final => {
                 self.messages += 1;
                 let message = self.message.take().expect("a data frame is part of a message");
-                message.finish(&mut pass.toil)
+                message.finish(&mut pass.cost)
             }
             Kind::Data => Ok(()),
         };
-        if judged.is_err() {
+        if result.is_err() {
             self.take_back(pass);
-            return judged.map(|()| None);
+            return result.map(|()| None);
         }
         self.sent += frame.unsent;
         self.frame = None;
@@ -340,7 +386,7 @@ impl Frames {
         Ok(close)
     }
 
-    /// Sends nothing of the current frame; what an earlier pass has sent of it can't be helped.
+    /// Removes the current frame from the output, except for what an earlier pass has sent.
     fn take_back(&mut self, pass: &mut Pass<'_>) {
         pass.output.end = pass.frame_at;
         self.kept = Vec::new();
@@ -360,25 +406,41 @@ impl Message {
         !matches!(self, Message::Binary)
     }
 
-    /// Judges the next piece of the message; fails fast.
-    fn feed(&mut self, payload: &[u8], toil: &mut u64) -> Result<(), Violation> {
-        match self {
-            Message::Binary => Ok(()),
-            Message::Text(utf8) => utf8.feed(payload).map_err(|_| NOT_UTF8),
-            Message::CompressedText(text) => {
-                *toil += text.0.feed(payload, &mut text.1)?;
-                Ok(())
+    /// Unmasks and validates the next bytes of the message, up to the first violation. Returns how
+    /// many of them, since the rest may have to wait.
+    fn feed(
+        &mut self,
+        payload: &mut [u8],
+        mask: &mut [u8; 4],
+        cost: &mut u64,
+    ) -> Result<usize, Violation> {
+        let Message::CompressedText(text) = self else {
+            unmask(payload, mask);
+            if let Message::Text(utf8) = self {
+                utf8.feed(payload).map_err(|_| NOT_UTF8)?;
             }
+            return Ok(payload.len());
+        };
+        let (inflater, utf8) = &mut **text;
+        let mut fed = 0;
+        for bytes in payload.chunks_mut(INFLATED_AT_ONCE) {
+            if *cost > PASS_LIMIT {
+                break;
+            }
+            unmask(bytes, mask);
+            *cost += inflater.feed(bytes, utf8)?;
+            fed += bytes.len();
         }
+        Ok(fed)
     }
 
-    fn finish(self, toil: &mut u64) -> Result<(), Violation> {
+    fn finish(self, cost: &mut u64) -> Result<(), Violation> {
         let utf8 = match self {
             Message::Binary => return Ok(()),
             Message::Text(utf8) => utf8,
             Message::CompressedText(text) => {
                 let (mut inflater, mut utf8) = *text;
-                *toil += inflater.finish(&mut utf8)?;
+                *cost += inflater.finish(&mut utf8)?;
                 utf8
             }
         };
@@ -388,8 +450,8 @@ impl Message {
 
 const NOT_UTF8: Violation = Violation { code: CloseCode::Invalid, detail: "text is not UTF-8" };
 
-/// A Close frame's payload (section 5.5.1): nothing, or a code and a reason.
-fn judge_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
+/// Validates a Close frame's payload (section 5.5.1): nothing, or a code and a reason.
+fn validate_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
     let violation = |detail| Violation { code: CloseCode::Protocol, detail };
     let Some((code, reason)) = payload.split_first_chunk::<2>() else {
         return if payload.is_empty() { Ok(None) } else { Err(violation("half a close code")) };
@@ -398,7 +460,7 @@ fn judge_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
         return Err(Violation { detail: "a close reason is not UTF-8", ..NOT_UTF8 });
     }
     let code = u16::from_be_bytes(*code);
-    // Bad Gateway (1014) was registered after tungstenite made its list.
+    // tungstenite's list lacks Bad Gateway (1014), which was registered later.
     if CloseCode::from(code).is_allowed() || code == 1014 {
         Ok(Some(code))
     } else {
@@ -406,9 +468,9 @@ fn judge_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
     }
 }
 
-/// A control frame of ours.
+/// A server's control frame.
 fn control(control: Control, payload: &[u8]) -> Box<[u8]> {
-    debug_assert!(payload.len() <= 125, "a control frame has a short length");
+    debug_assert!(payload.len() <= 125, "a control frame has at most 125 bytes");
     let header = [0x80 | u8::from(OpCode::Control(control)), payload.len() as u8];
     [&header, payload].concat().into()
 }

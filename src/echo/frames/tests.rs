@@ -1,5 +1,5 @@
-//! The rewriter against RFC 6455 case by case, against tungstenite at random, and both cut at every
-//! byte.
+//! Compares the rewriter with RFC 6455 case by case, and with tungstenite on random input. Input is
+//! cut at every byte.
 
 use std::io::{self, Cursor, Read, Write};
 
@@ -57,7 +57,7 @@ fn close(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes(), reason.as_bytes()].concat()
 }
 
-/// What came of some input.
+/// What a client gets back for some input.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
     output: Vec<u8>,
@@ -65,23 +65,28 @@ struct Outcome {
     end: Option<Result<PeerEnd, u16>>,
 }
 
-/// Feeds `input` in pieces, and says goodbye if that ends it.
+/// Feeds input in pieces, as many passes for each as it takes, and appends the farewell if that ends
+/// the echo.
 fn rewrite(frames: &mut Frames, pieces: impl Iterator<Item = impl AsRef<[u8]>>) -> Outcome {
     let mut outcome = Outcome::default();
     for piece in pieces {
-        let piece = piece.as_ref();
-        let mut buffer = vec![0xEE; Frames::HEADROOM + piece.len()];
-        buffer[Frames::HEADROOM..].copy_from_slice(piece);
-        let Rewritten { released, output, end, .. } = frames.pass(&mut buffer);
-        outcome.output.extend(released);
-        outcome.output.extend(&buffer[output]);
-        if let Some(end) = end {
-            outcome.end = Some(end.map_err(|error| match error {
-                EchoError::Protocol { code, .. } => code,
-                other => panic!("{other}"),
-            }));
-            outcome.output.extend(frames.farewell(Goodbye::Answer).into_iter().flatten());
-            break;
+        let mut next: Option<Box<[u8]>> = Some(piece.as_ref().into());
+        while let Some(input) = next {
+            let mut buffer = vec![0xEE; Frames::HEADROOM + input.len()];
+            buffer[Frames::HEADROOM..].copy_from_slice(&input);
+            let Rewritten { released, output, end, .. } = frames.pass(&mut buffer);
+            outcome.output.extend(released);
+            outcome.output.extend(&buffer[output]);
+            if let Some(end) = end {
+                outcome.end = Some(end.map_err(|error| match error {
+                    EchoError::Protocol { code, .. } => code,
+                    other => panic!("{other}"),
+                }));
+                outcome.output.extend(frames.farewell(Goodbye::Answer).into_iter().flatten());
+                return outcome;
+            }
+            next = frames.take_unread(BATCH);
+            assert!(next.as_ref().is_none_or(|unread| unread.len() < input.len()), "no progress");
         }
     }
     outcome
@@ -127,7 +132,7 @@ fn all_back(name: &'static str, frames: &[(u8, Vec<u8>)]) -> Case {
 fn failed(name: &'static str, good: &[(u8, Vec<u8>)], bad: Vec<u8>, code: u16) -> Case {
     let (name, mut input, mut output, _) = all_back(name, good);
     input.push(bad);
-    // Not looked at any more.
+    // Is ignored.
     input.push(sent(FIN | TEXT, b"too late"));
     output.push(echoed(FIN | CLOSE, &code.to_be_bytes()));
     (name, input, output, Some(Err(code)))
@@ -208,7 +213,7 @@ fn frames_come_back_as_they_came() {
 }
 
 #[test]
-fn what_breaks_the_protocol_is_told_so() {
+fn a_violation_is_answered_with_its_close_code() {
     let text = |payload: &[u8]| vec![(FIN | TEXT, payload.to_vec())];
     let hello = || text(b"hello");
     let mut cases = vec![
@@ -307,10 +312,10 @@ fn a_violation_is_seen_at_the_byte_that_shows_it() {
         (&[0x82, 0x01], 1002),
         (&[0x89, 0xFE], 1002),
         (&[0x82, 0xFF, 0x80], 1002),
-        // Lengths that fewer bytes can say.
+        // Lengths that are not encoded in the fewest bytes.
         (&[0x82, 0xFE, 0, 125], 1002),
         (&[0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], 1002),
-        // Of a text of a thousand bytes, and of one of three.
+        // Invalid UTF-8 in a text of a thousand bytes, and in one of three.
         (&[0x81, 0xFE, 0x03, 0xE8, 0, 0, 0, 0, 0xFF], 1007),
         (&[0x81, 0x83, 0, 0, 0, 0, 0xF4, 0x90], 1007),
     ];
@@ -326,7 +331,7 @@ fn a_violation_is_seen_at_the_byte_that_shows_it() {
 }
 
 #[test]
-fn a_frame_of_ten_gibibytes_keeps_nothing() {
+fn a_frame_of_ten_gibibytes_takes_no_memory() {
     let mut frames = Frames::new(false, BATCH);
     for opcode in [BINARY, TEXT] {
         let length: u64 = 10 << 30;
@@ -347,7 +352,7 @@ fn a_frame_of_ten_gibibytes_keeps_nothing() {
 }
 
 #[test]
-fn a_wrong_byte_in_a_text_that_was_begun_ends_it_without_a_word() {
+fn an_invalid_byte_in_a_frame_that_is_partly_sent_ends_the_echo_without_a_close_frame() {
     let mut frames = Frames::new(false, 100);
     let text = sent(FIN | TEXT, &[&[b'x'; 200][..], b"\xFF"].concat());
     let (most, last) = text.split_at(text.len() - 1);
@@ -358,7 +363,7 @@ fn a_wrong_byte_in_a_text_that_was_begun_ends_it_without_a_word() {
 }
 
 #[test]
-fn a_text_that_fits_is_sent_when_it_is_whole() {
+fn a_text_that_fits_is_sent_when_it_is_complete() {
     let mut frames = Frames::new(false, BATCH);
     let text = sent(FIN | TEXT, &[b'x'; 1000]);
     for byte in &text[..text.len() - 1] {
@@ -371,22 +376,22 @@ fn a_text_that_fits_is_sent_when_it_is_whole() {
 }
 
 #[test]
-fn our_own_close_is_said_once_and_never_inside_a_frame() {
+fn our_own_close_is_sent_once_and_never_inside_a_frame() {
     let going_away = echoed(FIN | CLOSE, &1001_u16.to_be_bytes());
     let mut frames = Frames::new(false, BATCH);
-    let say = |frames: &mut Frames| frames.farewell(Goodbye::GoingAway).map(Vec::from);
-    assert_eq!(say(&mut frames), Some(going_away.clone()));
+    let farewell = |frames: &mut Frames| frames.farewell(Goodbye::GoingAway).map(Vec::from);
+    assert_eq!(farewell(&mut frames), Some(going_away.clone()));
     let binary = sent(FIN | BINARY, b"hello");
     rewrite(&mut frames, [&binary[..8]].iter());
-    assert_eq!(say(&mut frames), None);
+    assert_eq!(farewell(&mut frames), None);
     rewrite(&mut frames, [&binary[8..]].iter());
-    assert_eq!(say(&mut frames), Some(going_away));
+    assert_eq!(farewell(&mut frames), Some(going_away));
     rewrite(&mut frames, [sent(FIN | CLOSE, b"")].iter());
-    assert_eq!(say(&mut frames), None);
+    assert_eq!(farewell(&mut frames), None);
 }
 
 #[test]
-fn after_its_end_it_says_nothing_more() {
+fn nothing_is_sent_after_the_end() {
     for bad in [sent(FIN | TEXT, b"\xE2\x82"), sent(FIN | CLOSE, &close(1005, ""))] {
         let mut frames = Frames::new(false, BATCH);
         assert_eq!(rewrite(&mut frames, [bad].iter()).end.unwrap().ok(), None);
@@ -397,7 +402,7 @@ fn after_its_end_it_says_nothing_more() {
 }
 
 #[test]
-fn a_close_is_judged_as_a_whole_whatever_the_buffer() {
+fn a_close_is_validated_as_a_whole_whatever_the_buffer() {
     let payload = close(1000, &"*".repeat(100));
     for size in [0, 1, 4, 50] {
         let mut frames = Frames::new(false, size);
@@ -408,7 +413,7 @@ fn a_close_is_judged_as_a_whole_whatever_the_buffer() {
 }
 
 #[test]
-fn what_was_sent_is_counted_when_it_is() {
+fn payload_is_counted_as_sent_when_it_is_sent() {
     let mut frames = Frames::new(false, BATCH);
     let mut feed = |bytes: &[u8]| {
         rewrite(&mut frames, [bytes].iter());
@@ -424,7 +429,7 @@ fn what_was_sent_is_counted_when_it_is() {
 
 // ---- Compression.
 
-/// A message, compressed by itself as RFC 7692 section 7.2.1 has it.
+/// A message, compressed by itself as in RFC 7692 section 7.2.1.
 fn compressed(message: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(message.len() + 1024);
     let mut compress = Compress::new(Compression::default(), false);
@@ -448,7 +453,7 @@ fn compressed_messages_come_back_as_they_came() {
         // An empty message, and one of a final block (section 7.2.3).
         (FIN | RSV1 | TEXT, &[0x00]),
         (FIN | RSV1 | TEXT, &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00]),
-        // Nobody looks into what is not text.
+        // Binary messages are not inflated.
         (FIN | RSV1 | BINARY, b"\xFF\xFF not DEFLATE"),
     ];
     let input: Vec<u8> = frames.iter().flat_map(|(first, payload)| sent(*first, payload)).collect();
@@ -459,7 +464,7 @@ fn compressed_messages_come_back_as_they_came() {
 }
 
 #[test]
-fn compressed_text_that_is_wrong_is_told_so() {
+fn invalid_compressed_text_is_answered_with_its_close_code() {
     let not_utf8 = compressed(b"hello \xFF");
     let mut bomb = vec![0; 1 << 20];
     let mut compress = Compress::new(Compression::best(), false);
@@ -485,7 +490,7 @@ fn compressed_text_that_is_wrong_is_told_so() {
 }
 
 #[test]
-fn text_of_sixteen_mebibytes_may_be_as_dull_as_it_likes() {
+fn text_of_sixteen_mebibytes_may_have_any_compression_ratio() {
     let text = compressed(&vec![b'x'; 16 << 20]);
     let outcome = whole(&sent(FIN | RSV1 | TEXT, &text), true);
     assert_eq!(outcome, Outcome { output: echoed(FIN | RSV1 | TEXT, &text), end: None });
@@ -520,7 +525,7 @@ fn websocket(input: Vec<u8>, role: Role) -> WebSocket<Pipe> {
     WebSocket::from_raw_socket(pipe, role, None)
 }
 
-/// What a client makes of a server's frames: messages, pongs and the close code.
+/// What a client reads from a server's frames: messages, pongs and the close code.
 fn seen(output: Vec<u8>) -> (Vec<Message>, Option<u16>) {
     let mut client = websocket(output, Role::Client);
     let mut messages = Vec::new();
@@ -538,7 +543,8 @@ fn seen(output: Vec<u8>) -> (Vec<Message>, Option<u16>) {
     }
 }
 
-/// What a client sees of tungstenite's own echo. It has a word for its errors, but does not say it.
+/// What a client reads from tungstenite's own echo. tungstenite does not send a Close frame for its
+/// errors, so the close code is derived from them.
 fn oracle(input: Vec<u8>) -> (Vec<Message>, Option<u16>) {
     let mut server = websocket(input, Role::Server);
     let error = loop {
@@ -562,7 +568,7 @@ fn oracle(input: Vec<u8>) -> (Vec<Message>, Option<u16>) {
     (messages, told)
 }
 
-/// A frame, most often a right one.
+/// A frame, most often a valid one.
 fn some_frame() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         4 => "[a-zäé€😀]{0,40}".prop_map(String::into_bytes),
@@ -587,7 +593,7 @@ fn some_frame() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Frames in an order that is right most of the time: the opcode is bent to what may come.
+/// Frames in an order that is mostly valid: most opcodes are changed to one that is allowed.
 fn some_frames() -> impl Strategy<Value = Vec<u8>> {
     (proptest::collection::vec((some_frame(), 0..20), 0..12)).prop_map(|frames| {
         let mut is_open = false;
@@ -612,7 +618,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn it_is_what_tungstenite_does(input in some_frames(), pieces in 1_usize..5000) {
+    fn the_echo_is_the_same_as_tungstenites(input in some_frames(), pieces in 1_usize..5000) {
         let outcome = whole(&input, false);
         prop_assert_eq!(seen(outcome.output.clone()), oracle(input.clone()));
         let pieces = rewrite(&mut Frames::new(false, BATCH), input.chunks(pieces));
@@ -624,9 +630,9 @@ proptest! {
         input in proptest::collection::vec(any::<u8>(), 0..300),
         pieces in 1_usize..40,
         compression in any::<bool>(),
-        judged_whole in 0_usize..200,
+        hold_limit in 0_usize..200,
     ) {
-        let mut frames = Frames::new(compression, judged_whole);
+        let mut frames = Frames::new(compression, hold_limit);
         let outcome = rewrite(&mut frames, input.chunks(pieces));
         prop_assert!(outcome.output.len() <= input.len() + 4);
     }

@@ -1,21 +1,21 @@
-//! UTF-8 that arrives in pieces, refused at the first byte that cannot be right.
+//! A validator for UTF-8 that arrives in pieces. It refuses the first byte that cannot be right.
 
 use std::str::from_utf8;
 
-/// A validator that a sequence may straddle two calls of.
+/// A validator. A sequence may be split over several calls.
 #[derive(Debug, Default)]
 pub(super) struct Utf8 {
-    /// The beginning of a sequence whose end has not come.
+    /// The beginning of an incomplete sequence.
     partial: [u8; 3],
     length: u8,
 }
 
-/// What was fed is not UTF-8, whatever follows.
+/// The input is not UTF-8, whatever follows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotUtf8;
 
 impl Utf8 {
-    /// Goes on with `bytes`.
+    /// Validates `bytes`, which continue the input.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), NotUtf8> {
         while self.length > 0 {
             let Some((&next, rest)) = bytes.split_first() else { return Ok(()) };
@@ -30,7 +30,7 @@ impl Utf8 {
         self.remember(bytes)
     }
 
-    /// Whether what was fed ends with a whole sequence.
+    /// Whether the input so far ends with a complete sequence.
     pub(super) fn is_complete(&self) -> bool {
         self.length == 0
     }
@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// Feeds `bytes` in pieces and returns how many it took until they were refused.
+    /// Feeds `bytes` in pieces. Returns which piece was refused, and whether the end is complete.
     fn fed(bytes: &[u8], pieces: usize) -> (Option<usize>, bool) {
         let mut utf8 = Utf8::default();
         for (i, piece) in bytes.chunks(pieces).enumerate() {
@@ -83,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_are_judged_as_the_whole(
+        fn pieces_are_validated_like_the_whole(
             text in ".{0,30}",
             garbage in proptest::collection::vec(any::<u8>(), 0..4),
             pieces in 1_usize..9,

@@ -1,19 +1,19 @@
-//! permessage-deflate (RFC 7692 section 7.1), accepted so that an echo needs no compressor: what the
-//! client has compressed goes back as it is.
+//! Negotiates permessage-deflate (RFC 7692 section 7.1) so that the echo needs no compressor: the
+//! client's compressed bytes are sent back unchanged.
 //!
-//! That is right if whatever the client's compressor may do, its decompressor expects: the
-//! parameters of both directions have to agree.
+//! This works only if the client's decompressor can read everything that its own compressor may
+//! produce: the parameters of both directions have to agree.
 //!
-//! - The server always asks for `client_no_context_takeover`, which it may, whatever was offered
-//!   (section 7.1.1.2; a client that could not would have to fail the connection). Each
-//!   message is compressed by itself then, so that it is right for a client that keeps its window
-//!   between messages and for one that asked for `server_no_context_takeover`; and the server keeps
-//!   no window of 32 KiB per connection to look into the next text.
-//! - `server_max_window_bits=N` limits what the client's decompressor can look back to. Its own
-//!   compressor has to keep to that, which the server may ask for only if the client has offered
-//!   `client_max_window_bits`. N of 8 is declined: zlib compresses with 9 then.
+//! - The server always asks for `client_no_context_takeover`, which it may do whatever was offered
+//!   (section 7.1.1.2; a client that does not support it fails the connection). Each message is
+//!   then compressed on its own, which any decompressor can read, including one that asked for
+//!   `server_no_context_takeover`. It also saves the server a 32 KiB window per connection, which
+//!   inflating the next text message would need.
+//! - `server_max_window_bits=N` limits the window of the client's decompressor, so its compressor
+//!   has to use the same limit. The server may ask for that only if the client has offered
+//!   `client_max_window_bits`. N = 8 is declined, because zlib then compresses with 9.
 
-/// The server's part of the negotiation: what it answers to the first offer that it can accept.
+/// The response to the first offer that the server can accept; `None` if there is none.
 pub(super) fn accept(offers: &[&str]) -> Option<String> {
     offers.iter().find_map(|offer| accept_one(offer))
 }
@@ -30,7 +30,7 @@ fn accept_one(offer: &str) -> Option<String> {
     }
     if let Some(bits) = offer.server_max_window_bits {
         answer += &format!("; server_max_window_bits={bits}");
-        // No client's window is larger than 15.
+        // No window is larger than 15 bits, so a limit of 15 asks nothing of the client.
         if bits < 15 {
             let ClientWindow::UpTo(client) = offer.client_max_window_bits else { return None };
             let client = client.min(bits);
@@ -56,13 +56,13 @@ struct Offer {
 enum ClientWindow {
     /// Not offered.
     Fixed,
-    /// Offered; it is never larger than this.
+    /// Offered, with this upper limit.
     UpTo(u8),
 }
 
 impl Offer {
-    /// `None` if a parameter is unknown, repeated or has a wrong value: such an offer is declined
-    /// (section 7.1).
+    /// Parses the parameters. `None` if one is unknown, repeated or has an invalid value: such an
+    /// offer has to be declined (section 7.1).
     fn parse<'a>(parameters: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut offer = Offer {
             server_no_context_takeover: false,
@@ -103,7 +103,7 @@ fn unquote(value: &str) -> &str {
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
-/// Decimal, from 8 to 15, without leading zeros.
+/// Parses a window size: decimal, from 8 to 15, without leading zeros.
 fn window_bits(value: &str) -> Option<u8> {
     let is_decimal = value.bytes().all(|byte| byte.is_ascii_digit()) && !value.starts_with('0');
     value.parse().ok().filter(|bits| is_decimal && (8..=15).contains(bits))
@@ -139,7 +139,7 @@ mod tests {
                 "permessage-deflate; server_max_window_bits=15",
                 Some("; server_max_window_bits=15".to_owned()),
             ),
-            // Not what RFC 7692 knows.
+            // Invalid under RFC 7692.
             ("permessage-deflate; server_max_window_bits", None),
             ("permessage-deflate; server_max_window_bits=16", None),
             ("permessage-deflate; server_max_window_bits=08", None),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_that_does_not_do_leaves_the_next_one() {
+    fn an_unacceptable_offer_does_not_rule_out_the_next_one() {
         let offers = ["permessage-deflate; server_max_window_bits=10", "permessage-deflate"];
         assert!(accept(&offers).is_some());
         assert!(accept(&["other", "permessage-bzip2"]).is_none());

@@ -1,10 +1,10 @@
-//! Fields whose value is a list (RFC 9110 section 5.6).
+//! HTTP fields whose value is a list (RFC 9110 section 5.6).
 
 use hyper::HeaderMap;
 use hyper::header::HeaderName;
 
-/// The elements of all the fields called `name`, without those that are empty. No element that
-/// matters here may hold a comma.
+/// The non-empty elements of all fields called `name`. It splits at every comma, since no element
+/// that we need can contain a quoted one.
 pub(super) fn elements(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let values = headers.get_all(name).into_iter();
     values
@@ -14,12 +14,12 @@ pub(super) fn elements(headers: &HeaderMap, name: HeaderName) -> impl Iterator<I
         .filter(|element| !element.is_empty())
 }
 
-/// Whether one of the elements is `wanted`, in any case.
+/// Whether one of the elements is `wanted`, ignoring ASCII case.
 pub(super) fn has_element(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
     elements(headers, name).any(|element| element.eq_ignore_ascii_case(wanted))
 }
 
-/// RFC 9110 section 5.6.2. A field's name is a token, and hyper knows one when it sees it.
+/// Whether `text` is a token (RFC 9110 section 5.6.2). A field name is one, so hyper can check it.
 pub(super) fn is_token(text: &str) -> bool {
     HeaderName::from_bytes(text.as_bytes()).is_ok()
 }
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_of_token_characters() {
+    fn a_token_has_only_token_characters() {
         for byte in 0..=127_u8 {
             let expected = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
             assert_eq!(is_token(&format!("a{}z", char::from(byte))), expected, "{byte:#x}");

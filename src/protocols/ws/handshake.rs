@@ -1,5 +1,5 @@
-//! What an HTTP request on a WebSocket port is answered with: an upgrade (RFC 6455 section 4.2, RFC
-//! 8441 section 5), the page, or what is wrong. Pure: this room knows no connections and no I/O.
+//! The response to an HTTP request on a WebSocket port: an upgrade (RFC 6455 section 4.2, RFC 8441
+//! section 5), the page, or an error. This module does no I/O and knows no connections.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use hyper::{ext, header::HeaderName, header::HeaderValue};
+use hyper::{header::HeaderName, header::HeaderValue};
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
@@ -18,29 +18,30 @@ use super::fields::{elements, has_element, is_token};
 use super::{deflate, page};
 use crate::config::WebSocketPolicy;
 
-/// What a client and the server have agreed upon.
+/// What a client and the server have negotiated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Agreed {
-    /// The subprotocol, if the client offered one that may be spoken.
+    /// The subprotocol, if the client offered an allowed one.
     pub(crate) subprotocol: Option<HeaderValue>,
-    /// The extension's parameters, if messages may be compressed.
+    /// The response to the permessage-deflate offer, if it was accepted.
     pub(crate) deflate: Option<HeaderValue>,
 }
 
-/// An answer, and what was agreed upon if it opens a WebSocket.
+/// A response, and what was negotiated if it opens a WebSocket.
 pub(crate) type Answer = (Response<Bytes>, Option<Agreed>);
 
-/// Answers requests by one policy.
+/// Answers requests according to a policy.
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
     policy: Arc<WebSocketPolicy>,
 }
 
-/// Why there is no WebSocket.
+/// Why a request does not open a WebSocket.
 #[derive(Debug)]
 struct Refusal {
     status: StatusCode,
     why: String,
+    /// A further field of the response.
     field: Option<(HeaderName, &'static str)>,
 }
 
@@ -49,7 +50,7 @@ impl Answers {
         Answers { policy: Arc::new(policy.clone()) }
     }
 
-    /// The answer to a request's `head`.
+    /// The response to the request with this head.
     pub(crate) fn answer(&self, head: Parts) -> Answer {
         let (version, is_head) = (head.version, head.method == Method::HEAD);
         let answered = match version {
@@ -58,7 +59,7 @@ impl Answers {
         };
         let (mut response, agreed) = answered.unwrap_or_else(|refusal| (refusal.into(), None));
         if version == Version::HTTP_2 {
-            // It has no such field (RFC 9113 section 8.2.2).
+            // HTTP/2 forbids the field (RFC 9113 section 8.2.2).
             response.headers_mut().remove(UPGRADE);
         }
         if agreed.is_none() && version != Version::HTTP_2 {
@@ -67,7 +68,7 @@ impl Answers {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static(options));
         }
         if is_head {
-            // hyper would send the body over HTTP/2.
+            // Over HTTP/2, hyper would send the body even in response to HEAD.
             let length = std::mem::take(response.body_mut()).len();
             response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
@@ -77,43 +78,44 @@ impl Answers {
     fn over_http1(&self, mut head: Parts) -> Result<Answer, Refusal> {
         let hosts = head.headers.get_all(HOST).iter().count();
         if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
-            return Err(bad("a request has one Host field"));
+            return Err(bad_request("a request must have exactly one Host field"));
         }
         if !has_element(&head.headers, UPGRADE, "websocket") {
-            return plain(&head, false);
+            return without_upgrade(&head, false);
         }
         if head.method != Method::GET {
             return Err(wrong_method());
         }
         let has_body = head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
         if has_body || head.headers.contains_key(TRANSFER_ENCODING) {
-            return Err(bad("a request for a WebSocket has no body"));
+            return Err(bad_request("a request for a WebSocket must not have a body"));
         }
         if !has_version_13(&head.headers) {
             return Err(wrong_version());
         }
         if head.headers.get_all(SEC_WEBSOCKET_KEY).iter().count() > 1 {
-            return Err(bad("a request has one Sec-WebSocket-Key field"));
+            return Err(bad_request("a request must have only one Sec-WebSocket-Key field"));
         }
-        // tungstenite looks at the first of several fields; they make one list (RFC 9110 5.3).
+        // tungstenite reads only the first of several fields, but they form one list (RFC 9110
+        // section 5.3).
         head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         if has_element(&head.headers, CONNECTION, "upgrade") {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         let request = Request::from_parts(head, ());
-        let response = create_response(&request).map_err(|error| broken(&error))?;
-        self.agree(request.headers(), response.map(|()| Bytes::new()))
+        let response = create_response(&request).map_err(|error| invalid_upgrade(&error))?;
+        self.negotiate(request.headers(), response.map(|()| Bytes::new()))
     }
 
-    /// RFC 8441 section 5: an extended CONNECT, and 200 where HTTP/1.1 has 101.
+    /// RFC 8441 section 5: the request is an extended CONNECT, and success is 200 instead of 101.
     fn over_http2(&self, head: &Parts) -> Result<Answer, Refusal> {
         if head.method != Method::CONNECT {
-            return plain(head, true);
+            return without_upgrade(head, true);
         }
-        match head.extensions.get::<ext::Protocol>() {
+        match head.extensions.get::<h2::ext::Protocol>() {
             None => return Err(wrong_method()),
             Some(protocol) if protocol.as_str() != "websocket" => {
-                let why = "the only :protocol here is websocket".to_owned();
+                let why = "the only supported :protocol is websocket".to_owned();
                 return Err(Refusal { status: StatusCode::NOT_IMPLEMENTED, why, field: None });
             }
             Some(_) => {}
@@ -121,11 +123,11 @@ impl Answers {
         if !has_version_13(&head.headers) {
             return Err(wrong_version());
         }
-        self.agree(&head.headers, Response::new(Bytes::new()))
+        self.negotiate(&head.headers, Response::new(Bytes::new()))
     }
 
-    /// Fills in what is negotiated, if the client may have a WebSocket at all.
-    fn agree(&self, headers: &HeaderMap, response: Response<Bytes>) -> Result<Answer, Refusal> {
+    /// Checks the origin, and adds the negotiated subprotocol and extension to the response.
+    fn negotiate(&self, headers: &HeaderMap, response: Response<Bytes>) -> Result<Answer, Refusal> {
         let origins = &self.policy.origins;
         if !origins.is_empty()
             && let Some(origin) = headers.get(ORIGIN)
@@ -133,7 +135,7 @@ impl Answers {
                 .iter()
                 .any(|allowed| origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
         {
-            let why = "this origin may not connect".to_owned();
+            let why = "this origin is not allowed to connect".to_owned();
             return Err(Refusal { status: StatusCode::FORBIDDEN, why, field: None });
         }
         let subprotocol = self.subprotocol(headers)?;
@@ -150,73 +152,74 @@ impl Answers {
         Ok((response, Some(Agreed { subprotocol, deflate })))
     }
 
-    /// The client's first choice among those that may be spoken. An echo server speaks all, unless
-    /// it is told otherwise.
+    /// The first offered subprotocol that is allowed. All are, unless the policy lists some.
     fn subprotocol(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
         let offers: Vec<&str> = elements(headers, SEC_WEBSOCKET_PROTOCOL).collect();
         if !offers.iter().all(|offer| is_token(offer)) {
-            return Err(bad("a subprotocol's name is a token"));
+            return Err(bad_request(
+                "the name of a subprotocol must be a token (RFC 9110 section 5.6.2)",
+            ));
         }
-        let spoken = &self.policy.subprotocols;
-        let is_spoken =
-            |offer: &&&str| spoken.is_empty() || spoken.iter().any(|one| one == **offer);
-        let selected = offers.iter().find(is_spoken);
+        let allowed = &self.policy.subprotocols;
+        let is_allowed =
+            |offer: &&&str| allowed.is_empty() || allowed.iter().any(|one| one == **offer);
+        let selected = offers.iter().find(is_allowed);
         Ok(selected.and_then(|name| HeaderValue::from_str(name).ok()))
     }
 }
 
-/// A request for no WebSocket.
-fn plain(head: &Parts, is_http2: bool) -> Result<Answer, Refusal> {
+/// The response to a request that does not ask for a WebSocket.
+fn without_upgrade(head: &Parts, is_http2: bool) -> Result<Answer, Refusal> {
     if head.method != Method::GET && head.method != Method::HEAD {
         return Err(wrong_method());
     }
     if head.uri.path() == "/" {
         return Ok((page::response(), None));
     }
-    let why = "there is a page at /, and a WebSocket at every path".to_owned();
+    let why = "the page is at /, and a WebSocket can be opened at every path".to_owned();
     if is_http2 || head.uri.path() == "/favicon.ico" {
         return Err(Refusal { status: StatusCode::NOT_FOUND, why, field: None });
     }
     Err(Refusal { status: StatusCode::UPGRADE_REQUIRED, why, field: None })
 }
 
-/// The answer to a stream that there is no place for.
+/// The response to a stream beyond the connection limit.
 pub(crate) fn full() -> Response<Bytes> {
-    let why = "there are as many connections as there may be".to_owned();
+    let why = "the limit on connections is reached".to_owned();
     Refusal { status: StatusCode::SERVICE_UNAVAILABLE, why, field: None }.into()
 }
 
-/// One version is asked for, and it is 13.
+/// Whether the request asks for version 13 and no other.
 fn has_version_13(headers: &HeaderMap) -> bool {
     elements(headers, SEC_WEBSOCKET_VERSION).eq(["13"])
 }
 
-/// What an upgrade lacks.
-fn broken(error: &Error) -> Refusal {
+/// The refusal of an upgrade request in which tungstenite found an error.
+fn invalid_upgrade(error: &Error) -> Refusal {
     match error {
         Error::Protocol(ProtocolError::WrongHttpVersion) => Refusal {
             status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             why: "a WebSocket needs HTTP/1.1 or HTTP/2".to_owned(),
             field: None,
         },
-        error => bad(&error.to_string()),
+        error => bad_request(&error.to_string()),
     }
 }
 
 fn wrong_version() -> Refusal {
     Refusal {
         status: StatusCode::UPGRADE_REQUIRED,
-        why: "the WebSocket version spoken here is 13".to_owned(),
+        why: "the only supported WebSocket version is 13".to_owned(),
         field: Some((SEC_WEBSOCKET_VERSION, "13")),
     }
 }
 
 fn wrong_method() -> Refusal {
-    let why = "the methods here are GET and HEAD".to_owned();
+    let why = "the only supported methods are GET and HEAD".to_owned();
     Refusal { status: StatusCode::METHOD_NOT_ALLOWED, why, field: Some((ALLOW, "GET, HEAD")) }
 }
 
-fn bad(why: &str) -> Refusal {
+fn bad_request(why: &str) -> Refusal {
     Refusal { status: StatusCode::BAD_REQUEST, why: why.to_owned(), field: None }
 }
 

@@ -1,5 +1,5 @@
-//! WebSocket: the HTTP request that opens it, over TCP or over TLS. Over HTTP/1.1 the connection
-//! itself becomes the WebSocket (RFC 6455 section 4.2); over HTTP/2 each stream can (`http2.rs`).
+//! WebSocket, and the HTTP request that opens it. Over HTTP/1.1 the connection itself becomes the
+//! WebSocket (RFC 6455 section 4.2); over HTTP/2 each stream can become one (`http2.rs`).
 
 mod deflate;
 mod fields;
@@ -33,13 +33,13 @@ use crate::transport::{self, Carried, Replay, Transport};
 use http2::Http2;
 use settings::{MAX_HEAD, log_opened, open};
 
-/// A request's head may have this many fields; past it the answer is 431.
+/// A request may have this many fields; with more, the response is 431.
 const MAX_FIELDS: usize = 100;
 
-/// What an HTTP/2 client begins with (RFC 9113 section 3.4).
+/// The HTTP/2 connection preface of a client (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// WebSocket on the transport `T`.
+/// WebSocket over the transport `T`.
 pub(crate) struct WebSocket<T> {
     pub(crate) transport: T,
     pub(crate) settings: Settings,
@@ -56,7 +56,7 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
             let failed = |error| End::Failed(EchoError::Read(error));
             let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
             if is_http2 {
-                let carrier = Http2::first_request(stream, settings, connection).await;
+                let carrier = Http2::first_request(stream, settings, connection).await?;
                 return Ok(Opened::new(OverHttp::Http2(Box::new(carrier)), client));
             }
             let socket = upgrade(stream, T::UNDERLYING, connection, &settings).await?;
@@ -66,8 +66,8 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
     }
 }
 
-/// Reads one HTTP/1.1 request and answers it. If it asked for a WebSocket, the stream becomes one,
-/// with whatever the client has sent behind its request.
+/// Reads one HTTP/1.1 request and answers it. If the answer opens a WebSocket, bytes that the
+/// client has already sent after its request are its first input.
 async fn upgrade<S>(
     stream: Replay<S>,
     underlying: Underlying<S>,
@@ -98,22 +98,22 @@ where
     if let (Ok(()), Some((_, Some(agreed)))) = (&served, answered.get()) {
         let mut input = Vec::from(parts.read_buf);
         input.extend(rest);
-        return Ok(open(stream, underlying, agreed, settings).with_early_input(&input));
+        return Ok(open(stream, underlying, agreed, settings, &input));
     }
     transport::refuse(stream, underlying).await;
     Err(match (served, answered.get()) {
         (Err(error), _) => End::Handshake(HandshakeError::Http(error.to_string())),
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
-        (Ok(()), None) => End::Handshake(HandshakeError::Http("none came".to_owned())),
+        (Ok(()), None) => End::Handshake(HandshakeError::Http("the client sent none".to_owned())),
     })
 }
 
-/// What an HTTP connection has become.
+/// What an HTTP connection turned into.
 #[derive(Debug)]
 pub(crate) enum OverHttp<S> {
     /// A WebSocket.
     Socket(StreamEcho<S, Frames>),
-    /// HTTP/2, whose streams are WebSockets with sessions of their own.
+    /// An HTTP/2 connection, whose streams are WebSockets with sessions of their own.
     Http2(Box<Http2<S>>),
 }
 

@@ -1,4 +1,4 @@
-//! The page that a browser gets on a WebSocket port: one file, and no request to anywhere else.
+//! The page that a browser gets on a WebSocket port: a single file that loads nothing else.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use hyper::header::{self, HeaderValue};
 
 const PAGE: &str = include_str!("page.html");
 
-/// Only the page's own script and style run, and they can only talk WebSocket.
+/// Allows only the page's own script and style, and only WebSocket connections.
 static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let policy = format!(
         "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src ws: wss:; \
@@ -21,7 +21,7 @@ static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("a policy is ASCII")
 });
 
-/// The page, ready to be sent.
+/// The page as an HTTP response.
 pub(crate) fn response() -> Response<Bytes> {
     let mut response = Response::new(Bytes::from_static(PAGE.as_bytes()));
     let headers = response.headers_mut();
@@ -29,14 +29,15 @@ pub(crate) fn response() -> Response<Bytes> {
     headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone());
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    // A page that is isolated gets a finer clock, and its round-trip times are worth more.
+    // Browsers give a cross-origin isolated page a finer clock, which makes round-trip times
+    // precise.
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     headers.insert("cross-origin-embedder-policy", HeaderValue::from_static("require-corp"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 
-/// What a Content-Security-Policy calls the page's only element of this kind by.
+/// The hash by which a Content-Security-Policy allows the page's only element of this name.
 fn hash_of(element: &str) -> String {
     let (_, rest) = PAGE.split_once(&format!("<{element}>")).expect("the page has the element");
     let (content, _) = rest.split_once(&format!("</{element}>")).expect("the element ends");
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_covers_all_there_is() {
+    fn the_policy_covers_the_whole_page() {
         for element in ["script", "style"] {
             assert_eq!(PAGE.matches(&format!("<{element}")).count(), 1, "one {element}, bare");
         }

@@ -1,5 +1,4 @@
-//! A WebSocket whose opening handshake is done, over whichever version of HTTP: what it is made with,
-//! and the line that says so.
+//! Opens a WebSocket after its handshake, over any version of HTTP, and logs what was negotiated.
 
 use std::sync::Arc;
 
@@ -11,14 +10,14 @@ use super::handshake::{Agreed, Answers};
 use crate::connection::{Connection, Sessions};
 use crate::echo::{Frames, StreamEcho, Underlying};
 
-/// A request's head may be this long; past it the answer is 431.
+/// A request's head may have this many bytes; with more, the response is 431.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 
-/// A compressed byte may inflate to a thousand, so that a connection that compresses gets its input
-/// in smaller pieces.
+/// Compressed input can take many passes, and what waits for the next one is copied each time. So a
+/// connection that compresses gets its input in smaller pieces.
 const COMPRESSED_BATCH: usize = 16 * 1024;
 
-/// What every WebSocket of a server has in common.
+/// What all WebSockets of a server share.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) answers: Answers,
@@ -26,20 +25,22 @@ pub(crate) struct Settings {
     pub(crate) sessions: Arc<Sessions>,
 }
 
-/// The WebSocket on `stream`, whose handshake is done.
+/// The WebSocket on `stream`, whose handshake is done and has read `early_input` past its own end.
 pub(super) fn open<S>(
     stream: S,
     underlying: Underlying<S>,
     agreed: &Agreed,
     settings: &Settings,
+    early_input: &[u8],
 ) -> StreamEcho<S, Frames> {
     let compression = agreed.deflate.is_some();
     let most = if compression { COMPRESSED_BATCH } else { usize::MAX };
     let batch = settings.buffer_size.min(most);
-    StreamEcho::framed(stream, underlying, batch, Frames::new(compression, settings.buffer_size))
+    let frames = Frames::new(compression, settings.buffer_size).with_early_input(early_input);
+    StreamEcho::framed(stream, underlying, batch, frames)
 }
 
-/// Says what was agreed upon.
+/// Logs what was negotiated.
 pub(super) fn log_opened(
     connection: Connection,
     version: Version,
@@ -51,17 +52,17 @@ pub(super) fn log_opened(
     if !settings.sessions.log.shows() {
         return;
     }
-    // Of what a client may make as long as a head, the log shows the beginning.
-    let shown = |text: &str| text.chars().take(200).collect::<String>();
+    // A client can make each of these as long as a request's head; the log line has to stay short.
+    let shorten = |text: &str| text.chars().take(200).collect::<String>();
     let text = |value: &Option<HeaderValue>| {
         let value = value.as_ref().and_then(|value| value.to_str().ok());
-        shown(value.unwrap_or("none"))
+        shorten(value.unwrap_or("none"))
     };
     info!(
         %protocol,
         conn = number,
         http = ?version,
-        path = shown(path),
+        path = shorten(path),
         subprotocol = text(&agreed.subprotocol),
         extensions = text(&agreed.deflate),
         "WebSocket established with: {peer}"

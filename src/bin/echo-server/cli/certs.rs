@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use echo_server::certs::Name;
 
-/// Which certificates to make, and where.
+/// The options of the `certs` command.
 #[derive(Debug)]
 pub struct Certs {
     pub directory: PathBuf,
@@ -16,15 +16,16 @@ pub struct Certs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The files are ca.pem, server.pem, client.pem, and the key of each: ca.key, \
-                  server.key, client.key. If one of them is there already, none is written.\n\
-                  Exit codes: 0 all written; 1 the system refused, or a file is there; 2 wrong usage."
+                  server.key, client.key. If one of them exists already, none is written.\n\
+                  Exit codes: 0 all files written; 1 the system refused, or a file exists; \
+                  2 wrong usage."
 )]
 pub(super) struct CertsArgs {
-    /// The directory to write them to; it is made if need be
+    /// Directory for the files; it is created if it does not exist
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 
-    /// A DNS name or IP address that they are for; can be given several times
+    /// DNS name or IP address for the certificates; can be repeated
     /// [localhost, 127.0.0.1, ::1 and the host name]
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     name: Vec<Name>,

@@ -1,4 +1,4 @@
-//! The command line. The only place where strings are parsed: what leaves it is typed.
+//! The command line: parses flags and environment variables into typed options.
 
 mod certs;
 mod probe;
@@ -15,24 +15,24 @@ use echo_server::{
 
 pub use certs::Certs;
 pub use probe::{Mode, Probe};
-use values::{Where, parse_alpn, parse_buffer_size, parse_mode, parse_origin, parse_token};
+use values::{AddrArg, parse_alpn, parse_buffer_size, parse_mode, parse_origin, parse_token};
 
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
-    /// To be an echo server.
+    /// Run an echo server.
     Serve(Box<Options>),
-    /// To probe one.
+    /// Probe an echo service.
     Probe(Box<Probe>),
-    /// To make certificates for one.
+    /// Make certificates for an echo server.
     Certs(Certs),
 }
 
-/// How to be an echo server.
+/// The options of the server command.
 #[derive(Debug)]
 pub struct Options {
     pub config: Config,
-    /// `None`: one for each core that the process may use.
+    /// How many threads echo. `None`: one for each core that the process may use.
     pub threads: Option<NonZeroUsize>,
     pub log: LogOptions,
     pub ready_file: Option<PathBuf>,
@@ -41,96 +41,97 @@ pub struct Options {
 /// How much to log, and in which form.
 #[derive(Debug, Clone, Copy)]
 pub struct LogOptions {
-    /// -1 is quiet, 0 the default; 1 and 2 say more.
+    /// -1 for `--quiet`, 0 by default, 1 for `-v`, 2 for `-vv`.
     pub verbosity: i8,
     pub format: LogFormat,
 }
 
-/// A form of log lines.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
     Json,
 }
 
-/// Why there are no options.
-pub enum Stop {
-    /// `--help` and `--version`: print this, and all is well.
+/// Why parsing did not produce a command.
+pub enum Exit {
+    /// The text of `--help` or `--version`, to be printed on stdout.
     Print(clap::Error),
-    /// Wrong usage, in one line.
+    /// A usage error, in one line.
     Usage(String),
 }
 
-/// Echoes what it receives: over TCP, TLS, UDP, WebSocket, and WebSocket over TLS.
+/// An echo server for TCP, TLS, UDP, WebSocket, and WebSocket over TLS
 #[derive(Debug, Parser)]
 #[command(
     name = "echo-server",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Without a listener flag it is a plain TCP echo on 127.0.0.1:8080.\n\
-                  ADDR is IP:PORT, [IPv6]:PORT, NAME:PORT, or a PORT on 127.0.0.1; port 0 takes a free \
-                  one. But for --udp it can also be a Unix socket: unix:PATH, or on Linux unix:@NAME. \
-                  Listener flags can be given several times.\n\
-                  TIME is 10s, 5m, 1h 30m; 0 is no limit. SIZE is 64KiB, 1MB.\n\
-                  Every flag can be set by the environment too: --log-format is ECHO_LOG_FORMAT; \
-                  several ADDRs are separated by commas, \
-                  and the word default stands for the flag's own."
+    after_help = "Without a listener flag, the server echoes plain TCP on 127.0.0.1:8080.\n\
+                  ADDR is IP:PORT, [IPv6]:PORT, NAME:PORT, or a PORT on 127.0.0.1; port 0 means \
+                  any free port. Except for --udp, it can also be a Unix socket: unix:PATH, or on \
+                  Linux unix:@NAME. Listener flags can be repeated.\n\
+                  TIME is written as 10s, 5m or 1h 30m; 0 means no limit. \
+                  SIZE is written as 64KiB or 1MB.\n\
+                  Every flag has an environment variable: ECHO_LOG_FORMAT sets --log-format. In a \
+                  variable, commas separate several ADDRs, and the word default means the flag's \
+                  default address."
 )]
 struct Cli {
     #[command(subcommand)]
     command: Option<Subcommands>,
 
-    /// Plain TCP [127.0.0.1:8080]
+    /// Echo plain TCP [127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "ECHO_TCP", help_heading = "Listeners")]
     #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
-    tcp: Vec<Where>,
+    tcp: Vec<AddrArg>,
 
-    /// TLS 1.2 and 1.3 over TCP [127.0.0.1:8443]
+    /// Echo TLS 1.2 and 1.3 [127.0.0.1:8443]
     #[arg(long, value_name = "ADDR", env = "ECHO_TLS", help_heading = "Listeners")]
     #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
-    tls: Vec<Where>,
+    tls: Vec<AddrArg>,
 
-    /// UDP datagrams [127.0.0.1:8080]
+    /// Echo UDP datagrams [127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "ECHO_UDP", help_heading = "Listeners")]
     #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
-    udp: Vec<Where>,
+    udp: Vec<AddrArg>,
 
-    /// WebSocket [127.0.0.1:8081]
+    /// Echo WebSocket messages [127.0.0.1:8081]
     #[arg(long, value_name = "ADDR", env = "ECHO_WS", help_heading = "Listeners")]
     #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
-    ws: Vec<Where>,
+    ws: Vec<AddrArg>,
 
-    /// WebSocket over TLS [127.0.0.1:8444]
+    /// Echo WebSocket messages over TLS [127.0.0.1:8444]
     #[arg(long, value_name = "ADDR", env = "ECHO_WSS", help_heading = "Listeners")]
     #[arg(num_args = 0..=1, default_missing_value = "default", value_delimiter = ',', hide_env = true)]
-    wss: Vec<Where>,
+    wss: Vec<AddrArg>,
 
-    /// All five, each at its default unless given
+    /// Enable all five protocols, at their default addresses unless given
     #[arg(long, env = "ECHO_ALL", hide_env = true, help_heading = "Listeners")]
     all: bool,
 
-    /// Permission bits of the files of Unix sockets, in octal [what the umask leaves of 0777]
+    /// Permission bits of Unix socket files, in octal [0777 less the umask]
     #[arg(long, value_name = "MODE", env = "ECHO_UNIX_MODE", hide_env = true)]
     #[arg(help_heading = "Listeners", value_parser = parse_mode)]
     unix_mode: Option<u32>,
 
-    /// PEM certificate chain; of several, the name that a client asks for (SNI) chooses
-    /// [self-signed, made at start]
+    /// PEM certificate chain; if repeated, the client's SNI selects one [self-signed, made at
+    /// start]
     #[arg(long, value_name = "FILE", env = "ECHO_CERT", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "key")]
     cert: Vec<PathBuf>,
 
-    /// PEM private key of the certificate: PKCS#8, PKCS#1 or SEC1; of several, in their order
+    /// PEM private key of the certificate: PKCS#8, PKCS#1 or SEC1; repeated in the order of --cert
     #[arg(long, value_name = "FILE", env = "ECHO_KEY", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "cert")]
     key: Vec<PathBuf>,
 
-    /// DER OCSP response to staple; of several, in the order of the certificates
+    /// DER OCSP response to staple; repeated in the order of --cert
     #[arg(long, value_name = "FILE", env = "ECHO_OCSP", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "cert")]
     ocsp: Vec<PathBuf>,
 
-    /// PEM CA certificates: clients are asked for a certificate of one of them
+    /// Ask clients for a certificate issued by one of these CAs, PEM
     #[arg(
         long,
         value_name = "FILE",
@@ -145,58 +146,58 @@ struct Cli {
     #[arg(value_enum, help_heading = "TLS", requires = "client_ca")]
     client_auth: Option<ClientAuthArg>,
 
-    /// PEM certificate revocation lists of those CAs
+    /// PEM certificate revocation lists (CRLs) of the client CAs
     #[arg(long, value_name = "FILE", env = "ECHO_CRL", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "client_ca")]
     crl: Vec<PathBuf>,
 
-    /// Lowest version of TLS
+    /// Lowest TLS version
     #[arg(long, value_name = "VERSION", env = "ECHO_TLS_MIN", hide_env = true)]
     #[arg(value_enum, default_value = "1.2", help_heading = "TLS")]
     tls_min: TlsVersionArg,
 
-    /// Highest version of TLS
+    /// Highest TLS version
     #[arg(long, value_name = "VERSION", env = "ECHO_TLS_MAX", hide_env = true)]
     #[arg(value_enum, default_value = "1.3", help_heading = "TLS")]
     tls_max: TlsVersionArg,
 
-    /// Cipher suites, the preferred one first [rustls' own]
+    /// Cipher suites, preferred one first [the defaults of rustls]
     #[arg(long, value_name = "NAME", env = "ECHO_TLS_CIPHERS", hide_env = true)]
     #[arg(value_delimiter = ',', help_heading = "TLS")]
     tls_ciphers: Vec<String>,
 
-    /// Key-exchange groups that may be used [X25519MLKEM768,X25519,secp256r1,secp384r1]
+    /// Key-exchange groups, preferred one first [X25519MLKEM768,X25519,secp256r1,secp384r1]
     #[arg(long, value_name = "NAME", env = "ECHO_TLS_GROUPS", hide_env = true)]
     #[arg(value_delimiter = ',', help_heading = "TLS")]
     tls_groups: Vec<String>,
 
-    /// ALPN protocols, the preferred one first [--tls: whatever the client offers first;
-    /// --wss: h2,http/1.1]
+    /// ALPN protocols, preferred one first [--tls: the client's first offer; --wss: h2,http/1.1]
     #[arg(long, value_name = "NAME", env = "ECHO_ALPN", hide_env = true)]
     #[arg(value_delimiter = ',', help_heading = "TLS", value_parser = parse_alpn)]
     alpn: Vec<String>,
 
-    /// Write the secrets of every connection to the file that SSLKEYLOGFILE names
+    /// Write the TLS secrets of every connection to the file named by SSLKEYLOGFILE
     #[arg(long, env = "ECHO_KEY_LOG", hide_env = true, help_heading = "TLS")]
     key_log: bool,
 
-    /// Subprotocols that may be selected [the first that the client offers]
+    /// Allowed subprotocols; the client's first allowed offer is selected [all]
     #[arg(long, value_name = "NAME", env = "ECHO_WS_SUBPROTOCOL", hide_env = true)]
     #[arg(help_heading = "WebSocket", value_delimiter = ',', num_args = 1.., value_parser = parse_token)]
     ws_subprotocol: Vec<String>,
 
-    /// Origins whose pages may connect, as in https://example.com [all]
+    /// Origins whose pages may connect, such as https://example.com [all]
     #[arg(long, value_name = "ORIGIN", env = "ECHO_WS_ORIGIN", hide_env = true)]
     #[arg(help_heading = "WebSocket", value_delimiter = ',', num_args = 1.., value_parser = parse_origin)]
     ws_origin: Vec<String>,
 
-    /// Ping at this interval, and close a peer that has sent nothing in between
+    /// Ping at this interval, and close connections whose client sends nothing in between; 0: no
+    /// pings
     #[arg(long, value_name = "TIME", env = "ECHO_WS_PING_INTERVAL", hide_env = true)]
     #[arg(help_heading = "WebSocket", default_value = "0", value_parser = humantime::parse_duration)]
     ws_ping_interval: Duration,
 
-    /// Replies a second to one IPv4 address or IPv6 /64, twice as many in one go; 0 is no limit
-    /// [1000, and none for loopback]
+    /// Replies per second to one IPv4 address or IPv6 /64, with bursts of twice as many; 0: no
+    /// limit [1000, no limit for loopback]
     #[arg(
         long,
         value_name = "N",
@@ -206,77 +207,77 @@ struct Cli {
     )]
     udp_rate_limit: Option<u32>,
 
-    /// Replies a second to all together, twice as many in one go; 0 is no limit
+    /// Replies per second to all clients together, with bursts of twice as many; 0: no limit
     #[arg(long, value_name = "N", env = "ECHO_UDP_TOTAL_RATE_LIMIT", hide_env = true)]
     #[arg(help_heading = "UDP", default_value = "0")]
     udp_total_rate_limit: u32,
 
-    /// Answer source ports below 1024, and 2049, too
+    /// Also answer datagrams from source ports below 1024, and from 2049
     #[arg(long, env = "ECHO_UDP_ALLOW_LOW_PORTS", hide_env = true, help_heading = "UDP")]
     udp_allow_low_ports: bool,
 
-    /// The kernel's receive buffer [4MiB, or what the system gives]
+    /// Size of the kernel's receive buffer [4MiB, or as much as the system allows]
     #[arg(long, value_name = "SIZE", env = "ECHO_UDP_RECV_BUFFER", hide_env = true)]
     #[arg(help_heading = "UDP", value_parser = parse_buffer_size)]
     udp_recv_buffer: Option<usize>,
 
-    /// Connections at a time, over all listeners [90% of the descriptor limit]
+    /// Maximum number of connections at a time [90% of the descriptor limit]
     #[arg(long, value_name = "N", env = "ECHO_MAX_CONNECTIONS", hide_env = true)]
     #[arg(help_heading = "Limits")]
     max_connections: Option<usize>,
 
-    /// Connections at a time of one IPv4 address or IPv6 /64 [no limit]
+    /// Maximum number of connections from one IPv4 address or IPv6 /64 [no limit]
     #[arg(long, value_name = "N", env = "ECHO_MAX_CONNECTIONS_PER_IP", hide_env = true)]
     #[arg(help_heading = "Limits")]
     max_connections_per_ip: Option<usize>,
 
-    /// From accept to the end of the TLS handshake and WebSocket upgrade
+    /// Close a connection whose TLS handshake or WebSocket upgrade takes longer
     #[arg(long, value_name = "TIME", env = "ECHO_HANDSHAKE_TIMEOUT", hide_env = true)]
     #[arg(help_heading = "Limits", default_value = "10s", value_parser = humantime::parse_duration)]
     handshake_timeout: Duration,
 
-    /// Without a byte in either direction
+    /// Close a connection on which no byte was sent or received for this long
     #[arg(long, value_name = "TIME", env = "ECHO_IDLE_TIMEOUT", hide_env = true)]
     #[arg(help_heading = "Limits", default_value = "10m", value_parser = humantime::parse_duration)]
     idle_timeout: Duration,
 
-    /// While the client takes nothing of what it is owed
+    /// Close a connection whose client reads nothing of a pending echo for this long
     #[arg(long, value_name = "TIME", env = "ECHO_STALL_TIMEOUT", hide_env = true)]
     #[arg(help_heading = "Limits", default_value = "60s", value_parser = humantime::parse_duration)]
     stall_timeout: Duration,
 
-    /// From accept to the end, whatever happens
+    /// Close a connection after this long, whatever it is doing
     #[arg(long, value_name = "TIME", env = "ECHO_MAX_LIFETIME", hide_env = true)]
     #[arg(help_heading = "Limits", default_value = "0", value_parser = humantime::parse_duration)]
     max_lifetime: Duration,
 
-    /// For all connections to take what they are owed, on SIGTERM or SIGINT
+    /// On SIGTERM or SIGINT, time for connections to receive the rest of their echo
     #[arg(long, value_name = "TIME", env = "ECHO_DRAIN_TIMEOUT", hide_env = true)]
     #[arg(help_heading = "Limits", default_value = "10s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
-    /// Size of the buffer that each thread echoes through
+    /// Size of the buffer that each thread uses to echo
     #[arg(long, value_name = "SIZE", env = "ECHO_BUFFER_SIZE", hide_env = true)]
     #[arg(default_value = "64KiB", value_parser = parse_buffer_size)]
     buffer_size: usize,
 
-    /// Threads that echo [one for each core]
+    /// Number of threads that echo [one for each core]
     #[arg(long, value_name = "N", env = "ECHO_THREADS", hide_env = true)]
     threads: Option<NonZeroUsize>,
 
-    /// Write the bound addresses as a line of JSON here, once all are listening
+    /// Write the bound addresses to this file, as a line of JSON, once the server listens
     #[arg(long, value_name = "PATH", env = "ECHO_READY_FILE", hide_env = true)]
     ready_file: Option<PathBuf>,
 
-    /// Log more (-vv: still more); RUST_LOG has the last word
+    /// Log more (-vv: even more); RUST_LOG, if set, overrides it
     #[arg(short, long, env = "ECHO_VERBOSE", hide_env = true, action = ArgAction::Count)]
     verbose: u8,
 
-    /// Log warnings and errors only
+    /// Log only warnings and errors
     #[arg(short, long, env = "ECHO_QUIET", hide_env = true, conflicts_with = "verbose")]
     quiet: bool,
 
-    /// Form of the log lines, on stderr
+    /// Format of the log lines on stderr
     #[arg(long, value_name = "FORMAT", env = "ECHO_LOG_FORMAT", hide_env = true)]
     #[arg(value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -284,26 +285,26 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
-    /// Sends messages to an echo service, and says what becomes of them
+    /// Send messages to an echo service, and report on the replies
     Probe(Box<probe::ProbeArgs>),
-    /// Writes a private CA, and certificates of a server and a client that it has signed
+    /// Create a private CA, and certificates for a server and a client that it has signed
     Certs(certs::CertsArgs),
 }
 
-/// Reads the process's arguments and environment.
-pub fn parse() -> Result<Command, Stop> {
+/// Parses the process's arguments and environment variables.
+pub fn parse() -> Result<Command, Exit> {
     let mut cli = Cli::try_parse().map_err(|error| match error.use_stderr() {
-        false => Stop::Print(error),
-        true => Stop::Usage(one_line(&error.to_string())),
+        false => Exit::Print(error),
+        true => Exit::Usage(one_line(&error.to_string())),
     })?;
     Ok(match cli.command.take() {
         Some(Subcommands::Probe(args)) => Command::Probe(Box::new((*args).into())),
         Some(Subcommands::Certs(args)) => Command::Certs(args.into()),
-        None => Command::Serve(Box::new(cli.try_into().map_err(Stop::Usage)?)),
+        None => Command::Serve(Box::new(cli.try_into().map_err(Exit::Usage)?)),
     })
 }
 
-/// A version of TLS, as people write it.
+/// A TLS version, as a flag's value.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum TlsVersionArg {
     #[value(name = "1.2")]
@@ -321,7 +322,7 @@ impl From<TlsVersionArg> for TlsVersion {
     }
 }
 
-/// Whether a client needs a certificate.
+/// The values of `--client-auth`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ClientAuthArg {
     Optional,
@@ -337,7 +338,7 @@ impl From<ClientAuthArg> for ClientAuth {
     }
 }
 
-/// The certificates with what belongs to each, by their order on the command line.
+/// Pairs certificates, keys and OCSP responses by their order on the command line.
 fn identity(
     certs: Vec<PathBuf>,
     keys: Vec<PathBuf>,
@@ -345,10 +346,10 @@ fn identity(
 ) -> Result<Identity, String> {
     if certs.len() != keys.len() {
         let (certs, keys) = (certs.len(), keys.len());
-        return Err(format!("--key: {keys} given, and {certs} --cert; each needs the other"));
+        return Err(format!("--key: {keys} given, and {certs} --cert; each --cert needs a --key"));
     }
     if ocsp.len() > certs.len() {
-        return Err("--ocsp: there are more of them than of --cert".to_owned());
+        return Err("--ocsp: more are given than --cert".to_owned());
     }
     if certs.is_empty() {
         return Ok(Identity::SelfSigned);
@@ -393,7 +394,7 @@ impl TryFrom<Cli> for Options {
             .udp(|udp| {
                 if let Some(rate) = cli.udp_rate_limit {
                     udp.rate_limit = Some(rate).filter(|rate| *rate > 0);
-                    // Who asks for a limit by hand wants to see it.
+                    // Someone who sets a limit explicitly expects it on loopback too.
                     udp.rate_limit_loopback = true;
                 }
                 udp.total_rate_limit = Some(cli.udp_total_rate_limit).filter(|rate| *rate > 0);
@@ -408,21 +409,21 @@ impl TryFrom<Cli> for Options {
                 timeouts.lifetime = unless_zero(cli.max_lifetime);
                 timeouts.drain = cli.drain_timeout;
             });
-        let asked = [
+        let given = [
             (Protocol::Tcp, cli.tcp),
             (Protocol::Tls, cli.tls),
             (Protocol::Udp, cli.udp),
             (Protocol::Ws, cli.ws),
             (Protocol::Wss, cli.wss),
         ];
-        for (protocol, mut places) in asked {
-            places.retain(|place| *place != Where::Unset);
-            if places.is_empty() && cli.all {
-                places.push(Where::Default);
+        for (protocol, mut addrs) in given {
+            addrs.retain(|addr| *addr != AddrArg::Unset);
+            if addrs.is_empty() && cli.all {
+                addrs.push(AddrArg::Default);
             }
-            config.listeners.extend(places.into_iter().map(|place| match place {
-                Where::At(addresses) => Listen::any_of(protocol, addresses),
-                Where::Default | Where::Unset => Listen::default_for(protocol),
+            config.listeners.extend(addrs.into_iter().map(|addr| match addr {
+                AddrArg::At(addresses) => Listen::any_of(protocol, addresses),
+                AddrArg::Default | AddrArg::Unset => Listen::default_for(protocol),
             }));
         }
         if config.listeners.is_empty() {
@@ -440,12 +441,12 @@ impl TryFrom<Cli> for Options {
     }
 }
 
-/// A timeout of 0 is none.
+/// `None` for a timeout of 0.
 fn unless_zero(timeout: Duration) -> Option<Duration> {
     Some(timeout).filter(|timeout| !timeout.is_zero())
 }
 
-/// clap's message without its usage section, on one line.
+/// Puts clap's message on one line, without its usage section.
 fn one_line(message: &str) -> String {
     let about = message.split("\n\nUsage:").next().unwrap_or(message);
     let about = about.split("\n\nFor more information").next().unwrap_or(about);
@@ -474,7 +475,7 @@ mod tests {
     }
 
     fn refusal(text: &str) -> String {
-        text.parse::<Where>().expect_err("not an address")
+        text.parse::<AddrArg>().expect_err("not an address")
     }
 
     #[test]
@@ -511,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_none_and_the_word_default_is_a_place() {
+    fn an_empty_variable_is_unset_and_the_word_default_is_an_address() {
         assert_eq!(listeners(&["--ws="]), ["tcp [127.0.0.1:8080]"]);
         assert_eq!(
             listeners(&["--ws=default,9000"]),
@@ -520,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_a_reason() {
+    fn an_invalid_address_is_refused_with_a_reason() {
         assert_eq!(refusal("127.0.0.1"), "it has no port; did you mean 127.0.0.1:8080?");
         assert_eq!(refusal("::1"), "it has no port; did you mean [::1]:8080?");
         assert!(refusal("unix:").contains("unix:/path"), "{}", refusal("unix:"));

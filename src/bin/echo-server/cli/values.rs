@@ -1,4 +1,4 @@
-//! The values that flags take, as people write them.
+//! Parses the values of flags.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
@@ -7,34 +7,34 @@ use bytesize::ByteSize;
 use echo_server::{Address, UnixAddress};
 use hyper::header::HeaderName;
 
-/// An ADDR.
+/// The ADDR of a listener flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Where {
-    /// An empty variable of the environment, which is how many a launcher leaves one unset.
+pub(super) enum AddrArg {
+    /// An empty environment variable: many launchers cannot unset one.
     Unset,
-    /// None was given with the flag.
+    /// The flag was given without an address, or with the word `default`.
     Default,
     At(Vec<Address>),
 }
 
-impl FromStr for Where {
+impl FromStr for AddrArg {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Where, String> {
+    fn from_str(text: &str) -> Result<AddrArg, String> {
         match text {
-            "" => return Ok(Where::Unset),
-            "default" => return Ok(Where::Default),
+            "" => return Ok(AddrArg::Unset),
+            "default" => return Ok(AddrArg::Default),
             _ => {}
         }
         if text.starts_with(UnixAddress::PREFIX) {
             let address = text.parse::<UnixAddress>().map_err(|error| error.to_string())?;
-            return Ok(Where::At(vec![address.into()]));
+            return Ok(AddrArg::At(vec![address.into()]));
         }
         if let Ok(port) = text.parse::<u16>() {
-            return Ok(Where::At(vec![(Ipv4Addr::LOCALHOST, port).into()]));
+            return Ok(AddrArg::At(vec![(Ipv4Addr::LOCALHOST, port).into()]));
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Where::At(vec![address.into()]));
+            return Ok(AddrArg::At(vec![address.into()]));
         }
         if let Ok(address) = text.parse::<IpAddr>() {
             return Err(format!(
@@ -44,7 +44,8 @@ impl FromStr for Where {
         }
         let expected = "expected IP:PORT, [IPv6]:PORT, NAME:PORT, PORT or unix:PATH";
         let (name, port) = text.rsplit_once(':').ok_or(expected)?;
-        let port = port.parse::<u16>().map_err(|_| format!("'{port}' is no port; {expected}"))?;
+        let port =
+            port.parse::<u16>().map_err(|_| format!("'{port}' is not a port; {expected}"))?;
         if name.is_empty() || name.contains([':', '[', ']', '/']) {
             return Err(expected.to_owned());
         }
@@ -58,7 +59,7 @@ impl FromStr for Where {
             }
         }
         match addresses.is_empty() {
-            false => Ok(Where::At(addresses)),
+            false => Ok(AddrArg::At(addresses)),
             true => Err(format!("the name '{name}' has no address")),
         }
     }
@@ -66,9 +67,11 @@ impl FromStr for Where {
 
 /// The name of a subprotocol (RFC 6455 section 4.1, RFC 9110 section 5.6.2).
 pub(super) fn parse_token(text: &str) -> Result<String, String> {
-    // A field's name is the same kind of token.
+    // The name of an HTTP field is a token too.
     if HeaderName::from_bytes(text.as_bytes()).is_err() {
-        return Err("a subprotocol's name is letters, digits and !#$%&'*+-.^_`|~".to_owned());
+        return Err(
+            "the name of a subprotocol may have letters, digits and !#$%&'*+-.^_`|~".to_owned()
+        );
     }
     Ok(text.to_owned())
 }
@@ -80,7 +83,7 @@ pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     if text == "null" || host.is_some_and(is_host) {
         return Ok(text.to_owned());
     }
-    Err("an origin is SCHEME://HOST or SCHEME://HOST:PORT, without a path".to_owned())
+    Err("expected SCHEME://HOST or SCHEME://HOST:PORT, without a path".to_owned())
 }
 
 /// An ALPN protocol's name (RFC 7301 section 3.1).
@@ -88,10 +91,11 @@ pub(super) fn parse_alpn(text: &str) -> Result<String, String> {
     if (1..=255).contains(&text.len()) {
         Ok(text.to_owned())
     } else {
-        Err("an ALPN protocol's name has 1 to 255 bytes".to_owned())
+        Err("the name of an ALPN protocol must have 1 to 255 bytes".to_owned())
     }
 }
 
+/// A buffer size in bytes, from 1 byte to 64 MiB.
 pub(super) fn parse_buffer_size(text: &str) -> Result<usize, String> {
     const MAX: u64 = ByteSize::mib(64).0;
     let size = text.parse::<ByteSize>().map_err(|_| "expected a size, like 64KiB".to_owned())?;

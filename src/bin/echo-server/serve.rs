@@ -1,0 +1,101 @@
+//! `echo-server`: runs the library's server with a log, signals and a ready file.
+
+use std::pin::pin;
+use std::process::ExitCode;
+
+use echo_server::{Server, TlsReloader};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use crate::cli::Options;
+use crate::ready_file::ReadyFile;
+use crate::signals::{Hangups, Signals};
+use crate::threads::{Threads, runtime};
+use crate::{REFUSED, USAGE, descriptors, flags, log};
+
+/// Runs a server until a signal ends it.
+pub fn run(options: Options) -> ExitCode {
+    let log = match log::start(options.log) {
+        Ok(log) => log,
+        Err(error) => return crate::fail(USAGE, &format!("RUST_LOG: {error}")),
+    };
+    std::panic::set_hook(Box::new(|panic| error!("A bug: {panic}")));
+    if let Err(error) = descriptors::raise_limit() {
+        warn!(%error, "Could not raise the limit on open descriptors");
+    }
+    let started = Threads::start(options.threads).and_then(|threads| Ok((threads, runtime()?)));
+    let (threads, runtime) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            return crate::fail(REFUSED, &format!("could not start a thread: {error}"));
+        }
+    };
+    let outcome = runtime.block_on(serve(options, threads.handles()));
+    // A blocking thread may still wait for a reader of the ready file; do not wait for that thread.
+    runtime.shutdown_background();
+    drop(threads);
+    log.summarize();
+    drop(log);
+    match outcome {
+        Ok(code) => code,
+        Err((code, message)) => crate::fail(code, &message),
+    }
+}
+
+async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, String)> {
+    let mut signals = Signals::catch()
+        .map_err(|error| (REFUSED, format!("signals cannot be caught: {error}")))?;
+    let ready_file = options.ready_file.map(ReadyFile::prepare).transpose();
+    let ready_file = ready_file.map_err(|error| (REFUSED, error))?;
+    let server = Server::bind_over(options.config, threads).await.map_err(|error| {
+        (if error.is_config() { USAGE } else { REFUSED }, flags::start_error(&error))
+    })?;
+    let reloader = server.tls_reloader().filter(TlsReloader::has_files);
+    if let Some(reloader) = reloader {
+        let mut hangups = Hangups::catch()
+            .map_err(|error| (REFUSED, format!("SIGHUP cannot be caught: {error}")))?;
+        tokio::spawn(async move {
+            loop {
+                hangups.next().await;
+                let reloader = reloader.clone();
+                // The reload logs its outcome. It reads files, so it must not block the accept
+                // loop.
+                drop(tokio::task::spawn_blocking(move || reloader.reload()));
+            }
+        });
+    }
+    let mut early_signal = None;
+    if let Some(file) = ready_file {
+        // Opening a pipe blocks until somebody reads it, so this must not block the signals.
+        let local_addrs = server.local_addrs().to_vec();
+        let announced = tokio::task::spawn_blocking(move || file.announce(&local_addrs));
+        tokio::select! {
+            announced = announced => {
+                announced.expect("announcing does not panic").map_err(|error| (REFUSED, error))?;
+            }
+            signal = signals.next() => early_signal = Some(signal),
+        }
+    }
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut running = pin!(server.run(async { drop(stopped.await) }));
+    let signal = match early_signal {
+        // The server still runs, and drains: clients may have connected already.
+        Some(signal) => signal,
+        None => tokio::select! {
+            _ = &mut running => unreachable!("the server runs until it is stopped"),
+            signal = signals.next() => signal,
+        },
+    };
+    info!(signal, "Signal received; a second one ends the process at once");
+    drop(stop);
+    tokio::select! {
+        summary = running => {
+            Ok(if summary.aborted == 0 { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+        }
+        signal = signals.next() => {
+            warn!(signal, "Ended at once");
+            Ok(ExitCode::from(REFUSED))
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Turns for work that costs much processor time: one piece of it at a time on each thread, and
+//! between two pieces the runtime asks the kernel for events.
+//!
+//! A task that wakes itself is polled again before the runtime asks the kernel, some sixty times
+//! over. With many such tasks, a thread would not hear of its sockets for as long as all their work
+//! takes. So whoever has costly work to do waits here for its turn, first come, first served. However
+//! many clients make such work, the others wait for one piece of it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::task::yield_now;
+
+use super::clock::Moment;
+
+thread_local! {
+    static QUEUE: RefCell<Queue> = const { RefCell::new(Queue::new()) };
+}
+
+/// Who has the turn of a thread, and who waits for it.
+#[derive(Debug)]
+struct Queue {
+    /// The next ticket.
+    next: u64,
+    holder: Option<u64>,
+    waiting: VecDeque<(u64, Waker)>,
+}
+
+impl Queue {
+    const fn new() -> Self {
+        Queue { next: 0, holder: None, waiting: VecDeque::new() }
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Gives the turn to the one that has waited longest.
+    fn pass_on(&mut self) {
+        self.holder = self.waiting.pop_front().map(|(ticket, waker)| {
+            waker.wake();
+            ticket
+        });
+    }
+}
+
+/// One task's way to its turns. It has to stay on its thread, as tasks of a `current_thread` runtime
+/// do; on a runtime that moves tasks, turns are only taken more often than needed.
+#[derive(Debug, Default)]
+pub(crate) struct CostlyTurn {
+    ticket: Option<u64>,
+    /// The work of this turn is done; it ends when the kernel has been asked.
+    is_used: bool,
+}
+
+impl CostlyTurn {
+    /// Ready when it is the task's turn to do one piece of work. Whoever has done it calls
+    /// [`CostlyTurn::done`].
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_used {
+            // The wake of a yield comes after the kernel has been asked.
+            self.leave();
+        }
+        QUEUE.with_borrow_mut(|queue| {
+            let ticket = *self.ticket.get_or_insert_with(|| queue.ticket());
+            match queue.holder {
+                Some(holder) if holder == ticket => return Poll::Ready(()),
+                None => {
+                    queue.holder = Some(ticket);
+                    return Poll::Ready(());
+                }
+                Some(_) => {}
+            }
+            match queue.waiting.iter_mut().find(|(waiting, _)| *waiting == ticket) {
+                Some((_, waker)) => waker.clone_from(cx.waker()),
+                None => queue.waiting.push_back((ticket, cx.waker().clone())),
+            }
+            Poll::Pending
+        })
+    }
+
+    /// The piece of work is done. The task is woken once the runtime has asked the kernel, and has
+    /// to poll again or drop this, which ends the turn.
+    pub(crate) fn done(&mut self, cx: &mut Context<'_>) {
+        self.is_used = true;
+        let yielded = pin!(yield_now()).poll(cx);
+        debug_assert!(yielded.is_pending(), "it yields once");
+    }
+
+    /// Ends the turn, or the wait for it.
+    pub(crate) fn leave(&mut self) {
+        self.is_used = false;
+        let Some(ticket) = self.ticket.take() else { return };
+        // A thread that is ending has no queue any more.
+        let _ = QUEUE.try_with(|queue| {
+            let mut queue = queue.borrow_mut();
+            if queue.holder == Some(ticket) {
+                queue.pass_on();
+            } else {
+                queue.waiting.retain(|(waiting, _)| *waiting != ticket);
+            }
+        });
+    }
+}
+
+impl Drop for CostlyTurn {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// How long one costly step counts: a connection may do 256 of them a second.
+const STEP: Duration = Duration::from_nanos(1_000_000_000 / 256);
+
+/// How far a connection may be ahead of that: 64 steps in one go.
+const BURST: Duration = Duration::from_millis(250);
+
+/// The costly steps of one session: each in a turn of its own, and no more of them than a connection
+/// may do in a second.
+#[derive(Debug)]
+pub(super) struct CostlySteps {
+    turn: CostlyTurn,
+    /// The last step was costly, and more such work is to come.
+    is_expected: bool,
+    /// The instant up to which its steps so far count (ITU-T I.371).
+    due: Moment,
+    /// No step before this.
+    pub(super) paused_until: Option<Moment>,
+}
+
+impl CostlySteps {
+    pub(super) fn new(now: Moment) -> Self {
+        CostlySteps {
+            turn: CostlyTurn::default(),
+            is_expected: false,
+            due: now,
+            paused_until: None,
+        }
+    }
+
+    /// Ready when the session may do its next step. Pending: it is woken for it, or
+    /// `paused_until` says when it may go on.
+    pub(super) fn poll_step(&mut self, cx: &mut Context<'_>, now: Moment) -> Poll<()> {
+        if !self.is_expected {
+            return Poll::Ready(());
+        }
+        if self.due > now.after(BURST) {
+            self.turn.leave();
+            self.paused_until = Some(self.due.before(BURST));
+            return Poll::Pending;
+        }
+        self.turn.poll(cx)
+    }
+
+    /// A costly step is done. The session is woken for the next one.
+    pub(super) fn done(&mut self, cx: &mut Context<'_>, now: Moment) {
+        self.is_expected = true;
+        self.due = self.due.max(now).after(STEP);
+        self.turn.done(cx);
+    }
+
+    /// What the session does next is not costly.
+    pub(super) fn leave(&mut self) {
+        self.is_expected = false;
+        self.turn.leave();
+    }
+}
+
+/// Polls `work`, whose first poll costs much, in a turn of its own.
+pub(crate) async fn first_poll_in_turn<F: Future>(work: F) -> F::Output {
+    let mut work = pin!(work);
+    let mut turn = Some(CostlyTurn::default());
+    poll_fn(|cx| {
+        if let Some(waiting) = &mut turn {
+            let is_used = waiting.is_used;
+            if !is_used {
+                std::task::ready!(waiting.poll(cx));
+                let polled = work.as_mut().poll(cx);
+                waiting.done(cx);
+                return polled;
+            }
+            turn = None;
+        }
+        work.as_mut().poll(cx)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Pieces of work that all tasks have done.
+    type Pieces = Rc<Cell<usize>>;
+
+    /// Works without end, as a client can make a session do.
+    async fn toil(pieces: Pieces) {
+        let mut turn = CostlyTurn::default();
+        poll_fn(|cx| {
+            if turn.poll(cx).is_ready() {
+                pieces.set(pieces.get() + 1);
+                turn.done(cx);
+            }
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn between_two_pieces_of_work_the_kernel_is_asked() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let local = LocalSet::new();
+        let pieces = Pieces::default();
+        for _ in 0..50 {
+            local.spawn_local(toil(Rc::clone(&pieces)));
+        }
+        local.spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            while let Ok(byte) = stream.read_u8().await {
+                stream.write_u8(byte).await.unwrap();
+            }
+        });
+        let bystander = async {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            for _ in 0..100 {
+                let before = pieces.get();
+                client.write_u8(b'x').await.unwrap();
+                client.read_u8().await.unwrap();
+                // There and back, both ends wait for the kernel once.
+                let waited = pieces.get() - before;
+                assert!(waited <= 4, "{waited} pieces of work");
+            }
+        };
+        local.run_until(bystander).await;
+        assert!(pieces.get() >= 100, "the work goes on all the same: {}", pieces.get());
+    }
+
+    #[tokio::test]
+    async fn turns_go_round() {
+        let local = LocalSet::new();
+        let all: Vec<Pieces> = (0..10).map(|_| Pieces::default()).collect();
+        for pieces in &all {
+            local.spawn_local(toil(Rc::clone(pieces)));
+        }
+        local
+            .run_until(async {
+                while all[0].get() < 20 {
+                    yield_now().await
+                }
+            })
+            .await;
+        for pieces in &all {
+            assert!((19..=21).contains(&pieces.get()), "{}", pieces.get());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_dropped_keeps_no_turn() {
+        let mut first = CostlyTurn::default();
+        let mut second = CostlyTurn::default();
+        let mut third = CostlyTurn::default();
+        poll_fn(|cx| {
+            assert!(first.poll(cx).is_ready());
+            assert!(second.poll(cx).is_pending() && third.poll(cx).is_pending());
+            second.leave();
+            Poll::Ready(())
+        })
+        .await;
+        drop(first);
+        poll_fn(|cx| {
+            assert!(third.poll(cx).is_ready());
+            assert!(second.poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_first_poll_takes_a_turn_and_later_polls_take_none() {
+        let mut blocker = CostlyTurn::default();
+        poll_fn(|cx| blocker.poll(cx)).await;
+        let polls = Cell::new(0);
+        let mut work = pin!(first_poll_in_turn(poll_fn(|_| {
+            polls.set(polls.get() + 1);
+            if polls.get() == 3 { Poll::Ready(()) } else { Poll::Pending }
+        })));
+        assert!(futures::poll!(work.as_mut()).is_pending());
+        assert_eq!(polls.get(), 0);
+        drop(blocker);
+        for expected in [1, 2] {
+            assert!(futures::poll!(work.as_mut()).is_pending());
+            assert_eq!(polls.get(), expected);
+        }
+        // Whoever comes next need not wait for it.
+        let mut next = CostlyTurn::default();
+        poll_fn(|cx| next.poll(cx)).await;
+        work.await;
+    }
+}

@@ -1,0 +1,310 @@
+//! HTTP/2 on a WebSocket listener: the page, and WebSockets on streams (RFC 8441). Each WebSocket has
+//! a session, a place among the connections and a closing line of its own; the connection that
+//! carries them has them too.
+//!
+//! This uses h2 itself. hyper's upgrade of a stream hides what a session needs: it cannot be reset
+//! with its unsent data, and small DATA frames are limited beyond flow control.
+
+mod stream;
+
+use std::future::{self, poll_fn};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::task::AtomicWaker;
+use h2::server::{self, SendResponse};
+use h2::{Ping, PingPong, RecvStream};
+use hyper::header::{CONTENT_LENGTH, DATE};
+use hyper::http::Version;
+use hyper::{Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::handshake::{Agreed, full};
+use super::settings::{MAX_HEAD, Settings, log_opened, open};
+use crate::connection::{Connection, End, Opened, Session};
+use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
+use crate::transport::{Meter, Replay};
+use stream::Http2Stream;
+
+/// Requests and WebSockets that one connection may have at a time: as many as RFC 9113 section
+/// 6.5.2 wants at least.
+const MAX_STREAMS: u32 = 100;
+
+/// What a client may send on one stream before it is read. The streams' windows have room in the
+/// connection's, so that those that are not read leave the others theirs.
+const STREAM_WINDOW: u32 = 32 * 1024;
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
+
+/// What h2 may buffer of one stream's output, within the client's window.
+const SEND_BUFFER: usize = 16 * 1024;
+
+/// What is read of a connection before its streams get a turn. They take their frames out of h2, so
+/// that what h2 holds of small frames is bounded by this, and not by the windows.
+const READ_PER_TURN: usize = 64 * 1024;
+
+/// h2 counts small DATA frames that it holds, as the bytes that they lack to 256, and closes the
+/// connection when there are too many. This is ten times what one turn can bring.
+const DATA_FRAME_BUDGET: usize = 256 * READ_PER_TURN;
+
+/// A connection that speaks HTTP/2.
+pub(crate) struct Http2<S> {
+    connection: server::Connection<Replay<S>, Bytes>,
+    pings: Option<PingPong>,
+    keep_alive: KeepAlive,
+    meter: Arc<Meter>,
+    streams: Arc<Streams>,
+    settings: Settings,
+    /// The connection that carries the streams.
+    carrier: Connection,
+    phase: Phase,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// GOAWAY is on its way (RFC 9113 section 6.8); the streams finish.
+    Leaving,
+    Over,
+}
+
+/// Whether the client was asked if it is there, by a PING (RFC 9113 section 6.7).
+#[derive(Debug, Clone, Copy)]
+enum KeepAlive {
+    Quiet,
+    Due,
+    /// When so many bytes had come from it.
+    Asked(u64),
+}
+
+/// What a connection and its streams know of each other.
+#[derive(Debug, Default)]
+struct Streams {
+    open: AtomicUsize,
+    /// The last stream that ended was reset because the client took nothing.
+    last_one_stalled: AtomicBool,
+    /// The connection's task.
+    carrier: AtomicWaker,
+}
+
+impl Streams {
+    fn opened(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn closed(&self, has_stalled: bool) {
+        self.last_one_stalled.store(has_stalled, Ordering::Relaxed);
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.carrier.wake();
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Whether the client has let the last of its streams stall: it will not take anything else.
+    fn have_all_stalled(&self) -> bool {
+        self.open() == 0 && self.last_one_stalled.load(Ordering::Relaxed)
+    }
+}
+
+impl<S> std::fmt::Debug for Http2<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http2").field("carrier", &self.carrier).finish_non_exhaustive()
+    }
+}
+
+impl<S> Http2<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Speaks HTTP/2 on `stream` until the first request has been answered, or it is over.
+    pub(super) async fn first_request(
+        stream: Replay<S>,
+        settings: Settings,
+        carrier: Connection,
+    ) -> Result<Self, End> {
+        let meter = stream.meter();
+        let connection = server::Builder::new()
+            .enable_connect_protocol()
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buffer_size(SEND_BUFFER)
+            .max_header_list_size(MAX_HEAD as u32)
+            .data_frame_budget(DATA_FRAME_BUDGET)
+            .handshake(stream)
+            .await;
+        let mut connection = connection.map_err(|error| End::Failed(cause(error)))?;
+        let mut http2 = Http2 {
+            pings: connection.ping_pong(),
+            connection,
+            keep_alive: KeepAlive::Quiet,
+            meter,
+            streams: Arc::default(),
+            settings,
+            carrier,
+            phase: Phase::Serving,
+        };
+        poll_fn(|cx| http2.poll_request(cx)).await.map_err(End::Failed)?;
+        Ok(http2)
+    }
+
+    /// Answers the next request. Ready with `false` when the connection is over.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, EchoError>> {
+        if self.phase == Phase::Over {
+            return Poll::Ready(Ok(false));
+        }
+        self.meter.allow(READ_PER_TURN);
+        self.poll_keep_alive(cx);
+        let accepted = ready!(self.connection.poll_accept(cx));
+        Poll::Ready(match accepted {
+            Some(Ok((request, respond))) => {
+                self.answer(request, respond);
+                Ok(true)
+            }
+            Some(Err(error)) => {
+                self.phase = Phase::Over;
+                Err(cause(error))
+            }
+            None => {
+                self.phase = Phase::Over;
+                Ok(false)
+            }
+        })
+    }
+
+    /// Sends the PING that is due.
+    fn poll_keep_alive(&mut self, cx: &mut Context<'_>) {
+        let Some(pings) = &mut self.pings else { return };
+        // That an answer came is seen by the bytes that came; this makes place for the next PING.
+        let _ = pings.poll_pong(cx);
+        if matches!(self.keep_alive, KeepAlive::Due) && pings.send_ping(Ping::opaque()).is_ok() {
+            self.keep_alive = KeepAlive::Asked(self.meter.moved().inward);
+        }
+    }
+
+    /// Answers one request. If it opens a WebSocket, a session for the stream starts.
+    fn answer(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let (head, receiving) = request.into_parts();
+        let uri = head.uri.clone();
+        let (response, agreed) = self.settings.answers.answer(head);
+        let Some(agreed) = agreed else { return reply(respond, response) };
+        let sessions = &self.settings.sessions;
+        let Some(admitted) = sessions.admit(self.carrier.protocol, self.carrier.peer) else {
+            return reply(respond, full());
+        };
+        let connection = admitted.connection;
+        let opened = match respond.send_response(dated(response.map(drop)), false) {
+            Ok(sending) => {
+                log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
+                Ok(Opened::new(self.websocket(receiving, sending, &agreed), None))
+            }
+            Err(error) => Err(End::Failed(cause(error))),
+        };
+        tokio::spawn(Session::of_connection(sessions, admitted, future::ready(opened).boxed()));
+    }
+
+    fn websocket(
+        &self,
+        receiving: RecvStream,
+        sending: h2::SendStream<Bytes>,
+        agreed: &Agreed,
+    ) -> StreamEcho<Http2Stream, Frames> {
+        let stream = Http2Stream::new(receiving, sending, Arc::clone(&self.streams));
+        open(stream, |stream| stream, agreed, &self.settings, &[])
+    }
+}
+
+/// Answers a request that opens no WebSocket.
+fn reply(mut respond: SendResponse<Bytes>, response: Response<Bytes>) {
+    let (mut head, body) = dated(response).into_parts();
+    head.headers.entry(CONTENT_LENGTH).or_insert_with(|| body.len().into());
+    // The client may have reset the stream; then there is nobody to answer.
+    let Ok(mut sending) = respond.send_response(Response::from_parts(head, ()), body.is_empty())
+    else {
+        return;
+    };
+    if !body.is_empty() {
+        let _ = sending.send_data(body, true);
+    }
+}
+
+/// A response with the date, which an origin server sends (RFC 9110 section 6.6.1).
+fn dated<B>(mut response: Response<B>) -> Response<B> {
+    let now = httpdate::fmt_http_date(SystemTime::now());
+    response.headers_mut().insert(DATE, now.try_into().expect("a date is ASCII"));
+    response
+}
+
+/// What is behind an error of h2's.
+fn cause(error: h2::Error) -> EchoError {
+    let said = error.to_string();
+    EchoError::Read(error.into_io().unwrap_or_else(|| io::Error::other(said)))
+}
+
+/// What its peers are told, they are told by h2.
+impl<S> Echo for Http2<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    const LINGER: Duration = Duration::from_secs(5);
+    const PINGS: bool = true;
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
+        self.streams.carrier.register(cx.waker());
+        if self.streams.have_all_stalled() {
+            return Poll::Ready(Err(EchoError::Unresponsive("it has let all its streams stall")));
+        }
+        Poll::Ready(match ready!(self.poll_request(cx)) {
+            Ok(true) => Ok(Step::Moved),
+            Ok(false) => Ok(Step::Ended(PeerEnd::EndOfStream)),
+            // rustls' error for a FIN without close_notify.
+            Err(EchoError::Read(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Ok(Step::Ended(PeerEnd::Truncated))
+            }
+            Err(error) => Err(error),
+        })
+    }
+
+    /// GOAWAY, then whatever the streams have to finish.
+    fn poll_close(&mut self, cx: &mut Context<'_>, _why: Goodbye) -> Poll<Result<(), EchoError>> {
+        if self.phase == Phase::Serving {
+            self.phase = Phase::Leaving;
+            self.connection.graceful_shutdown();
+        }
+        while ready!(self.poll_request(cx))? {}
+        Poll::Ready(Ok(()))
+    }
+
+    fn heartbeat(&mut self) -> bool {
+        let received = self.meter.moved().inward;
+        match self.keep_alive {
+            KeepAlive::Asked(before) if before == received => false,
+            _ => {
+                self.keep_alive = KeepAlive::Due;
+                true
+            }
+        }
+    }
+
+    /// The streams' sessions count what they echo.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+
+    /// What the streams still owe; that a client only does not close is no debt of ours.
+    fn owes(&self) -> bool {
+        self.phase == Phase::Leaving && self.streams.open() > 0
+    }
+
+    fn moved(&self) -> Moved {
+        self.meter.moved()
+    }
+}
