@@ -198,7 +198,7 @@ async fn every_request_is_answered() {
         (upgrade("Sec-WebSocket-Key", "X-Key"), "400 ", "sec-websocket-key"),
         (upgrade("dGhlIHNhbXBsZSBub25jZQ==", "short"), "400 ", "sec-websocket-key"),
         (upgrade(key, &key.repeat(2)), "400 ", "sec-websocket-key"),
-        (upgrade("Host", "Content-Length: 3\r\nHost"), "400 ", "no body"),
+        (upgrade("Host", "Content-Length: 3\r\nHost"), "400 ", "must not have a body"),
         (upgrade("Version: 13", "Version: 8"), "426 ", "sec-websocket-version: 13"),
         (upgrade("Sec-WebSocket-Version: 13\r\n", ""), "426 ", "sec-websocket-version: 13"),
         (upgrade("HTTP/1.1", "HTTP/1.0"), "505 ", ""),

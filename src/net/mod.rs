@@ -22,6 +22,9 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static
     /// The stream while no runtime has it registered.
     type Detached: Send;
 
+    /// Waits until there is something to read, or an error to be read.
+    fn readable(&self) -> impl Future<Output = io::Result<()>> + Send;
+
     /// Deregisters the stream from its runtime.
     fn detach(self) -> io::Result<Self::Detached>;
 

@@ -10,6 +10,10 @@ use super::{Listener, Peer, Stream};
 impl Stream for TcpStream {
     type Detached = net::TcpStream;
 
+    async fn readable(&self) -> io::Result<()> {
+        TcpStream::readable(self).await
+    }
+
     fn detach(self) -> io::Result<net::TcpStream> {
         self.into_std()
     }

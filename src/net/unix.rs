@@ -143,6 +143,10 @@ fn peer(stream: &UnixStream) -> io::Result<Peer> {
 impl Stream for UnixStream {
     type Detached = net::UnixStream;
 
+    async fn readable(&self) -> io::Result<()> {
+        UnixStream::readable(self).await
+    }
+
     fn detach(self) -> io::Result<net::UnixStream> {
         self.into_std()
     }

@@ -1,12 +1,13 @@
 //! A stream of which a part was read already, and that tells how much has moved on it.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::echo::Moved;
 
@@ -49,15 +50,28 @@ impl Meter {
 impl<S: AsyncRead + Unpin> Replay<S> {
     /// Reads until it is decided whether `io` begins with `word`, and says so. Nothing is lost.
     pub(crate) async fn begins_with(mut io: S, word: &[u8]) -> io::Result<(Self, bool)> {
-        let mut read = Vec::with_capacity(1024);
+        let mut read = Vec::new();
         while read.len() < word.len() && word.starts_with(&read) {
-            if io.read_buf(&mut read).await? == 0 {
+            if poll_fn(|cx| poll_append(&mut io, cx, &mut read)).await? == 0 {
                 break;
             }
         }
         let is_word = read.starts_with(word);
         Ok((Replay { io, read, replayed: 0, meter: Arc::default() }, is_word))
     }
+}
+
+/// Reads once, by way of the stack: while nothing comes, there is no buffer.
+fn poll_append<S: AsyncRead + Unpin>(
+    io: &mut S,
+    cx: &mut Context<'_>,
+    read: &mut Vec<u8>,
+) -> Poll<io::Result<usize>> {
+    let mut buffer = [0; 1024];
+    let mut buffer = ReadBuf::new(&mut buffer);
+    ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
+    read.extend_from_slice(buffer.filled());
+    Poll::Ready(Ok(buffer.filled().len()))
 }
 
 impl<S> Replay<S> {

@@ -12,6 +12,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::info;
 
 use super::{Carried, ReadAhead, Transport};
+use crate::connection::costly::first_poll_in_turn;
 use crate::connection::{Connection, End, HandshakeError, LogLimit};
 use crate::echo::Underlying;
 use crate::net::Stream;
@@ -72,7 +73,9 @@ impl Tls {
             alpn: client.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect(),
         };
         let config = self.config_for(&offer);
-        match hello.into_stream(config).into_fallible().await {
+        // The first poll makes the signature, which takes up to a millisecond.
+        let accepting = hello.into_stream(config).into_fallible();
+        match first_poll_in_turn(accepting).await {
             Ok(stream) => {
                 let tls = stream.get_ref().1;
                 let client = tls.peer_certificates().and_then(<[_]>::first).map(describe);
@@ -102,7 +105,13 @@ impl<S: Stream> Transport<S> for Tls {
         stream: S,
         connection: Connection,
     ) -> impl Future<Output = Result<Carried<Self::Carried>, End>> + Send + 'static {
-        self.clone().handshake(stream, connection)
+        let tls = self.clone();
+        async move {
+            // A client that says nothing costs its stream, and not the state of a handshake. If
+            // waiting fails, reading does, too, and tells why.
+            let _ = stream.readable().await;
+            Box::pin(tls.handshake(stream, connection)).await
+        }
     }
 }
 

@@ -56,10 +56,11 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
             let failed = |error| End::Failed(EchoError::Read(error));
             let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
             if is_http2 {
-                let carrier = Http2::first_request(stream, settings, connection).await?;
+                let carrier = Box::pin(Http2::first_request(stream, settings, connection)).await?;
                 return Ok(Opened::new(OverHttp::Http2(Box::new(carrier)), client));
             }
-            let socket = upgrade(stream, T::UNDERLYING, connection, &settings).await?;
+            let upgrading = upgrade(stream, T::UNDERLYING, connection, &settings);
+            let socket = Box::pin(upgrading).await?;
             Ok(Opened::new(OverHttp::Socket(socket), client))
         }
         .boxed()

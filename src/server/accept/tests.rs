@@ -21,6 +21,10 @@ use crate::transport::Plain;
 impl net::Stream for DuplexStream {
     type Detached = DuplexStream;
 
+    async fn readable(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn detach(self) -> io::Result<DuplexStream> {
         Ok(self)
     }
