@@ -3,7 +3,9 @@
 
 mod common;
 
+use std::error::Error;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
@@ -11,35 +13,42 @@ use common::binary::{Running, command};
 use common::impair::{Impairment, Wrong, impaired_path, splitting_path, wrong_tcp, wrong_udp};
 use common::{TestServer, cert};
 use echo_server::probe::{
-    self, DialOptions, Event, LoadOptions, Messages, PingOptions, ProbeError, Summary, Target,
-    TlsOptions, Verdict,
+    Connected, Event, Family, LoadOptions, MtuOptions, PingOptions, Probe, ProbeError,
+    ProbeSetting, Summary, Target, TlsOptions, Verdict,
 };
-use echo_server::{Config, Protocol};
+use echo_server::{Config, Credentials, Identity, Protocol, Server, Source, UnixAddress, certs};
 
 fn target(protocol: Protocol, address: SocketAddr) -> Target {
     format!("{protocol}://localhost:{}", address.port()).parse().unwrap()
 }
 
-/// Trusts the test CA, and stays on IPv4, where the tests' servers are.
-fn dial() -> DialOptions {
-    let mut tls = TlsOptions::default();
-    tls.ca = Some(cert("ca.pem").into());
-    let mut dial = DialOptions::default();
-    dial.family = Some(probe::Family::V4);
-    dial.tls = tls;
-    dial
+/// A probe that trusts the test CA, and stays on IPv4, where the tests' servers are.
+fn probe(protocol: Protocol, address: SocketAddr) -> Probe {
+    Probe::new(target(protocol, address)).connect(|connect| {
+        connect.family = Some(Family::V4);
+        connect.tls.ca = Some(cert("ca.pem").into());
+    })
 }
 
 fn count(count: u64) -> PingOptions {
-    let mut options = PingOptions::default();
-    options.count = Some(count);
-    options.interval = Duration::from_millis(1);
-    options
+    PingOptions::new().count(count).interval(Duration::from_millis(1))
 }
 
-async fn ping(target: &Target, messages: Messages, options: &PingOptions) -> Summary {
-    let never = std::future::pending();
-    probe::ping(target, &dial(), messages, options, never, |_| {}).await.unwrap()
+async fn ping(probe: &Probe, options: &PingOptions) -> Summary {
+    probe.ping(options.clone()).run().await.unwrap()
+}
+
+/// Pings once, and describes the connection.
+async fn connected(probe: &Probe) -> Result<Connected, ProbeError> {
+    let mut connected = None;
+    let ping = probe.ping(count(1)).on_event(|event| {
+        if let Event::Connected(connection) = event {
+            connected = Some(*connection);
+        }
+    });
+    let summary = ping.run().await?;
+    assert!(summary.is_clean(), "{summary}");
+    Ok(connected.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,11 +56,12 @@ async fn every_protocol_is_clean() {
     for &protocol in Protocol::ALL {
         let server = TestServer::start(protocol).await;
         for size in [1, 7, 64, 1000, 60_000] {
-            let target = target(protocol, server.address);
-            let summary = ping(&target, Messages::of(size), &count(5)).await;
+            let summary = ping(&probe(protocol, server.address).size(size), &count(5)).await;
             assert!(summary.is_clean(), "{protocol}, {size} bytes: {summary:?}");
-            assert_eq!((summary.sent, summary.received), (5, 5));
-            assert!(summary.rtt_min() > Duration::ZERO && summary.rtt_min() <= summary.rtt_max());
+            assert_eq!((summary.sent(), summary.received()), (5, 5));
+            assert!(
+                summary.rtt_min() > Some(Duration::ZERO) && summary.rtt_min() <= summary.rtt_max()
+            );
         }
     }
 }
@@ -60,8 +70,7 @@ async fn every_protocol_is_clean() {
 async fn a_message_larger_than_all_buffers_does_not_deadlock() {
     for protocol in [Protocol::Tcp, Protocol::Tls, Protocol::Ws] {
         let server = TestServer::start(protocol).await;
-        let target = target(protocol, server.address);
-        let summary = ping(&target, Messages::of(12 << 20), &count(2)).await;
+        let summary = ping(&probe(protocol, server.address).size(12 << 20), &count(2)).await;
         assert!(summary.is_clean(), "{protocol}: {summary:?}");
     }
 }
@@ -70,36 +79,28 @@ async fn a_message_larger_than_all_buffers_does_not_deadlock() {
 async fn empty_messages_are_echoed_where_the_protocol_has_messages() {
     for protocol in [Protocol::Udp, Protocol::Ws] {
         let server = TestServer::start(protocol).await;
-        let target = target(protocol, server.address);
-        let summary = ping(&target, Messages::of(0), &count(3)).await;
-        assert_eq!((summary.received, summary.is_clean()), (3, true), "{protocol}");
+        let summary = ping(&probe(protocol, server.address).size(0), &count(3)).await;
+        assert_eq!((summary.received(), summary.is_clean()), (3, true), "{protocol}");
     }
 }
 
 #[tokio::test]
 async fn the_connection_is_described() {
     let server = TestServer::start(Protocol::Wss).await;
-    let mut dial = dial();
-    dial.subprotocols = vec!["first".to_owned(), "second".to_owned()];
+    let probe = probe(Protocol::Wss, server.address)
+        .connect(|connect| connect.subprotocols = vec!["first".to_owned(), "second".to_owned()])
+        .size(100)
+        .messages(|messages| messages.is_text = true);
     let mut events = Vec::new();
-    let mut messages = Messages::of(100);
-    messages.is_text = true;
-    let summary = probe::ping(
-        &target(Protocol::Wss, server.address),
-        &dial,
-        messages,
-        &count(2),
-        std::future::pending(),
-        |event| events.push(event.clone()),
-    )
-    .await
-    .unwrap();
+    let ping = probe.ping(count(2)).on_event(|event| events.push(event));
+    let summary = ping.run().await.unwrap();
     assert!(summary.is_clean());
     let [Event::Connected(connected), Event::Reply(first), Event::Reply(second)] = &events[..]
     else {
         panic!("{events:?}");
     };
-    assert_eq!(connected.peer, server.address);
+    assert_eq!(connected.peer, server.address.into());
+    assert!(connected.local.is_some() && connected.resolve.is_some());
     assert!(connected.connect.is_some() && connected.tls.is_some() && connected.upgrade.is_some());
     assert_eq!(connected.subprotocol.as_deref(), Some("first"));
     let facts = connected.tls_facts.as_ref().unwrap();
@@ -113,30 +114,143 @@ async fn the_connection_is_described() {
 #[tokio::test]
 async fn a_certificate_is_verified_or_reported_as_unverified() {
     let server = TestServer::start(Protocol::Tls).await;
-    let target = target(Protocol::Tls, server.address);
-    let connect = async |tls: TlsOptions| {
-        let mut dial = dial();
-        dial.tls = tls;
-        let mut facts = None;
-        let told = |event: &Event| {
-            if let Event::Connected(connected) = event {
-                facts = connected.tls_facts.clone();
-            }
-        };
-        let never = std::future::pending();
-        let result = probe::ping(&target, &dial, Messages::default(), &count(1), never, told).await;
-        result.map(|_| facts.unwrap())
+    let with = async |tls: TlsOptions| {
+        let probe = probe(Protocol::Tls, server.address).connect(|connect| connect.tls = tls);
+        connected(&probe).await
     };
-    let mut elsewhere = dial().tls;
-    elsewhere.server_name = Some("elsewhere.test".to_owned());
-    let error = connect(elsewhere).await.unwrap_err();
-    assert!(matches!(error, ProbeError::Tls(_)), "{error}");
-    let mut unknown = TlsOptions::default();
-    unknown.ca = Some(cert("client.pem").into());
-    assert!(matches!(connect(unknown.clone()).await.unwrap_err(), ProbeError::Tls(_)));
-    unknown.insecure = true;
-    let facts = connect(unknown).await.unwrap();
+    let elsewhere = TlsOptions::new().ca(cert("ca.pem")).server_name("elsewhere.test");
+    let error = with(elsewhere).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Tls { .. }), "{error}");
+    let unknown = TlsOptions::new().ca(cert("client.pem"));
+    let error = with(unknown.clone()).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Tls { .. }), "{error}");
+    let facts = with(unknown.insecure()).await.unwrap().tls_facts.unwrap();
     assert!(facts.unverified.unwrap().contains("UnknownIssuer"));
+}
+
+#[tokio::test]
+async fn certificates_from_memory_are_trusted_and_presented() {
+    let names = certs::Name::of_this_machine();
+    let made = certs::issue(&names, std::time::SystemTime::now()).unwrap();
+    let config = Config::new()
+        .listen(Protocol::Tls, ([127, 0, 0, 1], 0))
+        .identity(Identity::pem(&made.server.certificate, &made.server.key))
+        .tls(|tls| tls.client_ca = Some(Source::memory(&made.ca.certificate)));
+    let server = TestServer::run(Server::bind(config).await.unwrap());
+    let known = probe(Protocol::Tls, server.address)
+        .connect(|connect| connect.tls.ca = Some(Source::memory(&made.ca.certificate)));
+    let client = &made.client;
+    let certified = known.clone().connect(|connect| {
+        connect.tls.client_credentials = Some(Credentials::new(
+            Source::memory(&client.certificate),
+            Source::memory(&client.key),
+        ));
+    });
+    let facts = connected(&certified).await.unwrap().tls_facts.unwrap();
+    assert_eq!(facts.unverified, None);
+    let error = connected(&known).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Tls { .. }), "{error}");
+    let stranger = certified.connect(|connect| connect.tls.ca = Some(cert("ca.pem").into()));
+    let error = connected(&stranger).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Tls { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_error_has_its_source() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = connected(&probe(Protocol::Tcp, free)).await.unwrap_err();
+    let source = error.source().unwrap().downcast_ref::<std::io::Error>().unwrap();
+    assert_eq!(source.kind(), std::io::ErrorKind::ConnectionRefused);
+    let server = TestServer::start(Protocol::Tls).await;
+    let untrusting = probe(Protocol::Tls, server.address)
+        .connect(|connect| connect.tls.ca = Some(cert("client.pem").into()));
+    let error = connected(&untrusting).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Tls { .. }) && error.source().is_some(), "{error:?}");
+    let without_ca = probe(Protocol::Tls, server.address)
+        .connect(|connect| connect.tls.ca = Some(Source::file("/no/such/file")));
+    let error = connected(&without_ca).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Credential(_)) && error.source().is_some(), "{error:?}");
+    let plain = probe(Protocol::Ws, server.address);
+    let error = connected(&plain).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Connect { .. }) && error.source().is_some(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_option_is_named_before_anything_is_sent() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = |protocol| probe(protocol, listener.local_addr().unwrap());
+    let tls =
+        |change: fn(&mut TlsOptions)| at(Protocol::Tls).connect(|connect| change(&mut connect.tls));
+    let cases = [
+        (at(Protocol::Tcp).size(0), ProbeSetting::Size),
+        (at(Protocol::Udp).size(65_508), ProbeSetting::Size),
+        (at(Protocol::Tls).messages(|messages| messages.is_text = true), ProbeSetting::Text),
+        (tls(|tls| tls.alpn = vec![String::new()]), ProbeSetting::Alpn),
+        (tls(|tls| tls.server_name = Some("a b".to_owned())), ProbeSetting::ServerName),
+        (
+            at(Protocol::Ws).connect(|connect| connect.subprotocols = vec!["a\n".to_owned()]),
+            ProbeSetting::Subprotocols,
+        ),
+        (
+            at(Protocol::Ws).connect(|connect| connect.headers = vec![("a b".into(), "".into())]),
+            ProbeSetting::Headers,
+        ),
+    ];
+    for (probe, expected) in cases {
+        let error = connected(&probe).await.unwrap_err();
+        let ProbeError::Setting { setting, .. } = error else { panic!("{error:?}") };
+        assert_eq!(setting, expected, "{error}");
+    }
+    for (options, expected) in [
+        (briefly().connections(0), ProbeSetting::Connections),
+        (briefly().in_flight(0), ProbeSetting::InFlight),
+        (briefly().rate(f64::NAN), ProbeSetting::Rate),
+    ] {
+        let error = at(Protocol::Tcp).load(options).run().await.unwrap_err();
+        let ProbeError::Setting { setting, .. } = error else { panic!("{error:?}") };
+        assert_eq!(setting, expected, "{error}");
+    }
+    let error = at(Protocol::Tcp).find_mtu(MtuOptions::new()).run().await.unwrap_err();
+    let ProbeError::Setting { setting, .. } = error else { panic!("{error:?}") };
+    assert_eq!(setting, ProbeSetting::Target, "{error}");
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "nobody has connected");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_can_run_as_a_task_of_its_own_and_again() {
+    let server = TestServer::start(Protocol::Tcp).await;
+    let probe = probe(Protocol::Tcp, server.address);
+    let ping = tokio::spawn(probe.ping(count(2)).run());
+    let load = tokio::spawn(probe.load(briefly()).run());
+    assert!(ping.await.unwrap().unwrap().is_clean());
+    assert!(load.await.unwrap().unwrap().is_clean());
+}
+
+#[tokio::test]
+async fn a_header_field_replaces_what_the_request_has_anyway() {
+    use tokio::io::AsyncReadExt;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let probe = probe(Protocol::Ws, listener.local_addr().unwrap()).connect(|connect| {
+        connect.headers = [("Host", "echo.test"), ("X-A", "1"), ("X-A", "2")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec();
+    });
+    let request = async {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            tcp.read_buf(&mut request).await.unwrap();
+        }
+        String::from_utf8(request).unwrap().to_lowercase()
+    };
+    let (request, refused) = tokio::join!(request, connected(&probe));
+    assert!(refused.is_err());
+    let fields: Vec<_> = request
+        .lines()
+        .filter(|line| line.starts_with("host:") || line.starts_with("x-a:"))
+        .collect();
+    assert_eq!(fields, ["host: echo.test", "x-a: 1", "x-a: 2"], "{request}");
 }
 
 fn right(_: usize, message: &[u8], _: &[Vec<u8>]) -> Vec<Vec<u8>> {
@@ -168,14 +282,19 @@ fn swaps_neighbours(n: usize, message: &[u8], earlier: &[Vec<u8>]) -> Vec<Vec<u8
 
 /// Received, lost, late, corrupted, duplicated, reordered.
 fn counts(summary: &Summary) -> [u64; 6] {
-    let Summary { received, lost, late, corrupted, duplicated, reordered, .. } = *summary;
-    [received, lost, late, corrupted, duplicated, reordered]
+    [
+        summary.received(),
+        summary.lost(),
+        summary.late(),
+        summary.corrupted(),
+        summary.duplicated(),
+        summary.reordered(),
+    ]
 }
 
 #[tokio::test]
 async fn faults_of_a_datagram_service_are_reported() {
-    let mut patient = count(6);
-    patient.timeout = Duration::from_millis(1500);
+    let patient = count(6).timeout(Duration::from_millis(1500));
     let cases: [(Wrong, [u64; 6]); 5] = [
         (right, [6, 0, 0, 0, 0, 0]),
         (drops_every_third, [4, 2, 0, 0, 0, 0]),
@@ -184,23 +303,20 @@ async fn faults_of_a_datagram_service_are_reported() {
         (swaps_neighbours, [6, 0, 0, 0, 0, 3]),
     ];
     for (case, (wrong, expected)) in cases.into_iter().enumerate() {
-        let address = wrong_udp(wrong).await;
-        let target = target(Protocol::Udp, address);
-        let summary = ping(&target, Messages::default(), &patient).await;
+        let summary = ping(&probe(Protocol::Udp, wrong_udp(wrong).await), &patient).await;
         assert_eq!(counts(&summary), expected, "case {case}");
     }
-    let mut impatient = count(4);
-    impatient.interval = Duration::from_millis(100);
-    impatient.timeout = Duration::from_millis(50);
-    let target = target(Protocol::Udp, wrong_udp(answers_late).await);
-    let summary = ping(&target, Messages::default(), &impatient).await;
+    let impatient = PingOptions::new()
+        .count(4)
+        .interval(Duration::from_millis(100))
+        .timeout(Duration::from_millis(50));
+    let summary = ping(&probe(Protocol::Udp, wrong_udp(answers_late).await), &impatient).await;
     assert_eq!(counts(&summary), [3, 1, 3, 0, 0, 0]);
 }
 
 #[tokio::test]
 async fn faults_of_a_stream_service_are_reported() {
-    let mut patient = count(6);
-    patient.timeout = Duration::from_millis(1500);
+    let patient = count(6).timeout(Duration::from_millis(1500));
     let cases: [(Wrong, usize, [u64; 6], bool); 5] = [
         (right, usize::MAX, [6, 0, 0, 0, 0, 0], false),
         (drops_every_third, usize::MAX, [4, 2, 0, 0, 0, 0], false),
@@ -210,13 +326,13 @@ async fn faults_of_a_stream_service_are_reported() {
         (right, 3, [3, 1, 0, 0, 0, 0], true),
     ];
     for (case, (wrong, until, expected, is_closed)) in cases.into_iter().enumerate() {
-        let target = target(Protocol::Tcp, wrong_tcp(64, wrong, until).await);
-        let summary = ping(&target, Messages::default(), &patient).await;
+        let probe = probe(Protocol::Tcp, wrong_tcp(64, wrong, until).await);
+        let summary = ping(&probe, &patient).await;
         if is_closed {
             // A fourth may or may not have been sent before the end of the stream was seen.
-            assert_eq!(summary.received, 3);
-            assert_eq!(summary.lost, summary.sent - 3);
-            assert!(!summary.errors.is_empty());
+            assert_eq!(summary.received(), 3);
+            assert_eq!(summary.lost(), summary.sent() - 3);
+            assert_eq!(summary.errors().count(), 1);
         } else {
             assert_eq!(counts(&summary), expected, "case {case}");
             assert_eq!(summary.is_clean(), case == 0);
@@ -235,18 +351,16 @@ async fn an_impaired_path_is_measured_as_it_is() {
         jitter: Duration::ZERO,
     };
     let (path, done) = impaired_path(server.address, impairment, 7).await;
-    let mut options = count(300);
-    options.timeout = Duration::from_millis(1500);
-    let target = target(Protocol::Udp, path);
-    let summary = ping(&target, Messages::default(), &options).await;
+    let options = count(300).timeout(Duration::from_millis(1500));
+    let summary = ping(&probe(Protocol::Udp, path), &options).await;
     let (lost, duplicated, reordered) = done.counts();
     assert!(lost > 10 && duplicated > 10 && reordered > 10, "the path did its work: {done:?}");
     // The last datagram may be held for ever.
-    assert!((lost..=lost + 1).contains(&summary.lost), "{lost}: {summary:?}");
-    assert_eq!(summary.duplicated, duplicated);
-    assert_eq!(summary.reordered, reordered);
-    assert_eq!(summary.corrupted, 0);
-    assert!(summary.rtt_min() >= impairment.delay, "{:?}", summary.rtt_min());
+    assert!((lost..=lost + 1).contains(&summary.lost()), "{lost}: {summary:?}");
+    assert_eq!(summary.duplicated(), duplicated);
+    assert_eq!(summary.reordered(), reordered);
+    assert_eq!(summary.corrupted(), 0);
+    assert!(summary.rtt_min() >= Some(impairment.delay), "{:?}", summary.rtt_min());
 }
 
 #[tokio::test]
@@ -255,9 +369,9 @@ async fn a_path_that_splits_streams_changes_nothing() {
         let server = TestServer::start(protocol).await;
         let path = splitting_path(server.address, 11).await;
         for size in [1, 64, 5000] {
-            let summary = ping(&target(protocol, path), Messages::of(size), &count(20)).await;
+            let summary = ping(&probe(protocol, path).size(size), &count(20)).await;
             assert!(summary.is_clean(), "{protocol}, {size} bytes: {summary:?}");
-            assert_eq!(summary.received, 20);
+            assert_eq!(summary.received(), 20);
         }
     }
 }
@@ -268,138 +382,123 @@ async fn jitter_shows() {
     let with = async |jitter| {
         let impairment = Impairment { jitter, ..Impairment::default() };
         let (path, _) = impaired_path(server.address, impairment, 3).await;
-        let mut options = count(30);
-        options.interval = Duration::from_millis(5);
-        ping(&target(Protocol::Udp, path), Messages::default(), &options).await.jitter().unwrap()
+        let options = PingOptions::new().count(30).interval(Duration::from_millis(5));
+        ping(&probe(Protocol::Udp, path), &options).await.jitter().unwrap()
     };
     let (steady, shaky) = (with(Duration::ZERO).await, with(Duration::from_millis(100)).await);
     assert!(shaky > steady, "{steady:?}, {shaky:?}");
 }
 
-async fn load(target: &Target, change: impl FnOnce(&mut LoadOptions)) -> Summary {
-    let mut options = LoadOptions::default();
-    options.duration = Duration::from_millis(300);
-    change(&mut options);
-    let never = std::future::pending();
-    probe::load(target, &dial(), Messages::default(), &options, never, |_| {}).await.unwrap()
+fn briefly() -> LoadOptions {
+    LoadOptions::new().duration(Duration::from_millis(300))
+}
+
+async fn load(probe: &Probe, options: LoadOptions) -> Summary {
+    probe.load(options).run().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_protocol_bears_a_load() {
     for &protocol in Protocol::ALL {
         let server = TestServer::start(protocol).await;
-        let target = target(protocol, server.address);
-        let summary = load(&target, |options| {
-            options.connections = 10;
-            options.in_flight = 4;
-        })
-        .await;
+        let options = briefly().connections(10).in_flight(4);
+        let summary = load(&probe(protocol, server.address), options).await;
         assert!(summary.is_clean(), "{protocol}: {summary:?}");
-        assert!(summary.sent >= 40, "{protocol}: {summary:?}");
-        assert_eq!(summary.received, summary.sent, "{protocol}");
-        assert!(summary.rtt_percentile(50.0) > Duration::ZERO);
+        assert!(summary.sent() >= 40, "{protocol}: {summary:?}");
+        assert_eq!(summary.received(), summary.sent(), "{protocol}");
+        assert!(summary.rtt_percentile(50.0) > Some(Duration::ZERO));
     }
 }
 
 #[tokio::test]
 async fn a_scheduled_load_keeps_to_its_schedule_whatever_the_server_does() {
     let server = TestServer::start(Protocol::Tcp).await;
-    let scheduled = |options: &mut LoadOptions| {
-        options.connections = 2;
-        options.rate = Some(1000.0);
-        options.timeout = Duration::from_millis(200);
-    };
-    let summary = load(&target(Protocol::Tcp, server.address), scheduled).await;
+    let scheduled = briefly().connections(2).rate(1000.0).timeout(Duration::from_millis(200));
+    let summary = load(&probe(Protocol::Tcp, server.address), scheduled.clone()).await;
     // Everything that is due in 300 ms is counted, however late the machine is.
-    assert_eq!(summary.sent + summary.unsent, 300, "{summary:?}");
-    assert_eq!(summary.received, summary.sent);
+    assert_eq!(summary.sent() + summary.unsent(), 300, "{summary:?}");
+    assert_eq!(summary.received(), summary.sent());
     // A server that answers nothing is sent just as many.
     let silent = wrong_tcp(64, |_, _, _| vec![], usize::MAX).await;
-    let asked = load(&target(Protocol::Tcp, silent), scheduled).await;
-    assert_eq!(asked.sent + asked.unsent, 300, "{asked:?}");
-    assert!(asked.sent > 2, "{asked:?}");
-    assert_eq!((asked.received, asked.lost), (0, asked.sent));
+    let asked = load(&probe(Protocol::Tcp, silent), scheduled).await;
+    assert_eq!(asked.sent() + asked.unsent(), 300, "{asked:?}");
+    assert!(asked.sent() > 2, "{asked:?}");
+    assert_eq!((asked.received(), asked.lost()), (0, asked.sent()));
 }
 
 #[tokio::test]
 async fn a_load_reports_faults() {
-    let target_of = |address| target(Protocol::Udp, address);
-    let twice = load(&target_of(wrong_udp(answers_twice).await), |_| {}).await;
-    assert!(twice.duplicated > 0 && twice.corrupted == 0, "{twice:?}");
-    let different = load(&target_of(wrong_udp(flips_a_bit_of_the_second).await), |_| {}).await;
-    assert_eq!(different.corrupted, 1, "{different:?}");
-    let closing = target(Protocol::Tcp, wrong_tcp(64, right, 3).await);
-    let closed = load(&closing, |options| options.connections = 5).await;
-    assert_eq!((closed.received, closed.errors.values().sum::<u64>()), (15, 5), "{closed:?}");
+    let udp = |address| probe(Protocol::Udp, address);
+    let twice = load(&udp(wrong_udp(answers_twice).await), briefly()).await;
+    assert!(twice.duplicated() > 0 && twice.corrupted() == 0, "{twice:?}");
+    let different = load(&udp(wrong_udp(flips_a_bit_of_the_second).await), briefly()).await;
+    assert_eq!(different.corrupted(), 1, "{different:?}");
+    let closing = probe(Protocol::Tcp, wrong_tcp(64, right, 3).await);
+    let closed = load(&closing, briefly().connections(5)).await;
+    let errors: u64 = closed.errors().map(|(_, count)| count).sum();
+    assert_eq!((closed.received(), errors), (15, 5), "{closed:?}");
 }
 
 #[tokio::test]
 async fn a_service_that_reads_nothing_is_reported() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = target(Protocol::Tcp, listener.local_addr().unwrap());
-    let mut options = count(3);
-    options.timeout = Duration::from_millis(200);
+    let probe = probe(Protocol::Tcp, listener.local_addr().unwrap());
+    let options = count(3).timeout(Duration::from_millis(200));
     // The kernel accepts the connection, and nobody reads from it.
-    let summary = ping(&target, Messages::of(20 << 20), &options).await;
-    assert!(summary.errors.contains_key("the other side takes nothing"), "{summary:?}");
-    assert_eq!((summary.sent, summary.lost), (1, 1));
-    let scheduled = |options: &mut LoadOptions| {
-        options.rate = Some(1e6);
-        options.timeout = Duration::from_millis(200);
-    };
-    let summary = load(&target, scheduled).await;
-    assert!(summary.unsent > 0 && summary.lost == summary.sent, "{summary:?}");
+    let summary = ping(&probe.clone().size(20 << 20), &options).await;
+    let errors: Vec<_> = summary.errors().collect();
+    assert_eq!(errors, [("the other side takes nothing", 1)], "{summary:?}");
+    assert_eq!((summary.sent(), summary.lost()), (1, 1));
+    let scheduled = briefly().rate(1e6).timeout(Duration::from_millis(200));
+    let summary = load(&probe, scheduled).await;
+    assert!(summary.unsent() > 0 && summary.lost() == summary.sent(), "{summary:?}");
 }
 
 #[tokio::test]
 async fn a_service_that_never_stops_sending_does_not_delay_the_end() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = target(Protocol::Tcp, listener.local_addr().unwrap());
+    let probe = probe(Protocol::Tcp, listener.local_addr().unwrap());
     tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         while tokio::io::AsyncWriteExt::write_all(&mut tcp, &[b'!'; 4096]).await.is_ok() {}
     });
-    let summary = ping(&target, Messages::default(), &count(1)).await;
-    assert!(summary.corrupted > 0 && summary.received == 0, "{summary:?}");
+    let summary = ping(&probe, &count(1)).await;
+    assert!(summary.corrupted() > 0 && summary.received() == 0, "{summary:?}");
 }
 
 #[tokio::test]
 async fn a_load_that_is_stopped_does_not_pass_for_clean() {
-    let silent = target(Protocol::Udp, wrong_udp(|_, _, _| vec![]).await);
+    let silent = probe(Protocol::Udp, wrong_udp(|_, _, _| vec![]).await);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut stop = Some(stop);
-    let stop_once_sent = |progress: probe::Progress| {
-        if progress.sent > 0 {
+    let stop_once_sent = |event| {
+        if matches!(event, Event::Progress(progress) if progress.sent > 0) {
             stop.take();
         }
     };
-    let mut options = LoadOptions::default();
-    options.in_flight = 10;
-    options.timeout = Duration::from_secs(60);
-    let stopped = async { drop(stopped.await) };
-    let messages = Messages::default();
-    let summary = probe::load(&silent, &dial(), messages, &options, stopped, stop_once_sent).await;
-    let summary = summary.unwrap();
-    assert!(summary.sent > 0 && !summary.is_clean(), "{summary:?}");
-    assert_eq!((summary.lost, summary.unanswered), (0, summary.sent));
+    let options = LoadOptions::new().in_flight(10).timeout(Duration::from_secs(60));
+    let load = silent.load(options).until(async { drop(stopped.await) }).on_event(stop_once_sent);
+    let summary = load.run().await.unwrap();
+    assert!(summary.sent() > 0 && !summary.is_clean(), "{summary:?}");
+    assert_eq!((summary.lost(), summary.unanswered()), (0, summary.sent()));
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_largest_datagram_of_a_path_is_found() {
     let server = TestServer::start(Protocol::Udp).await;
-    let target = target(Protocol::Udp, server.address);
-    let timeout = Duration::from_millis(200);
-    let found = probe::find_mtu(&target, &dial(), timeout, |_, _| {}).await.unwrap();
+    let found = async |probe: Probe, timeout| {
+        let options = MtuOptions::new().timeout(Duration::from_millis(timeout));
+        probe.find_mtu(options).run().await.unwrap()
+    };
+    let found_here = found(probe(Protocol::Udp, server.address), 200).await;
     // The loopback interface's MTU is 65,536, so only the protocol's own limit applies.
-    assert_eq!(found, Some(65_507));
+    assert_eq!(found_here, Some(65_507));
     let short: Wrong = |_, message, _| {
         if message.len() > 1234 { vec![] } else { vec![message.to_vec()] }
     };
-    let short = self::target(Protocol::Udp, wrong_udp(short).await);
-    let timeout = Duration::from_millis(100);
-    let found = probe::find_mtu(&short, &dial(), timeout, |_, _| {}).await.unwrap();
-    assert_eq!(found, Some(1234));
+    let short = probe(Protocol::Udp, wrong_udp(short).await);
+    assert_eq!(found(short, 100).await, Some(1234));
 }
 
 /// Runs `echo-server probe`.
@@ -436,11 +535,21 @@ async fn exit_codes_tell_the_outcomes_apart() {
         ("tcp://127.0.0.1:1", &["--rate", "5"]),
         ("tls://127.0.0.1:1", &["--ca", "/no/such/file"]),
         ("tls://127.0.0.1:1", &["--alpn", ""]),
+        ("tls://127.0.0.1:1", &["--server-name", "a b"]),
+        ("tcp://127.0.0.1:1", &["--text"]),
+        ("ws://127.0.0.1:1", &["--header", "a b: c"]),
+        ("ws://127.0.0.1:1", &["--subprotocol", "\u{1}"]),
+        ("tcp+unix:///no/such", &["--source", "127.0.0.1"]),
+        ("tcp+unix:///no/such", &["-4"]),
+        ("tcp+unix:///no/such", &["-6"]),
+        ("udp+unix:///no/such", &[]),
         ("tcp://127.0.0.1:1", &["--interval", "500000000000y"]),
     ] {
         let (usage, text) = code(url.to_owned(), args).await;
         assert_eq!(usage, 2, "{url} {args:?}: {text}");
         assert_eq!(text.lines().count(), 1, "{text}");
+        let flag = args.first().map_or(url, |flag| *flag);
+        assert!(text.contains(flag), "{url} {args:?}: {text}");
     }
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (refused, text) = code(tcp(free), &[]).await;
@@ -468,6 +577,115 @@ async fn json_has_one_object_per_line() {
     assert_eq!(events[2]["seq"], 1);
     assert_eq!((&events[3]["sent"], &events[3]["received"]), (&2.into(), &2.into()));
     assert!(events[3]["rtt_us"]["p50"].as_f64().unwrap() > 0.0);
+}
+
+/// Where a server of this test listens for `protocol`, as a URL without a request path.
+fn unix_url(protocol: Protocol, directory: &Path) -> String {
+    format!("{protocol}+unix://{}/echo%20{protocol}", directory.display())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_stream_protocol_is_probed_over_a_unix_socket() {
+    const PROTOCOLS: [Protocol; 4] = [Protocol::Tcp, Protocol::Tls, Protocol::Ws, Protocol::Wss];
+    let directory = tempfile::tempdir().unwrap();
+    let file = |protocol| directory.path().join(format!("echo {protocol}"));
+    let listeners = PROTOCOLS
+        .map(|protocol| [format!("--{protocol}"), format!("unix:{}", file(protocol).display())]);
+    let _server = Running::spawn(
+        command()
+            .args(listeners.as_flattened())
+            .arg("--cert")
+            .arg(cert("server.pem"))
+            .arg("--key")
+            .arg(cert("server.key")),
+    );
+    for protocol in PROTOCOLS {
+        let mut url = unix_url(protocol, directory.path());
+        if matches!(protocol, Protocol::Ws | Protocol::Wss) {
+            url += ":/chat?room=1";
+        }
+        let probe = Probe::new(url.parse().unwrap())
+            .connect(|connect| connect.tls.ca = Some(cert("ca.pem").into()));
+        let connected = connected(&probe).await.unwrap();
+        let address = format!("unix:{}", file(protocol).display());
+        assert_eq!(connected.peer.to_string(), address);
+        assert_eq!((connected.local, connected.resolve), (None, None));
+        assert_eq!(connected.tls.is_some(), protocol.is_over_tls());
+        if let Some(facts) = connected.tls_facts {
+            assert_eq!(facts.unverified, None, "the certificate is for localhost");
+        }
+        let load = load(&probe, briefly().connections(3).in_flight(2)).await;
+        assert!(load.is_clean(), "{protocol}: {load}");
+
+        let ca = cert("ca.pem");
+        let ca = ca.to_str().unwrap();
+        let output = run(&[&url, "--ca", ca, "--count", "1", "--json"]).await;
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let event: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!((&event["target"], &event["peer"]), (&url.clone().into(), &address.into()));
+        assert!(event["local"].is_null() && event["resolve_us"].is_null(), "{event}");
+    }
+    let output = run(&[&unix_url(Protocol::Tcp, directory.path()), "--count", "1"]).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("/echo tcp\nconnect "), "no local address, no name: {text}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_abstract_unix_socket_is_probed() {
+    let name = format!("echo-server probe {}", std::process::id());
+    let address: UnixAddress = format!("unix:@{name}").parse().unwrap();
+    let config = Config::new().listen(Protocol::Ws, address.clone());
+    let server = Server::bind(config).await.unwrap();
+    tokio::spawn(server.run(std::future::pending()));
+    let url = format!("ws+unix://@{}:/chat", name.replace(' ', "%20"));
+    let probe = Probe::new(url.parse().unwrap());
+    assert_eq!(connected(&probe).await.unwrap().peer, address.into());
+}
+
+#[tokio::test]
+async fn a_unix_socket_that_cannot_be_connected_to_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("echo.sock");
+    let url = format!("tcp+unix://{}", path.display());
+    let attempt = async || {
+        let output = run(&[&url, "--count", "1"]).await;
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = attempt().await;
+    assert!(text.contains(&format!("{url}: No such file or directory")), "{text}");
+    // The file outlives its listener.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let text = attempt().await;
+    assert!(text.contains(&format!("{url}: Connection refused")), "{text}");
+}
+
+/// The kernel does not let a non-blocking connect wait for a listener with a full backlog.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_unix_listener_with_a_full_backlog_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("echo.sock");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    let first = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let probe = Probe::new(format!("tcp+unix://{}", path.display()).parse().unwrap());
+    let probe = probe.connect(|connect| connect.timeout = Duration::from_millis(50));
+    let error = connected(&probe).await.unwrap_err();
+    assert!(error.to_string().ends_with("connecting took too long"), "{error}");
+    let probe = probe.connect(|connect| connect.timeout = Duration::from_secs(60));
+    let ping = tokio::spawn(async move { connected(&probe).await });
+    let echo = tokio::task::spawn_blocking(move || {
+        drop(first);
+        let _ = socket.accept().unwrap();
+        let (second, _) = socket.accept().unwrap();
+        std::io::copy(&mut &second, &mut &second).unwrap();
+    });
+    ping.await.unwrap().unwrap();
+    echo.await.unwrap();
 }
 
 #[test]

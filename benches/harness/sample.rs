@@ -104,21 +104,25 @@ pub struct Sample {
 impl Sample {
     /// The counts and times of a load.
     pub fn of(summary: &Summary) -> Sample {
-        let Summary { sent, unsent, corrupted, duplicated, .. } = *summary;
-        let errors = summary.errors.keys().next();
+        let (corrupted, duplicated) = (summary.corrupted(), summary.duplicated());
+        let (sent, unsent) = (summary.sent(), summary.unsent());
+        let error = summary.errors().next();
         let wrong = (corrupted + duplicated > 0)
             .then(|| format!("{corrupted} corrupted, {duplicated} duplicated"))
-            .or_else(|| errors.cloned())
+            .or_else(|| error.map(|(reason, _)| reason.to_owned()))
             // The actual rate then differs from the requested one.
             .or_else(|| {
                 (unsent > sent / 100).then(|| format!("{unsent} could not be sent in time"))
             });
-        let percentile = |percent| summary.rtt_percentile(percent).as_nanos() as f64;
-        let mut values = BTreeMap::new();
-        values.insert(Metric::P50, percentile(50.0));
-        values.insert(Metric::P99, percentile(99.0));
-        values.insert(Metric::P999, percentile(99.9));
-        Sample { values, right: summary.received, lost: summary.lost + summary.late, wrong }
+        let percentiles = [(Metric::P50, 50.0), (Metric::P99, 99.0), (Metric::P999, 99.9)];
+        let values = percentiles
+            .into_iter()
+            .map(|(metric, percent)| {
+                let rtt = summary.rtt_percentile(percent).unwrap_or_default();
+                (metric, rtt.as_nanos() as f64)
+            })
+            .collect();
+        Sample { values, right: summary.received(), lost: summary.lost() + summary.late(), wrong }
     }
 
     /// Whether all echoes were right, as far as the protocol promises.

@@ -1,10 +1,9 @@
 //! Echoes: the probe's load on a server, and what the load costs the server.
 
-use std::future::pending;
 use std::time::{Duration, Instant};
 
 use echo_server::Protocol;
-use echo_server::probe::{self, DialOptions, LoadOptions, Messages, Progress, Summary, Target};
+use echo_server::probe::{Event, LoadOptions, Probe, Progress, Summary};
 
 use super::plan::Load;
 use super::process;
@@ -16,9 +15,9 @@ use crate::certificates::certs;
 /// How long a server is warmed up, by 50 connections at most.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// The beginning, which is not measured: connections are made then, and all first messages are sent
-/// at once. The probe reports its progress every 0.2 s, and what it has not reported at the end is
-/// not measured either.
+/// The beginning of a load that is not measured: its first messages are sent all at once. The probe
+/// reports progress every 0.2 s; it has about as many unreported echoes at the end of the
+/// measurement as at its beginning.
 const SETTLING: Duration = Duration::from_millis(150);
 
 /// How long system calls are counted.
@@ -122,25 +121,32 @@ async fn run(
     server: &Running,
     load: &Load,
     duration: Duration,
-    tell: impl FnMut(Progress),
+    mut tell: impl FnMut(Progress),
 ) -> Result<Summary, Trouble> {
     let url = format!("{}://{}", server.protocol, server.address);
-    let target: Target = url.parse().map_err(|error| format!("{error}"))?;
-    let mut dial = DialOptions::default();
-    dial.tls.ca = Some(certs("ca.pem").into());
-    let mut messages = Messages::of(load.size);
-    // A protocol without text messages gets the same number of bytes instead.
-    messages.is_text = load.is_text && matches!(server.protocol, Protocol::Ws | Protocol::Wss);
-    let mut options = LoadOptions::default();
-    options.connections = load.connections;
-    options.in_flight = load.in_flight;
-    options.duration = duration;
+    let target = url.parse().map_err(|error| format!("{error}"))?;
+    let probe = Probe::new(target)
+        .connect(|connect| connect.tls.ca = Some(certs("ca.pem").into()))
+        .messages(|messages| {
+            messages.size = load.size;
+            // A protocol without text messages gets the same number of bytes instead.
+            messages.is_text =
+                load.is_text && matches!(server.protocol, Protocol::Ws | Protocol::Wss);
+        });
+    let mut options = LoadOptions::new()
+        .connections(load.connections)
+        .in_flight(load.in_flight)
+        .duration(duration)
+        .timeout(match server.protocol {
+            // A lost datagram must not leave its flow idle for long.
+            Protocol::Udp => Duration::from_millis(250),
+            _ => Duration::from_secs(10),
+        });
     options.rate = load.rate;
-    options.timeout = match server.protocol {
-        // A lost datagram must not leave its flow idle for long.
-        Protocol::Udp => Duration::from_millis(250),
-        _ => Duration::from_secs(10),
-    };
-    let loaded = probe::load(&target, &dial, messages, &options, pending(), tell).await;
-    loaded.map_err(|error| error.to_string())
+    let load = probe.load(options).on_event(|event| {
+        if let Event::Progress(progress) = event {
+            tell(progress);
+        }
+    });
+    load.run().await.map_err(|error| error.to_string())
 }

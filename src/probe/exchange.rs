@@ -1,7 +1,8 @@
-//! Messages out, replies in, judged: what ping and load have in common on one connection.
+//! Sends messages on one connection and judges the replies. Ping and load share it.
 
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -9,26 +10,29 @@ use super::link::{Inbox, Incoming, Link, Outbox};
 use super::payload::Payloads;
 use super::tracker::{Reply, Tracker, Verdict};
 
-/// The most of a stream that is taken at once.
-const PIECE: usize = 64 * 1024;
+/// The most bytes of a stream that are read or written at once.
+const CHUNK: usize = 64 * 1024;
 
-/// A connection, and the messages on it.
+/// How long a connection may take to close. Results do not depend on how it closes.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection, and the messages that were sent on it.
 pub(super) struct Exchange {
     link: Link,
     pub(super) tracker: Tracker,
     outbox: Outbox,
     inbox: Inbox,
-    /// A stream's message of which only the beginning has come.
+    /// The beginning of a stream's message whose end has not been received yet.
     partial: Vec<u8>,
     unflushed: bool,
-    /// What went wrong on handing over, and has not been told yet.
+    /// An error of [`hand_over`](Exchange::hand_over), which [`poll`](Exchange::poll) returns.
     failed: Option<io::Error>,
 }
 
-/// Why an exchange is over, or was disturbed: over UDP it can go on after an error.
+/// Why a connection ended. Over UDP it can go on after an error.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The other side closed.
+    /// The other side closed it, in this way.
     Closed(String),
     Failed(io::Error),
 }
@@ -46,25 +50,27 @@ impl Exchange {
         }
     }
 
-    /// Whether messages can be taken.
+    /// Whether [`send`](Exchange::send) can be called: the last messages were written.
     pub(super) fn can_send(&self) -> bool {
         !self.outbox.is_full()
     }
 
-    /// Bytes of the messages under way that the transport has taken.
+    /// How many bytes of the last messages the transport has taken.
     pub(super) fn taken(&self) -> usize {
         self.outbox.taken()
     }
 
-    /// How many messages can be taken at once: on a stream they can follow each other in one write.
-    pub(super) fn gathers(&self) -> usize {
+    /// How many messages [`send`](Exchange::send) takes at once: a stream carries several in one
+    /// write.
+    pub(super) fn max_messages(&self) -> usize {
         match self.link {
-            Link::Bytes(_) => (PIECE / self.tracker.payloads().size().max(1)).max(1),
+            Link::Bytes(_) => (CHUNK / self.tracker.payloads().size().max(1)).max(1),
             Link::Datagrams(_) | Link::Messages(_) => 1,
         }
     }
 
-    /// Takes the next messages, one for each of the times at which they count as sent.
+    /// Makes the next messages, one for each of `times`, at which they count as sent.
+    /// [`poll`](Exchange::poll) writes them.
     pub(super) fn send(&mut self, times: impl IntoIterator<Item = Instant>) {
         let tracker = &mut self.tracker;
         self.outbox.refill(|bytes| {
@@ -76,8 +82,8 @@ impl Exchange {
         self.unflushed = true;
     }
 
-    /// Hands the messages that were taken over to a transport that gathers them itself until it is
-    /// flushed, and says whether more can be taken before [`poll`](Exchange::poll) flushes all.
+    /// Passes a WebSocket message to tungstenite, which buffers messages until they are flushed.
+    /// Returns whether another can be sent before [`poll`](Exchange::poll) flushes them together.
     pub(super) fn hand_over(&mut self, cx: &mut Context<'_>) -> bool {
         if !matches!(self.link, Link::Messages(_)) || self.failed.is_some() {
             return false;
@@ -96,9 +102,8 @@ impl Exchange {
         }
     }
 
-    /// Sends and receives as far as that goes now, and calls `judged` with each reply.
-    ///
-    /// Pending when nothing more can be done until the task is woken or there is more to send.
+    /// Writes and reads until both would block, and calls `judged` with each reply. `Pending` until
+    /// the task is woken or there is more to send.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -111,7 +116,7 @@ impl Exchange {
             return Poll::Ready(Ended::Failed(error));
         }
         let size = self.tracker.payloads().size();
-        let capacity = size.saturating_mul(self.tracker.waiting()).clamp(4096, PIECE);
+        let capacity = size.saturating_mul(self.tracker.waiting()).clamp(4096, CHUNK);
         loop {
             let Poll::Ready(incoming) = self.link.poll_receive(cx, &mut self.inbox, capacity)
             else {
@@ -128,14 +133,14 @@ impl Exchange {
                     }
                     judged(reply);
                 }
-                Ok(Incoming::Piece(bytes)) => {
-                    cut(&mut self.partial, bytes, &mut self.tracker, &mut judged);
+                Ok(Incoming::Bytes(bytes)) => {
+                    split(&mut self.partial, bytes, &mut self.tracker, &mut judged);
                 }
             }
         }
     }
 
-    /// Says goodbye.
+    /// Closes the connection as its protocol requires.
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.link.poll_close(cx)
     }
@@ -153,8 +158,8 @@ impl Exchange {
     }
 }
 
-/// Cuts a stream into messages. Those that lie whole in `bytes` are judged where they are.
-fn cut(
+/// Splits a stream into messages. Only those that `bytes` cuts off are copied.
+fn split(
     partial: &mut Vec<u8>,
     mut bytes: &[u8],
     tracker: &mut Tracker,

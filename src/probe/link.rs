@@ -1,5 +1,4 @@
-//! A connection to an echo service, whatever it speaks: messages go out, and what comes back comes
-//! in.
+//! A connection to an echo service: one interface to streams, datagrams and WebSocket messages.
 
 use std::io;
 use std::pin::Pin;
@@ -13,36 +12,36 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::echo::MAX_DATAGRAM;
 
-/// A byte stream of whatever kind.
+/// A byte stream: TCP or a Unix socket, with TLS or without.
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 
 /// A connection.
 pub(super) enum Link {
-    /// Messages follow each other without a mark, so that only their size tells them apart.
+    /// A stream has no message boundaries: messages are told apart by their size.
     Bytes(Box<dyn ByteStream>),
     Datagrams(UdpSocket),
     Messages(Box<WebSocketStream<Box<dyn ByteStream>>>),
 }
 
-/// What came in.
+/// What was received.
 pub(super) enum Incoming<'a> {
-    /// Some bytes of a stream.
-    Piece(&'a [u8]),
+    /// The next bytes of a stream.
+    Bytes(&'a [u8]),
     /// A whole message, and whether it is text.
     Message(&'a [u8], bool),
-    /// The other side has closed; this is how.
+    /// The other side closed the connection, in this way.
     End(String),
 }
 
-/// Where what came in is kept until it has been looked at.
+/// The buffer that [`Incoming`] borrows from.
 #[derive(Default)]
 pub(super) struct Inbox {
     bytes: Vec<u8>,
     message: Option<Message>,
 }
 
-/// What is on its way out: one message, or several of a stream.
+/// The buffer of messages to write: one, or on a stream several.
 #[derive(Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
@@ -51,7 +50,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Takes what `fill` appends, to be sent next; what was there must have been sent.
+    /// Replaces the contents, which must have been written, by what `fill` appends.
     pub(super) fn refill(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
         debug_assert!(!self.is_full);
         self.bytes.clear();
@@ -60,19 +59,20 @@ impl Outbox {
         fill(&mut self.bytes);
     }
 
+    /// How many bytes the transport has taken.
     pub(super) fn taken(&self) -> usize {
         self.sent
     }
 
-    /// Whether something is still to be sent; it may be a message without bytes.
+    /// Whether there is something to write, which may be a message of 0 bytes.
     pub(super) fn is_full(&self) -> bool {
         self.is_full
     }
 }
 
 impl Link {
-    /// Sends what is in `outbox`; on a stream that may be several messages, else it is one. Ready
-    /// when the transport has taken it; it still has to be flushed.
+    /// Writes the contents of `outbox`. Ready when the transport has taken them; they still have to
+    /// be flushed.
     pub(super) fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
@@ -80,7 +80,7 @@ impl Link {
         is_text: bool,
     ) -> Poll<io::Result<()>> {
         let sent = ready!(self.poll_transmit(cx, outbox, is_text));
-        // A datagram that the system refused is not tried again.
+        // Also after an error: a datagram that the system refused is not sent again.
         outbox.is_full = false;
         Poll::Ready(sent)
     }
@@ -119,7 +119,7 @@ impl Link {
         Poll::Ready(Ok(()))
     }
 
-    /// Puts on the wire what was sent.
+    /// Flushes what was written.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Link::Bytes(stream) => Pin::new(&mut **stream).poll_flush(cx),
@@ -128,7 +128,7 @@ impl Link {
         }
     }
 
-    /// Receives the next thing. `capacity` is how much of a stream to take at once.
+    /// Receives a message, or up to `capacity` bytes of a stream.
     pub(super) fn poll_receive<'a>(
         &mut self,
         cx: &mut Context<'_>,
@@ -143,7 +143,7 @@ impl Link {
                 let length = into.filled().len();
                 Poll::Ready(Ok(match length {
                     0 => Incoming::End("end of stream".to_owned()),
-                    _ => Incoming::Piece(&inbox.bytes[..length]),
+                    _ => Incoming::Bytes(&inbox.bytes[..length]),
                 }))
             }
             Link::Datagrams(socket) => {
@@ -174,14 +174,14 @@ impl Link {
                             _ => unreachable!("matched above"),
                         }));
                     }
-                    // tungstenite answers pings.
+                    // Pings, which tungstenite answers, and pongs.
                     Some(Ok(_)) => {}
                 }
             },
         }
     }
 
-    /// Says goodbye as the protocol has it.
+    /// Closes the connection as its protocol requires: FIN, close_notify or a Close frame.
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Link::Bytes(stream) => Pin::new(&mut **stream).poll_shutdown(cx),

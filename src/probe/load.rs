@@ -1,6 +1,6 @@
-//! Load: many connections, each with messages in flight, for a while.
+//! Load: many connections at once, each with messages in flight or on a schedule, for a while.
 
-use std::future::poll_fn;
+use std::future::{Pending, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,57 +12,63 @@ use futures::stream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
-use super::dial::dial;
-use super::exchange::{Ended, Exchange};
+use super::connect::connect;
+use super::exchange::{CLOSE_TIMEOUT, Ended, Exchange};
 use super::pace::{Pace, later};
 use super::payload::Payloads;
-use super::summary::Summary;
-use super::{DialOptions, Messages, ProbeError, Reply, Target};
+use super::{Event, Probe, ProbeError, ProbeSetting, Reply, Summary, ignore};
+use crate::config::Protocol;
 use crate::connection::deadline::Deadline;
 
-/// Connections that are made at the same time.
-const DIALS: usize = 100;
+/// How many connections are established at the same time.
+const CONNECTING: usize = 100;
 
-/// A connection adds what it found to the whole after so many replies.
+/// After how many replies a connection adds its results to the summary, which has a lock.
 const BATCH: usize = 64;
 
-/// Messages that a connection keeps in mind. A schedule that the other side is so far behind of
-/// stops there, and what is not sent is counted.
-const KEPT: usize = 500_000;
+/// How many messages a connection tracks. A connection that is so far behind its schedule sends no
+/// more until messages have come back or expired; what it does not send counts as unsent.
+const MAX_TRACKED: usize = 500_000;
 
-/// For the farewell at the end.
-const GOODBYE: Duration = Duration::from_secs(1);
-
-/// Rounds of sending and receiving in one turn of a connection.
+/// How often a connection sends and receives before other tasks of its thread get a turn.
 const ROUNDS: usize = 32;
 
-/// Messages that are flushed together at most, where each is sent for itself.
-const TOGETHER: usize = 64;
+/// How many WebSocket messages at most are flushed together.
+const MAX_UNFLUSHED: usize = 64;
 
-/// How often progress is told.
-const TELL: Duration = Duration::from_millis(200);
+/// How often progress is reported.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What a load does.
+/// How much a load sends, and for how long.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// Connections; over UDP, flows. 1.
+    /// The number of connections, at least 1; over UDP, of flows. 1.
     pub connections: usize,
-    /// Messages that each connection has in flight at most. 1.
+    /// How many messages each connection has in flight, at least 1. Not used with a
+    /// [`rate`](LoadOptions::rate). 1.
     pub in_flight: usize,
     /// How long to send. 10 seconds.
     pub duration: Duration,
-    /// Messages a second, over all connections. They are sent on a schedule, whatever becomes of
-    /// those before, and timed from when they were due: a server that stalls cannot hide it by
-    /// being asked less (no coordinated omission). Then [`in_flight`](LoadOptions::in_flight) does
-    /// not count. `None` sends the next message when a reply has come.
+    /// Messages a second over all connections together, from 0.001 to 10⁹. They are sent on a
+    /// schedule, whether or not earlier ones have come back, and their round trips begin when they
+    /// were due, so that a service that stalls does not hide it (coordinated omission). `None`: a
+    /// connection sends its next message when a reply has come. `None`.
     pub rate: Option<f64>,
-    /// How long to wait for a reply before the message is lost. 2 seconds.
+    /// How long to wait for a reply: one that comes later is late, one that does not come is lost.
+    /// 2 seconds.
     pub timeout: Duration,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
+        LoadOptions::new()
+    }
+}
+
+impl LoadOptions {
+    /// The defaults.
+    pub fn new() -> Self {
         LoadOptions {
             connections: 1,
             in_flight: 1,
@@ -71,132 +77,212 @@ impl Default for LoadOptions {
             timeout: Duration::from_secs(2),
         }
     }
+
+    /// Sets [`LoadOptions::connections`].
+    #[must_use]
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// Sets [`LoadOptions::in_flight`].
+    #[must_use]
+    pub fn in_flight(mut self, messages: usize) -> Self {
+        self.in_flight = messages;
+        self
+    }
+
+    /// Sets [`LoadOptions::duration`].
+    #[must_use]
+    pub fn duration(mut self, duration: Duration) -> Self {
+        self.duration = duration;
+        self
+    }
+
+    /// Sets [`LoadOptions::rate`], in messages a second.
+    #[must_use]
+    pub fn rate(mut self, rate: f64) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+
+    /// Sets [`LoadOptions::timeout`].
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn check(&self) -> Result<(), ProbeError> {
+        let refuse = |setting, problem| Err(ProbeError::setting(setting, problem));
+        if self.connections == 0 {
+            return refuse(ProbeSetting::Connections, "must be at least 1");
+        }
+        if self.in_flight == 0 {
+            return refuse(ProbeSetting::InFlight, "must be at least 1");
+        }
+        if self.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
+            return refuse(ProbeSetting::Rate, "must be from 0.001 to 1000000000");
+        }
+        Ok(())
+    }
 }
 
 /// How far a load has come.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
     /// Since the first message.
     pub elapsed: Duration,
     /// Messages sent.
     pub sent: u64,
-    /// Replies received, right ones and others.
+    /// Replies received, whatever their verdict. Connections add theirs in batches.
     pub replies: u64,
 }
 
-/// Sends until the duration is over or `stop` completes, tells of its progress now and then, and
-/// returns what it all adds up to. The connections are spread over the runtime's threads.
+/// A load that [`run`](Load::run) starts. [`Probe::load`] makes one.
 ///
-/// # Errors
-/// There was not one connection.
-///
-/// # Panics
-/// If a connection's task does, which would be a bug.
-pub async fn load(
-    target: &Target,
-    dial_options: &DialOptions,
-    messages: Messages,
-    options: &LoadOptions,
-    stop: impl Future<Output = ()>,
-    mut tell: impl FnMut(Progress),
-) -> Result<Summary, ProbeError> {
-    let messages = messages.checked_for(target)?;
-    if options.connections == 0 || options.in_flight == 0 {
-        return Err(ProbeError::Usage("there must be a connection and a message".to_owned()));
-    }
-    if options.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
-        return Err(ProbeError::Usage("--rate: must be from 0.001 to 1000000000".to_owned()));
-    }
-    let mut stop = pin!(stop);
-    let mut found = Summary::default();
-    let dialled = stream::iter(0..options.connections)
-        .map(|_| dial(target, dial_options))
-        .buffer_unordered(DIALS)
-        .collect::<Vec<_>>();
-    let dialled = tokio::select! {
-        dialled = dialled => dialled,
-        () = &mut stop => return Ok(found),
-    };
-    let mut links = Vec::new();
-    let mut failure = None;
-    for result in dialled {
-        match result {
-            Ok((link, _)) => links.push(link),
-            Err(error) => {
-                found.fail(error.to_string());
-                failure = Some(error);
-            }
-        }
-    }
-    if let Some(error) = failure.filter(|_| links.is_empty()) {
-        return Err(error);
-    }
-    let payloads = Payloads::new(messages.size, messages.is_text);
-    let start = Instant::now();
-    let shared = Arc::new(Shared {
-        found: Mutex::new(found),
-        start,
-        sent: AtomicU64::new(0),
-        replies: AtomicU64::new(0),
-        last_reply: AtomicU64::new(0),
-    });
-    let mut drivers = JoinSet::new();
-    let connections = links.len();
-    for (n, link) in links.into_iter().enumerate() {
-        let exchange = Exchange::new(link, payloads.for_another());
-        let schedule = options.rate.map(|rate| Schedule::new(rate, n, connections, start));
-        let schedule = schedule.transpose().map_err(|error| {
-            ProbeError::Connect(format!("no timer for connection {n}: {error}"))
-        })?;
-        let mut driver = Driver {
-            exchange,
-            schedule,
-            in_flight: options.in_flight,
-            end: later(start, options.duration),
-            timeout: options.timeout,
-            is_udp: target.protocol == crate::Protocol::Udp,
-            batch: Batch { found: Batched::default(), shared: Arc::clone(&shared) },
-            deadline: Box::pin(Deadline::default()),
-            is_done: false,
-        };
-        drivers.spawn(async move {
-            poll_fn(|cx| driver.poll(cx)).await;
-            driver.is_done = true;
-            let goodbye = poll_fn(|cx| driver.exchange.poll_close(cx));
-            // The other side may be gone; that is not what was asked.
-            let _ = tokio::time::timeout(GOODBYE, goodbye).await;
-        });
-    }
-    let mut ticks = interval(TELL);
-    loop {
-        tokio::select! {
-            joined = drivers.join_next() => match joined {
-                Some(joined) => joined.expect("a driver does not panic"),
-                None => break,
-            },
-            _ = ticks.tick() => tell(Progress {
-                elapsed: start.elapsed(),
-                sent: shared.sent.load(Ordering::Relaxed),
-                replies: shared.replies.load(Ordering::Relaxed),
-            }),
-            () = &mut stop => break,
-        }
-    }
-    // What they have found so far they tell when they are dropped.
-    drivers.shutdown().await;
-    let mut found = std::mem::take(&mut *shared.lock());
-    found.sent = shared.sent.load(Ordering::Relaxed);
-    // Waiting for what does not come is not part of it.
-    let sending = start.elapsed().min(options.duration);
-    let last_reply = Duration::from_nanos(shared.last_reply.load(Ordering::Relaxed));
-    found.elapsed = sending.max(last_reply);
-    Ok(found)
+/// The type parameters are those of [`until`](Load::until) and [`on_event`](Load::on_event).
+#[must_use = "a load does nothing until it is run"]
+pub struct Load<Stop = Pending<()>, OnEvent = fn(Event)> {
+    probe: Probe,
+    options: LoadOptions,
+    stop: Stop,
+    on_event: OnEvent,
 }
 
-/// What all connections of a load have in common.
+impl Load {
+    pub(super) fn new(probe: Probe, options: LoadOptions) -> Self {
+        Load { probe, options, stop: pending(), on_event: ignore }
+    }
+}
+
+impl<Stop, OnEvent> Load<Stop, OnEvent> {
+    /// Ends the load when `stop` completes. Messages that are in flight then count as
+    /// [unanswered](Summary::unanswered), not as lost.
+    pub fn until<F: Future<Output = ()>>(self, stop: F) -> Load<F, OnEvent> {
+        let Load { probe, options, on_event, .. } = self;
+        Load { probe, options, stop, on_event }
+    }
+
+    /// Calls `on_event` with an [`Event::Progress`] every 200 ms.
+    pub fn on_event<F: FnMut(Event)>(self, on_event: F) -> Load<Stop, F> {
+        let Load { probe, options, stop, .. } = self;
+        Load { probe, options, stop, on_event }
+    }
+}
+
+impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Load<Stop, OnEvent> {
+    /// Establishes the connections, sends until the duration is over, and returns the counts and
+    /// times of all connections together. The connections are tasks of the runtime, spread over its
+    /// threads. If the load is stopped before they are established, the counts are all zero.
+    ///
+    /// # Errors
+    /// An option is wrong, a certificate or key cannot be used, or not one connection could be
+    /// established. If only some could not, or fail later, the summary has the reasons.
+    ///
+    /// # Panics
+    /// If the task of a connection panics, which would be a bug.
+    pub async fn run(self) -> Result<Summary, ProbeError> {
+        let Load { probe, options, stop, mut on_event } = self;
+        let target = probe.target();
+        probe.messages.check(target)?;
+        options.check()?;
+        let mut stop = pin!(stop);
+        let mut summary = Summary::new();
+        let connecting = stream::iter(0..options.connections)
+            .map(|_| connect(target, &probe.connect))
+            .buffer_unordered(CONNECTING)
+            .collect::<Vec<_>>();
+        let connected = tokio::select! {
+            connected = connecting => connected,
+            () = &mut stop => return Ok(summary),
+        };
+        let mut links = Vec::new();
+        let mut failure = None;
+        for result in connected {
+            match result {
+                Ok((link, _)) => links.push(link),
+                Err(error) => {
+                    summary.fail(error.to_string());
+                    failure = Some(error);
+                }
+            }
+        }
+        if let Some(error) = failure.filter(|_| links.is_empty()) {
+            return Err(error);
+        }
+        let payloads = Payloads::new(probe.messages.size, probe.messages.is_text);
+        let start = Instant::now();
+        let shared = Arc::new(Shared {
+            summary: Mutex::new(summary),
+            start,
+            sent: AtomicU64::new(0),
+            replies: AtomicU64::new(0),
+            last_reply: AtomicU64::new(0),
+        });
+        let mut drivers = JoinSet::new();
+        let connections = links.len();
+        for (n, link) in links.into_iter().enumerate() {
+            let exchange = Exchange::new(link, payloads.for_another());
+            let schedule = options.rate.map(|rate| Schedule::new(rate, n, connections, start));
+            let schedule =
+                schedule.transpose().map_err(|error| ProbeError::no_timer(target, error))?;
+            let mut driver = Driver {
+                exchange,
+                schedule,
+                in_flight: options.in_flight,
+                end: later(start, options.duration),
+                timeout: options.timeout,
+                is_udp: target.protocol() == Protocol::Udp,
+                batch: Batch {
+                    replies: 0,
+                    pending: Vec::new(),
+                    flushed_at: None,
+                    shared: Arc::clone(&shared),
+                },
+                deadline: Box::pin(Deadline::default()),
+                is_done: false,
+            };
+            drivers.spawn(async move {
+                poll_fn(|cx| driver.poll(cx)).await;
+                driver.is_done = true;
+                // How the connection closes is not measured, so an error is ignored.
+                let close = poll_fn(|cx| driver.exchange.poll_close(cx));
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
+            });
+        }
+        let mut ticks = interval(PROGRESS_INTERVAL);
+        loop {
+            tokio::select! {
+                joined = drivers.join_next() => match joined {
+                    Some(joined) => joined.expect("a driver does not panic"),
+                    None => break,
+                },
+                _ = ticks.tick() => on_event(Event::Progress(Progress {
+                    elapsed: start.elapsed(),
+                    sent: shared.sent.load(Ordering::Relaxed),
+                    replies: shared.replies.load(Ordering::Relaxed),
+                })),
+                () = &mut stop => break,
+            }
+        }
+        // A driver that is dropped adds its results to the summary.
+        drivers.shutdown().await;
+        let mut summary = std::mem::replace(&mut *shared.lock(), Summary::new());
+        summary.sent = shared.sent.load(Ordering::Relaxed);
+        // Waiting in vain for replies at the end would lower the rate.
+        let sending = start.elapsed().min(options.duration);
+        let last_reply = Duration::from_nanos(shared.last_reply.load(Ordering::Relaxed));
+        summary.elapsed = sending.max(last_reply);
+        Ok(summary)
+    }
+}
+
+/// What the connections of a load share.
 struct Shared {
-    found: Mutex<Summary>,
+    /// The results that they have added. What is counted by atomics is not in it.
+    summary: Mutex<Summary>,
     start: Instant,
     sent: AtomicU64,
     replies: AtomicU64,
@@ -206,7 +292,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Summary> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+        self.summary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -218,7 +304,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// The part of connection `n` of `connections` in `rate` messages a second.
+    /// The share of connection `n` in `rate` messages a second over `connections`, which take turns.
     fn new(rate: f64, n: usize, connections: usize, start: Instant) -> std::io::Result<Self> {
         let step = Duration::from_secs_f64(connections as f64 / rate);
         let offset = step.mul_f64(n as f64 / connections as f64);
@@ -236,35 +322,37 @@ struct Driver {
     is_udp: bool,
     batch: Batch,
     deadline: Pin<Box<Deadline>>,
-    /// Nothing more is sent or waited for.
+    /// Whether it sent and waited to the end, and was not stopped.
     is_done: bool,
 }
 
 impl Drop for Driver {
-    /// Adds what did not come back, and what was not sent.
+    /// Adds the messages that did not come back or were not sent to the summary.
     fn drop(&mut self) {
         let (tracker, now) = (&self.exchange.tracker, Instant::now());
         let waiting = tracker.waiting() as u64;
-        let mut found = self.batch.shared.lock();
-        found.lost += tracker.lost();
-        *(if self.is_done { &mut found.lost } else { &mut found.unanswered }) += waiting;
+        let mut summary = self.batch.shared.lock();
+        summary.lost += tracker.lost();
+        *(if self.is_done { &mut summary.lost } else { &mut summary.unanswered }) += waiting;
         if let Some(schedule) = &self.schedule {
-            // What was due until the end, or until the load was stopped.
+            // Messages were due until the end, or until the load was stopped.
             let until = if self.is_done { self.end } else { self.end.min(now) };
             let late = until.saturating_duration_since(schedule.next);
-            found.unsent += late.as_nanos().div_ceil(schedule.step.as_nanos().max(1)) as u64;
+            summary.unsent += late.as_nanos().div_ceil(schedule.step.as_nanos().max(1)) as u64;
         }
     }
 }
 
 impl Driver {
+    /// Sends, receives and expires messages. Ready when the connection has ended, or when the
+    /// duration is over and every message has come back or expired.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let is_sending = now < self.end || self.is_behind(now);
             if is_sending {
                 self.refill(now);
-                for _ in 0..TOGETHER {
+                for _ in 0..MAX_UNFLUSHED {
                     if !(self.exchange.hand_over(cx) && self.has_room(now)) {
                         break;
                     }
@@ -273,37 +361,37 @@ impl Driver {
             } else if self.exchange.tracker.waiting() == 0 {
                 return Poll::Ready(());
             }
-            let before = self.batch.found.replies;
+            let before = self.batch.replies;
             let batch = &mut self.batch;
             if let Poll::Ready(ended) = self.exchange.poll(cx, |reply| batch.add(&reply)) {
-                let (why, is_final) = match ended {
-                    Ended::Closed(why) => (format!("closed by the other side: {why}"), true),
+                let (reason, is_final) = match ended {
+                    Ended::Closed(how) => (format!("closed by the other side: {how}"), true),
                     Ended::Failed(error) => (error.to_string(), !self.is_udp),
                 };
-                self.batch.shared.lock().fail(why);
+                self.batch.shared.lock().fail(reason);
                 if is_final {
                     return Poll::Ready(());
                 }
-                // It has to be polled again, or nobody wakes us for the next reply.
+                // It returned Ready, so it has not registered a waker for the next reply.
                 continue;
             }
-            if self.batch.found.replies != before || (is_sending && self.has_room(now)) {
+            if self.batch.replies != before || (is_sending && self.has_room(now)) {
                 continue;
             }
-            // The next thing that happens without the other side.
+            // When to wake up even if nothing is received.
             let expiry = self.exchange.tracker.oldest().map(|at| later(at, self.timeout));
             let wake = [expiry, Some(self.end).filter(|_| is_sending)].into_iter().flatten().min();
-            // While the other side takes nothing, there is nothing to be on time for.
+            // While the connection takes nothing, it is what wakes us, and not the schedule.
             if let Some(schedule) = self.schedule.as_mut()
                 && is_sending
                 && self.exchange.can_send()
-                && self.exchange.tracker.kept() < KEPT
+                && self.exchange.tracker.tracked() < MAX_TRACKED
                 && schedule.pace.poll_until(cx, schedule.next.min(self.end)).is_ready()
             {
                 continue;
             }
             let Some(wake) = wake else { continue };
-            self.batch.tell_in_time(now);
+            self.batch.flush_if_due(now);
             std::task::ready!(self.deadline.as_mut().poll_passed(cx, wake));
             let before = Instant::now().checked_sub(self.timeout);
             if let Some(before) = before {
@@ -317,25 +405,25 @@ impl Driver {
     /// Whether another message could be sent now.
     fn has_room(&self, now: Instant) -> bool {
         self.exchange.can_send()
-            && self.exchange.tracker.kept() < KEPT
+            && self.exchange.tracker.tracked() < MAX_TRACKED
             && match &self.schedule {
                 None => self.exchange.tracker.waiting() < self.in_flight,
                 Some(schedule) => schedule.next <= now && schedule.next < self.end,
             }
     }
 
-    /// Whether the end has come, but not everything that was due before it has been sent, and can
-    /// be: it is late then, and timed as such. What the other side has no room for is left.
+    /// Whether messages that were due before the end can still be sent after it: their round trips
+    /// include the delay. What the connection has no room for is not sent.
     fn is_behind(&self, now: Instant) -> bool {
         self.schedule.is_some() && now < later(self.end, self.timeout) && self.has_room(now)
     }
 
-    /// Sends what may be sent.
+    /// Sends the messages that are due, as many as the connection takes in one write.
     fn refill(&mut self, now: Instant) {
         if !self.has_room(now) {
             return;
         }
-        let most = self.exchange.gathers();
+        let most = self.exchange.max_messages();
         let count = match &mut self.schedule {
             None => {
                 let count = most.min(self.in_flight - self.exchange.tracker.waiting());
@@ -361,57 +449,54 @@ impl Driver {
     }
 }
 
-/// What one connection has found since it last told.
+/// The replies of one connection that are not in the summary yet.
 struct Batch {
-    found: Batched,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Batched {
+    /// How many there were in all.
     replies: usize,
-    judged: Vec<Reply>,
-    told_at: Option<Instant>,
+    pending: Vec<Reply>,
+    flushed_at: Option<Instant>,
+    shared: Arc<Shared>,
 }
 
 impl Batch {
     fn add(&mut self, reply: &Reply) {
-        self.found.replies += 1;
-        self.found.judged.push(*reply);
-        if self.found.judged.len() >= BATCH {
-            self.tell();
+        self.replies += 1;
+        self.pending.push(*reply);
+        if self.pending.len() >= BATCH {
+            self.flush();
         }
     }
 
-    /// Tells what there is, unless it was told a moment ago.
-    fn tell_in_time(&mut self, now: Instant) {
-        let is_time = self.found.told_at.is_none_or(|at| now - at >= TELL / 2);
-        if is_time && !self.found.judged.is_empty() {
-            self.found.told_at = Some(now);
-            self.tell();
+    /// Adds the replies to the summary unless that was done a moment ago, so that progress includes
+    /// the replies of slow connections.
+    fn flush_if_due(&mut self, now: Instant) {
+        let is_due = self.flushed_at.is_none_or(|at| now - at >= PROGRESS_INTERVAL / 2);
+        if is_due && !self.pending.is_empty() {
+            self.flushed_at = Some(now);
+            self.flush();
         }
     }
 
-    fn tell(&mut self) {
-        let mut found = self.shared.lock();
-        for reply in &self.found.judged {
-            found.count(reply);
+    fn flush(&mut self) {
+        let mut summary = self.shared.lock();
+        for reply in &self.pending {
+            summary.count(reply);
             if let Some(rtt) = reply.rtt {
-                found.record(rtt);
+                summary.record(rtt);
             }
         }
-        if !self.found.judged.is_empty() {
-            // A batch is told at its last reply, or not long after.
+        if !self.pending.is_empty() {
+            // A batch is flushed when its last reply has come, or shortly after.
             let since = u64::try_from(self.shared.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.shared.last_reply.fetch_max(since, Ordering::Relaxed);
         }
-        self.shared.replies.fetch_add(self.found.judged.len() as u64, Ordering::Relaxed);
-        self.found.judged.clear();
+        self.shared.replies.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
+        self.pending.clear();
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.tell();
+        self.flush();
     }
 }

@@ -1,153 +1,129 @@
-//! The other end of the wire: a client that says what a path does to messages.
-//!
-//! [`ping()`] sends messages at an interval and tells of each; [`load()`] sends as many as it can, or as
-//! many a second as it is told. Both work on all five protocols and on any echo service, compare
-//! each reply with what was sent, byte for byte, and return a [`Summary`].
+//! A client that measures what a path, and the echo service at its end, do to messages.
 //!
 //! ```
-//! use echo_server::probe::{self, DialOptions, Messages, PingOptions, Target};
-//! use echo_server::{Config, Protocol, Server};
+//! use echo_server::probe::{PingOptions, Probe};
+//! # use echo_server::{Config, Protocol, Server};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let server = Server::bind(Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0))).await?;
-//! let target: Target = format!("tcp://{}", server.local_addrs()[0].address.ip().unwrap()).parse()?;
-//! tokio::spawn(server.run(std::future::pending()));
-//!
-//! let mut options = PingOptions::default();
-//! options.count = Some(3);
-//! options.interval = std::time::Duration::from_millis(1);
-//! let summary = probe::ping(
-//!     &target,
-//!     &DialOptions::default(),
-//!     Messages::default(),
-//!     &options,
-//!     std::future::pending(),
-//!     |_event| {},
-//! )
-//! .await?;
-//! assert_eq!((summary.sent, summary.received), (3, 3));
+//! # let server = Server::bind(Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0))).await?;
+//! # let url = format!("tcp://{}", server.local_addrs()[0].address.ip().unwrap());
+//! # tokio::spawn(server.run(std::future::pending()));
+//! let summary = Probe::new(url.parse()?).ping(PingOptions::new().count(3)).run().await?;
+//! assert!(summary.is_clean(), "{summary}");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! This room shares the configuration's [`Protocol`] and the TLS room's file
-//! readers with the server, and nothing else.
+//! A [`Probe`] is a [`Target`], how to connect to it, and what to send. [`Probe::ping`] sends one
+//! message an interval and reports each reply; [`Probe::load`] keeps many connections busy;
+//! [`Probe::find_mtu`] searches for the largest datagram. All of them work with any echo service,
+//! over all protocols of [`Protocol`](crate::Protocol) and over Unix sockets, and compare each
+//! reply with what was sent, byte for byte.
+//!
+//! This module uses the crate's configuration types, addresses, errors and TLS settings. It knows
+//! nothing of the server.
 
-mod dial;
+mod connect;
+mod error;
+mod event;
 mod exchange;
 mod link;
 mod load;
+mod messages;
 mod mtu;
 mod pace;
 mod payload;
 mod ping;
 mod summary;
 mod target;
+mod tls;
 mod tracker;
-mod trust;
 
-use std::io;
-
-pub use dial::{Connected, DialOptions, Family};
-pub use load::{LoadOptions, Progress, load};
-pub use mtu::find_mtu;
-pub use ping::{PingOptions, ping};
+pub use connect::{ConnectOptions, Connected, Family};
+pub use error::{ProbeError, ProbeSetting};
+pub use event::Event;
+pub use load::{Load, LoadOptions, Progress};
+pub use messages::Messages;
+pub use mtu::{FindMtu, MtuOptions};
+pub use ping::{Ping, PingOptions};
 pub use summary::Summary;
-pub use target::{Target, TargetError};
+pub use target::{Endpoint, Target, TargetError};
+pub use tls::{TlsFacts, TlsOptions};
 pub use tracker::{Reply, Verdict};
-pub use trust::{TlsFacts, TlsOptions};
 
-use crate::config::Protocol;
-use crate::error::CredentialError;
-
-/// What is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Messages {
-    /// Bytes in a message. 64.
-    pub size: usize,
-    /// WebSocket: text messages instead of binary ones.
-    pub is_text: bool,
-}
-
-impl Default for Messages {
-    fn default() -> Self {
-        Messages { size: 64, is_text: false }
-    }
-}
-
-impl Messages {
-    /// Binary messages of `size` bytes.
-    pub fn of(size: usize) -> Self {
-        Messages { size, ..Messages::default() }
-    }
-
-    /// These, if `target` can carry them.
-    fn checked_for(self, target: &Target) -> Result<Self, ProbeError> {
-        let usage = |what: String| Err(ProbeError::Usage(what));
-        match target.protocol {
-            Protocol::Tcp | Protocol::Tls if self.size == 0 => {
-                usage("--size 0: a byte stream has no empty messages".to_owned())
-            }
-            Protocol::Udp if self.size > MAX_PAYLOAD => {
-                usage(format!("--size {}: a datagram carries {MAX_PAYLOAD} at most", self.size))
-            }
-            Protocol::Tcp | Protocol::Tls | Protocol::Udp if self.is_text => {
-                usage("--text: only WebSocket has text messages".to_owned())
-            }
-            _ => Ok(self),
-        }
-    }
-}
-
-/// The largest payload of a datagram over IPv4.
-const MAX_PAYLOAD: usize = 65_507;
-
-/// Something that happened during a [`ping()`].
+/// An echo service, how to connect to it, and what to send to it. It can be run any number of
+/// times.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use echo_server::Source;
+/// use echo_server::probe::{PingOptions, Probe, Target};
+///
+/// # fn example(ca: &str, target: Target) {
+/// let probe = Probe::new(target)
+///     .connect(|connect| connect.tls.ca = Some(Source::memory(ca)))
+///     .messages(|messages| messages.size = 1400);
+/// let ping = probe.ping(PingOptions::new().interval(Duration::from_millis(100)));
+/// # drop(ping);
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// The connection stands.
-    Connected(Box<Connected>),
-    /// A reply has come.
-    Reply(Reply),
-    /// A message is not back within the timeout.
-    Overdue {
-        /// Its number.
-        seq: u64,
-    },
-    /// The connection failed or was closed; over UDP, a datagram was refused.
-    Failed {
-        /// What was said.
-        why: String,
-    },
+pub struct Probe {
+    target: Target,
+    connect: ConnectOptions,
+    messages: Messages,
 }
 
-/// Why a probe has nothing to report.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProbeError {
-    /// It was asked for something that cannot be.
-    #[error("{0}")]
-    Usage(String),
-    /// A certificate or key of one's own could not be used.
-    #[error(transparent)]
-    Credential(#[from] CredentialError),
-    /// There is no connection.
-    #[error("{0}")]
-    Connect(String),
-    /// There is a connection, but TLS does not come about on it.
-    #[error("{0}")]
-    Tls(String),
-}
-
-impl ProbeError {
-    fn connect(target: &Target, error: &io::Error) -> ProbeError {
-        ProbeError::Connect(format!("{target}: {error}"))
+impl Probe {
+    /// A probe of `target` with the defaults of [`ConnectOptions`] and [`Messages`].
+    pub fn new(target: Target) -> Self {
+        Probe { target, connect: ConnectOptions::default(), messages: Messages::default() }
     }
 
-    fn tls(target: &Target, error: &io::Error) -> ProbeError {
-        ProbeError::Tls(format!("{target}: TLS: {error}"))
+    /// Changes how to connect.
+    #[must_use]
+    pub fn connect(mut self, change: impl FnOnce(&mut ConnectOptions)) -> Self {
+        change(&mut self.connect);
+        self
+    }
+
+    /// Changes what is sent.
+    #[must_use]
+    pub fn messages(mut self, change: impl FnOnce(&mut Messages)) -> Self {
+        change(&mut self.messages);
+        self
+    }
+
+    /// Sets [`Messages::size`], in bytes.
+    #[must_use]
+    pub fn size(self, bytes: usize) -> Self {
+        self.messages(|messages| messages.size = bytes)
+    }
+
+    /// The echo service.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Prepares to send one message an interval on one connection.
+    pub fn ping(&self, options: PingOptions) -> Ping {
+        Ping::new(self.clone(), options)
+    }
+
+    /// Prepares to send as many messages as the service answers, or on a schedule, on many
+    /// connections.
+    pub fn load(&self, options: LoadOptions) -> Load {
+        Load::new(self.clone(), options)
+    }
+
+    /// Prepares to search for the largest datagram that comes back unfragmented. It needs a UDP
+    /// target, and Linux. [`Messages`] has no effect.
+    pub fn find_mtu(&self, options: MtuOptions) -> FindMtu {
+        FindMtu::new(self.clone(), options)
     }
 }
+
+/// Ignores an event: the default of `on_event`.
+fn ignore(_event: Event) {}

@@ -1,68 +1,128 @@
-//! The largest datagram that comes back whole.
+//! The search for the largest datagram that comes back with the DF bit set.
 
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{DialOptions, Event, Messages, PingOptions, ProbeError, Target, ping};
+use super::messages::MAX_DATAGRAM_PAYLOAD;
+use super::{Event, PingOptions, Probe, ProbeError, ProbeSetting, ignore};
 use crate::config::Protocol;
 
-/// What every path carries.
+/// A payload in bytes that every path carries. Some services do not answer an empty datagram.
 const SMALL: usize = 64;
 
-/// Tries for each size: a datagram can get lost for other reasons than its size.
+/// How often each size is tried: a datagram can be lost for other reasons than its size.
 const TRIES: u64 = 3;
 
-/// Finds the largest payload in bytes that comes back from `target` when it is sent with the DF bit
-/// set, by halving. `None` if not even a small datagram comes back. `tell` is called with each size
-/// that was tried, and whether it came back.
-///
-/// # Errors
-/// `target` is not UDP, or there is no socket; the DF bit can be set on Linux only.
-pub async fn find_mtu(
-    target: &Target,
-    dial_options: &DialOptions,
-    timeout: Duration,
-    mut tell: impl FnMut(usize, bool),
-) -> Result<Option<usize>, ProbeError> {
-    if target.protocol != Protocol::Udp {
-        return Err(ProbeError::Usage(format!("{target}: only UDP has a largest datagram")));
+/// How a search for the largest datagram waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MtuOptions {
+    /// How long to wait for a reply. Each size is tried three times, and there are about 17 sizes.
+    /// 2 seconds.
+    pub timeout: Duration,
+}
+
+impl Default for MtuOptions {
+    fn default() -> Self {
+        MtuOptions::new()
     }
-    let dial_options = DialOptions { dont_fragment: true, ..dial_options.clone() };
-    let mut comes_back = async |size| {
-        let options = PingOptions { count: Some(1), interval: Duration::ZERO, timeout };
-        for _ in 0..TRIES {
-            // Our own system says at once if it is too large to be sent whole.
-            let (refused, refusal) = oneshot::channel::<()>();
-            let mut refused = Some(refused);
-            let hear = |event: &Event| {
+}
+
+impl MtuOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        MtuOptions { timeout: Duration::from_secs(2) }
+    }
+
+    /// Sets [`MtuOptions::timeout`].
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// A search that [`run`](FindMtu::run) starts. [`Probe::find_mtu`] makes one.
+///
+/// The type parameter is that of [`on_event`](FindMtu::on_event).
+#[must_use = "a search does nothing until it is run"]
+pub struct FindMtu<OnEvent = fn(Event)> {
+    probe: Probe,
+    options: MtuOptions,
+    on_event: OnEvent,
+}
+
+impl FindMtu {
+    pub(super) fn new(probe: Probe, options: MtuOptions) -> Self {
+        FindMtu { probe, options, on_event: ignore }
+    }
+}
+
+impl<OnEvent> FindMtu<OnEvent> {
+    /// Calls `on_event` with an [`Event::SizeTried`] for each size.
+    pub fn on_event<F: FnMut(Event)>(self, on_event: F) -> FindMtu<F> {
+        let FindMtu { probe, options, .. } = self;
+        FindMtu { probe, options, on_event }
+    }
+}
+
+impl<OnEvent: FnMut(Event)> FindMtu<OnEvent> {
+    /// Searches by bisection, and returns the largest payload in bytes that comes back. `None`: not
+    /// even a datagram of 64 bytes does. Dropping the future ends the search.
+    ///
+    /// The MTU of the path is that payload and the headers: 28 bytes over IPv4, 48 over IPv6.
+    ///
+    /// # Errors
+    /// The target is not UDP, or there is no socket. The DF bit can be set on Linux only.
+    pub async fn run(self) -> Result<Option<usize>, ProbeError> {
+        let FindMtu { probe, options, mut on_event } = self;
+        if probe.target().protocol() != Protocol::Udp {
+            let problem =
+                format!("only UDP has a largest datagram, and this is {}", probe.target());
+            return Err(ProbeError::setting(ProbeSetting::Target, problem));
+        }
+        let probe = probe.connect(|connect| connect.dont_fragment = true);
+        let probe = probe.messages(|messages| messages.is_text = false);
+        let mut try_size = async |size| {
+            let came_back = comes_back(&probe.clone().size(size), options.timeout).await?;
+            on_event(Event::SizeTried { size, came_back });
+            Ok::<_, ProbeError>(came_back)
+        };
+        if !try_size(SMALL).await? {
+            return Ok(None);
+        }
+        // A datagram of `low` bytes comes back, one of `high` does not.
+        let (mut low, mut high) = (SMALL, MAX_DATAGRAM_PAYLOAD + 1);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if try_size(middle).await? { low = middle } else { high = middle }
+        }
+        Ok(Some(low))
+    }
+}
+
+/// Whether one of a few messages of `probe` comes back.
+async fn comes_back(probe: &Probe, timeout: Duration) -> Result<bool, ProbeError> {
+    let options = PingOptions::new().count(1).interval(Duration::ZERO).timeout(timeout);
+    for _ in 0..TRIES {
+        // If our own system refuses to send a datagram of this size (EMSGSIZE), there is nothing
+        // to wait for.
+        let (refused, refusal) = oneshot::channel::<()>();
+        let mut refused = Some(refused);
+        let ping =
+            probe.ping(options.clone()).until(async { drop(refusal.await) }).on_event(|event| {
                 if matches!(event, Event::Failed { .. }) {
                     refused.take();
                 }
-            };
-            let stop = async { drop(refusal.await) };
-            let ping = ping(target, &dial_options, Messages::of(size), &options, stop, hear);
-            let summary = ping.await?;
-            if summary.received > 0 {
-                tell(size, true);
-                return Ok::<_, ProbeError>(true);
-            }
-            if !summary.errors.is_empty() {
-                break;
-            }
+            });
+        let summary = ping.run().await?;
+        if summary.received() > 0 {
+            return Ok(true);
         }
-        tell(size, false);
-        Ok(false)
-    };
-    // Not an empty datagram: there are services that answer all but that.
-    if !comes_back(SMALL).await? {
-        return Ok(None);
+        if summary.errors().next().is_some() {
+            return Ok(false);
+        }
     }
-    // `low` comes back, `high` does not.
-    let (mut low, mut high) = (SMALL, super::MAX_PAYLOAD + 1);
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        if comes_back(middle).await? { low = middle } else { high = middle }
-    }
-    Ok(Some(low))
+    Ok(false)
 }

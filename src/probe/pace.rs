@@ -1,5 +1,5 @@
-//! A timer that is finer than tokio's, whose grain is a millisecond: at a rate of many messages a
-//! second the timer's own error would be most of what is measured.
+//! A timer that is more precise than tokio's, which has a resolution of a millisecond: at many
+//! messages a second that error would be most of what is measured.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// `at` plus `time`, or as far ahead as anybody waits.
+/// `at` plus `time`, but at most 30 years, so that it does not overflow.
 pub(super) fn later(at: Instant, time: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
     at + time.min(FAR)
 }
 
-/// Wakes its task at one instant after the other.
+/// Wakes its task at a given instant, again and again.
 pub(super) struct Pace {
     timer: Timer,
     armed: Option<Instant>,
@@ -24,7 +24,7 @@ impl Pace {
         Ok(Pace { timer: Timer::new()?, armed: None })
     }
 
-    /// Ready once `at` has come; the task is woken then.
+    /// Ready from `at` on. The task is woken then.
     pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
         loop {
             if Instant::now() >= at {
@@ -49,8 +49,8 @@ impl Timer {
         use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        // What makes it unsound is a type that does not own its descriptor; this one does, and the
-        // replacement cannot be called without unsafe.
+        // `AsyncFd::new` is deprecated because it is unsound for a type that does not keep its
+        // descriptor open. `OwnedFd` does, and the replacement is an unsafe function.
         #[expect(deprecated)]
         Ok(Timer(tokio::io::unix::AsyncFd::new(timer)?))
     }
@@ -58,7 +58,7 @@ impl Timer {
     fn arm(&mut self, at: Instant) {
         use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
         let wait = at.saturating_duration_since(Instant::now());
-        // A time of zero would disarm it.
+        // A timerfd is disarmed by a time of zero.
         let nanoseconds = i64::from(wait.subsec_nanos().max(u32::from(wait.as_secs() == 0)));
         let spec = Itimerspec {
             it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
@@ -75,7 +75,7 @@ impl Timer {
         let mut count = [0; 8];
         let read = guard.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut count)?));
         match read {
-            // It had not fired; the readiness was an earlier one's.
+            // The readiness was that of an earlier expiry.
             Err(_would_block) => {
                 drop(guard);
                 self.poll_fired(cx)

@@ -1,17 +1,18 @@
-//! The messages that a probe sends: random, and known again byte for byte when they come back.
+//! The contents of messages: random, and reproducible, so that replies are compared with them byte
+//! for byte.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-/// Random bytes that all messages are cut from. It fits into a processor's cache, so that a load
-/// spends its time on the network.
+/// How many random bytes there are, of which every message is a part. They fit into a processor's
+/// cache, so that a load spends its time on the network.
 const POOL: usize = 64 * 1024;
 
-/// Makes the messages of one connection, and knows them again.
+/// Makes the messages of one connection, and recognizes them.
 ///
-/// A message that has room begins with a tag, random for each connection, and its sequence number;
-/// the rest is cut from a random pool at a place that depends on the number. So any message can be
-/// made again instead of being kept.
+/// A message begins with a header, if it is long enough: a tag, random for each connection, and its
+/// sequence number. The rest is a part of the random pool, at an offset that depends on the number.
+/// So a message is made again when its reply comes, and does not have to be stored.
 #[derive(Debug, Clone)]
 pub(super) struct Payloads {
     tag: u32,
@@ -28,7 +29,7 @@ impl Payloads {
     pub(super) fn new(size: usize, is_text: bool) -> Self {
         let mut state = random_seed() | 1;
         let mut next = || {
-            // xorshift64*: nobody is to be kept from guessing it.
+            // xorshift64*: the contents need not be unpredictable.
             state ^= state >> 12;
             state ^= state << 25;
             state ^= state >> 27;
@@ -43,7 +44,7 @@ impl Payloads {
         Payloads { tag: next(), size, is_text, pool }
     }
 
-    /// The same for another connection: with a tag of its own.
+    /// Messages of another connection: the pool is the same, the tag is not.
     pub(super) fn for_another(&self) -> Self {
         Payloads { tag: random_seed() as u32, ..self.clone() }
     }
@@ -69,7 +70,7 @@ impl Payloads {
         }
     }
 
-    /// Whether `bytes` are message `seq`, all of it.
+    /// Whether `bytes` are exactly message `seq`.
     pub(super) fn is(&self, seq: u64, bytes: &[u8]) -> bool {
         if bytes.len() != self.size {
             return false;
@@ -92,8 +93,9 @@ impl Payloads {
         true
     }
 
-    /// The sequence number that a message of ours carries; it may be damaged otherwise. It carries
-    /// 32 bits of it, and is one of the last before `next`.
+    /// The sequence number in the header of `bytes`, if the tag is this connection's; the rest may be
+    /// damaged. The header holds the lowest 32 bits of the number, so the result is the last number
+    /// before `next` that has these bits.
     pub(super) fn seq_of(&self, bytes: &[u8], next: u64) -> Option<u64> {
         if !self.has_header() || bytes.len() < self.header_size() {
             return None;
@@ -105,12 +107,12 @@ impl Payloads {
             u64::from_be_bytes(header.try_into().ok()?)
         };
         let back = (next as u32).wrapping_sub(value as u32);
-        // Just before the first message there is nothing, so it is not a number of ours.
+        // There is no number before 0, and `next` has not been sent.
         let seq = next.checked_sub(u64::from(back)).filter(|_| back > 0);
         seq.filter(|_| (value >> 32) as u32 == self.tag)
     }
 
-    /// Eight bytes, in text as hexadecimal digits.
+    /// Eight bytes, in text 16 hexadecimal digits.
     fn header_size(&self) -> usize {
         if self.is_text { 16 } else { 8 }
     }
@@ -128,9 +130,9 @@ impl Payloads {
         }
     }
 
-    /// At most `rest` bytes of message `seq`, from `at` on.
+    /// Up to `rest` bytes of message `seq` from its offset `at` on.
     fn piece(&self, seq: u64, at: usize, rest: usize) -> &[u8] {
-        // Neighbours are far apart in the pool, so that one message is not mistaken for another.
+        // Consecutive messages are far apart in the pool, so that they are never equal.
         let start = (seq.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as usize + at;
         let start = start % POOL;
         &self.pool[start..(start + rest).min(POOL)]

@@ -1,6 +1,7 @@
-//! What a probe found, in numbers.
+//! The result of a probe: counts and times.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -8,37 +9,36 @@ use hdrhistogram::Histogram;
 use super::tracker::{Reply, Verdict};
 
 /// The counts and times of a probe.
+///
+/// Each message that was sent is received, lost or unanswered, or its reply is corrupted. The text
+/// of a summary has several lines.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Summary {
-    /// Messages sent.
-    pub sent: u64,
-    /// Messages that came back as they were sent, late ones among them.
-    pub received: u64,
-    /// Messages that did not come back at all.
-    pub lost: u64,
-    /// Messages that came back after the timeout.
-    pub late: u64,
-    /// Answers that differed from what was sent.
-    pub corrupted: u64,
-    /// Answers that had come before.
-    pub duplicated: u64,
-    /// Answers that came after the answer to a later message.
-    pub reordered: u64,
-    /// Messages that were in flight when the probe was stopped.
-    pub unanswered: u64,
-    /// Of a scheduled load: messages that were due and were not sent, because the other side took
-    /// none, or the connection had ended.
-    pub unsent: u64,
-    /// Connections that failed or ended early, by what was said.
-    pub errors: BTreeMap<String, u64>,
-    /// From the first message to the end.
-    pub elapsed: Duration,
-    rtt: Histogram<u64>,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) lost: u64,
+    pub(super) late: u64,
+    pub(super) corrupted: u64,
+    pub(super) duplicated: u64,
+    pub(super) reordered: u64,
+    pub(super) unanswered: u64,
+    pub(super) unsent: u64,
+    pub(super) errors: BTreeMap<String, u64>,
+    pub(super) elapsed: Duration,
+    rtt: RoundTrips,
     jitter: Jitter,
 }
 
-/// The mean difference between one round trip and the next.
+/// The round trips. The histogram rounds, so what is to be exact is kept beside it.
+#[derive(Debug, Clone)]
+struct RoundTrips {
+    nanoseconds: Histogram<u64>,
+    min: Duration,
+    max: Duration,
+    total: Duration,
+}
+
+/// The differences between one round trip and the next.
 #[derive(Debug, Clone, Copy, Default)]
 struct Jitter {
     last: Option<Duration>,
@@ -46,8 +46,8 @@ struct Jitter {
     count: u32,
 }
 
-impl Default for Summary {
-    fn default() -> Self {
+impl Summary {
+    pub(super) fn new() -> Self {
         Summary {
             sent: 0,
             received: 0,
@@ -60,36 +60,100 @@ impl Default for Summary {
             unsent: 0,
             errors: BTreeMap::new(),
             elapsed: Duration::ZERO,
-            // Nanoseconds, to three digits; it grows as it must.
-            rtt: Histogram::new(3).expect("three digits are within what it can"),
+            rtt: RoundTrips {
+                nanoseconds: Histogram::new(3).expect("a histogram has up to five digits"),
+                min: Duration::MAX,
+                max: Duration::ZERO,
+                total: Duration::ZERO,
+            },
             jitter: Jitter::default(),
         }
     }
-}
 
-impl Summary {
-    /// The shortest round trip.
-    pub fn rtt_min(&self) -> Duration {
-        Duration::from_nanos(if self.rtt.is_empty() { 0 } else { self.rtt.min() })
+    /// Messages that were sent.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
-    /// The mean round trip.
-    pub fn rtt_mean(&self) -> Duration {
-        Duration::from_nanos(self.rtt.mean() as u64)
+    /// Messages that came back as they were sent, late ones included.
+    pub fn received(&self) -> u64 {
+        self.received
     }
 
-    /// The longest round trip.
-    pub fn rtt_max(&self) -> Duration {
-        Duration::from_nanos(self.rtt.max())
+    /// Messages that did not come back.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
-    /// The round trip that `percent` of all do not exceed, to three digits.
-    pub fn rtt_percentile(&self, percent: f64) -> Duration {
-        Duration::from_nanos(self.rtt.value_at_percentile(percent).min(self.rtt.max()))
+    /// Messages that came back after the timeout.
+    pub fn late(&self) -> u64 {
+        self.late
     }
 
-    /// The mean difference between one round trip and the next. A load has none: its replies have
-    /// no single order.
+    /// Replies that differ from what was sent.
+    pub fn corrupted(&self) -> u64 {
+        self.corrupted
+    }
+
+    /// Replies to a message that had come back already.
+    pub fn duplicated(&self) -> u64 {
+        self.duplicated
+    }
+
+    /// Messages that came back after one that was sent later.
+    pub fn reordered(&self) -> u64 {
+        self.reordered
+    }
+
+    /// Messages that were in flight when the probe was stopped.
+    pub fn unanswered(&self) -> u64 {
+        self.unanswered
+    }
+
+    /// Messages of a load on a schedule that were due but not sent: the connection took none, or
+    /// had ended.
+    pub fn unsent(&self) -> u64 {
+        self.unsent
+    }
+
+    /// Why connections failed or ended early, and how many did so for each reason.
+    pub fn errors(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.errors.iter().map(|(reason, count)| (reason.as_str(), *count))
+    }
+
+    /// From the first message to the end. That of a load does not include the time that it waited
+    /// in vain for last replies.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// The shortest round trip, exactly. `None` if there was none, here and below.
+    pub fn rtt_min(&self) -> Option<Duration> {
+        (!self.rtt.nanoseconds.is_empty()).then_some(self.rtt.min)
+    }
+
+    /// The mean round trip, exactly.
+    pub fn rtt_mean(&self) -> Option<Duration> {
+        let nanoseconds =
+            self.rtt.total.as_nanos().checked_div(u128::from(self.rtt.nanoseconds.len()))?;
+        // It lies between two durations of 64 bits or less.
+        Some(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+    }
+
+    /// The longest round trip, exactly.
+    pub fn rtt_max(&self) -> Option<Duration> {
+        (!self.rtt.nanoseconds.is_empty()).then_some(self.rtt.max)
+    }
+
+    /// The round trip that `percent` per cent of all do not exceed, from 0 to 100, rounded to three
+    /// digits.
+    pub fn rtt_percentile(&self, percent: f64) -> Option<Duration> {
+        let value = Duration::from_nanos(self.rtt.nanoseconds.value_at_percentile(percent));
+        (!self.rtt.nanoseconds.is_empty()).then(|| value.clamp(self.rtt.min, self.rtt.max))
+    }
+
+    /// The mean difference between one round trip and the next. `None` if there were fewer than
+    /// two, and after a load: its connections have no common order.
     pub fn jitter(&self) -> Option<Duration> {
         self.jitter.total.checked_div(self.jitter.count)
     }
@@ -100,7 +164,9 @@ impl Summary {
         if seconds > 0.0 { self.received as f64 / seconds } else { 0.0 }
     }
 
-    /// Whether each message that was due came back once, unchanged and in time; and there was one.
+    /// Whether there was a message, each one that was due came back once, unchanged and in time,
+    /// and no connection failed. Reordering, and messages in flight when the probe was stopped, are
+    /// not held against it.
     pub fn is_clean(&self) -> bool {
         let Summary { lost, late, corrupted, duplicated, unsent, .. } = self;
         lost + late + corrupted + duplicated + unsent == 0
@@ -121,8 +187,8 @@ impl Summary {
         self.reordered += u64::from(reply.is_reordered);
     }
 
-    /// Adds the round trip of the next reply.
-    pub(super) fn time(&mut self, rtt: Duration) {
+    /// Adds the round trip that follows the last one that was added.
+    pub(super) fn record_in_order(&mut self, rtt: Duration) {
         self.record(rtt);
         if let Some(last) = self.jitter.last.replace(rtt) {
             self.jitter.total += rtt.abs_diff(last);
@@ -130,13 +196,112 @@ impl Summary {
         }
     }
 
-    /// Adds a round trip that stands in no order to the others.
+    /// Adds a round trip that has no order among the others.
     pub(super) fn record(&mut self, rtt: Duration) {
         let nanoseconds = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX);
-        self.rtt.record(nanoseconds.max(1)).expect("the histogram grows as it must");
+        // The histogram begins at 1.
+        let recorded = self.rtt.nanoseconds.record(nanoseconds.max(1));
+        recorded.expect("a histogram that resizes itself takes every value");
+        self.rtt.min = self.rtt.min.min(rtt);
+        self.rtt.max = self.rtt.max.max(rtt);
+        self.rtt.total = self.rtt.total.saturating_add(rtt);
     }
 
-    pub(super) fn fail(&mut self, why: String) {
-        *self.errors.entry(why).or_insert(0) += 1;
+    pub(super) fn fail(&mut self, reason: String) {
+        *self.errors.entry(reason).or_insert(0) += 1;
+    }
+}
+
+/// Several lines, for people: the counts, the round trips, and what else happened.
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { sent, received, lost, late, corrupted, duplicated, reordered, .. } = self;
+        write!(
+            f,
+            "{sent} sent, {received} received, {lost} lost, {late} late, {corrupted} corrupted, \
+             {duplicated} duplicated, {reordered} reordered in {:.3} s ({:.0} a second)",
+            self.elapsed.as_secs_f64(),
+            self.rate()
+        )?;
+        if let (Some(min), Some(mean), Some(max)) =
+            (self.rtt_min(), self.rtt_mean(), self.rtt_max())
+        {
+            write!(f, "\nrtt: min {}, mean {}", Ms(min), Ms(mean))?;
+            for percent in [50.0, 90.0, 99.0, 99.9, 99.99] {
+                let beyond = *received as f64 * (100.0 - percent) / 100.0;
+                // A high percentile means nothing unless there are values beyond it.
+                if let Some(rtt) = self.rtt_percentile(percent)
+                    && (percent <= 99.0 || beyond >= 1.0)
+                {
+                    write!(f, ", p{percent} {}", Ms(rtt))?;
+                }
+            }
+            write!(f, ", max {}", Ms(max))?;
+            if let Some(jitter) = self.jitter() {
+                write!(f, ", jitter {}", Ms(jitter))?;
+            }
+        }
+        if self.unanswered > 0 {
+            write!(f, "\n{} still in flight when stopped", self.unanswered)?;
+        }
+        if self.unsent > 0 {
+            write!(f, "\n{} due but not sent", self.unsent)?;
+        }
+        self.errors().try_for_each(|(reason, count)| write!(f, "\n{count} times: {reason}"))
+    }
+}
+
+/// A time in milliseconds.
+struct Ms(Duration);
+
+impl fmt::Display for Ms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3} ms", self.0.as_secs_f64() * 1000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ns(nanoseconds: u64) -> Duration {
+        Duration::from_nanos(nanoseconds)
+    }
+
+    #[test]
+    fn least_mean_and_most_are_exact() {
+        let mut summary = Summary::new();
+        assert_eq!((summary.rtt_min(), summary.rtt_mean(), summary.rtt_max()), (None, None, None));
+        assert_eq!((summary.rtt_percentile(50.0), summary.jitter()), (None, None));
+        for rtt in [1_234_567, 1_234_569, 7_654_322] {
+            summary.record_in_order(ns(rtt));
+        }
+        assert_eq!(summary.rtt_min(), Some(ns(1_234_567)));
+        assert_eq!(summary.rtt_mean(), Some(ns(3_374_486)));
+        assert_eq!(summary.rtt_max(), Some(ns(7_654_322)));
+        assert_eq!(summary.rtt_percentile(100.0), Some(ns(7_654_322)));
+        assert_eq!(summary.jitter(), Some(ns((2 + 6_419_753) / 2)));
+    }
+
+    #[test]
+    fn people_read_what_there_is() {
+        let mut summary = Summary::new();
+        assert_eq!(summary.to_string().lines().count(), 1);
+        summary.sent = 3;
+        summary.received = 1;
+        summary.unanswered = 1;
+        summary.unsent = 4;
+        summary.record(ns(1_500_000));
+        summary.fail("closed by the other side".to_owned());
+        assert_eq!(
+            summary.to_string(),
+            "3 sent, 1 received, 0 lost, 0 late, 0 corrupted, 0 duplicated, 0 reordered in 0.000 s \
+             (0 a second)\n\
+             rtt: min 1.500 ms, mean 1.500 ms, p50 1.500 ms, p90 1.500 ms, p99 1.500 ms, \
+             max 1.500 ms\n\
+             1 still in flight when stopped\n\
+             4 due but not sent\n\
+             1 times: closed by the other side"
+        );
     }
 }

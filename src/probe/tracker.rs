@@ -1,4 +1,4 @@
-//! Which of the messages that were sent have come back, and how.
+//! Tracks which messages of a connection have come back, and judges replies.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use tokio::time::Instant;
 
 use super::payload::Payloads;
 
-/// Messages that were given up, and are still known if they come after all.
+/// How many expired messages are remembered, to recognize them if they come back late.
 const REMEMBERED: usize = 262_144;
 
-/// Where a reply that does not say which message it answers is looked for.
+/// How many of the oldest messages a reply without a header is compared with.
 const SEARCHED: usize = 1024;
 
-/// What a received message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a received message compares with what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// What was sent, in time.
+    /// It is what was sent, and came back within the timeout.
     Echoed,
-    /// What was sent, after the timeout.
+    /// It is what was sent, but came back after the timeout.
     Late,
-    /// What was sent, and had come back before.
+    /// It is what was sent, but had come back already.
     Duplicated,
-    /// Not what was sent.
+    /// It differs from what was sent.
     Corrupted,
 }
 
@@ -31,15 +31,16 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reply {
-    /// Which message it answers, if that can be told.
+    /// The sequence number, from 0, of the message that it answers. `None` if that is not known.
     pub seq: Option<u64>,
-    /// What it is.
+    /// How it compares with that message.
     pub verdict: Verdict,
-    /// From sending to receiving, for what was [`Verdict::Echoed`] or [`Verdict::Late`].
+    /// The time from sending to receiving, if the verdict is [`Verdict::Echoed`] or
+    /// [`Verdict::Late`]; `None` also if it is so late that the message was forgotten.
     pub rtt: Option<Duration>,
-    /// Whether a later message had come back before.
+    /// Whether a message that was sent later had come back already.
     pub is_reordered: bool,
-    /// Its length in bytes.
+    /// Its size in bytes.
     pub size: usize,
 }
 
@@ -47,16 +48,16 @@ pub struct Reply {
 #[derive(Debug)]
 pub(super) struct Tracker {
     payloads: Payloads,
-    /// The messages from `base` on.
+    /// The messages from sequence number `base` on.
     window: VecDeque<Sent>,
     base: u64,
-    /// No message before this one is waited for. It only grows, so that looking for the oldest
-    /// costs nothing however many were lost.
+    /// No message before this one is waiting. It only grows, so that finding the oldest that waits
+    /// does not get slower the more messages are lost.
     due: u64,
     waiting: usize,
-    /// Those in the window that are past their timeout.
+    /// Messages in the window that have expired.
     expired: usize,
-    /// Those that were past it, and are not in the window any more.
+    /// Expired messages that are not in the window any more.
     forgotten: u64,
     highest_received: Option<u64>,
 }
@@ -70,7 +71,7 @@ struct Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Waiting,
-    /// Past its timeout.
+    /// Its timeout has passed.
     Expired,
     Done,
 }
@@ -93,23 +94,23 @@ impl Tracker {
         &self.payloads
     }
 
-    /// The number of the next message.
+    /// The sequence number of the next message.
     pub(super) fn next_seq(&self) -> u64 {
         self.base + self.window.len() as u64
     }
 
-    /// Messages that may still come back in time.
+    /// How many messages may still come back in time.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Messages that were given up and have not come back.
+    /// How many messages have expired and not come back.
     pub(super) fn lost(&self) -> u64 {
         self.expired as u64 + self.forgotten
     }
 
-    /// Messages that are kept, whatever became of them.
-    pub(super) fn kept(&self) -> usize {
+    /// How many messages take up memory.
+    pub(super) fn tracked(&self) -> usize {
         self.window.len()
     }
 
@@ -119,13 +120,13 @@ impl Tracker {
         self.waiting += 1;
     }
 
-    /// When the oldest message that is waited for was sent.
+    /// When the oldest waiting message was sent.
     pub(super) fn oldest(&mut self) -> Option<Instant> {
         let seq = self.first_waiting()?;
         sent_at(&self.window, self.base, seq)
     }
 
-    /// Gives up the messages that were sent at `before` or earlier, and returns their numbers.
+    /// Expires the messages that were sent at `before` or earlier, and returns their numbers.
     pub(super) fn expire(&mut self, before: Instant) -> Vec<u64> {
         let mut expired = Vec::new();
         while let Some(seq) = self.first_waiting()
@@ -141,7 +142,7 @@ impl Tracker {
         expired
     }
 
-    /// Judges what came back.
+    /// Judges a reply.
     pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> Reply {
         let seq = match self.payloads.seq_of(bytes, self.next_seq()) {
             Some(seq) => Some(seq),
@@ -161,7 +162,7 @@ impl Tracker {
         let entry = seq.checked_sub(self.base).and_then(|at| self.window.get_mut(at as usize));
         let before = match entry {
             Some(sent) => std::mem::replace(&mut sent.state, State::Done),
-            // So long ago that it is not known which of those that were given up it was.
+            // An expired message that was forgotten. Which one is not known, so it may be a duplicate.
             None if self.forgotten > 0 && is_right => {
                 self.forgotten -= 1;
                 return reply(Verdict::Late, None, false);
@@ -195,7 +196,8 @@ impl Tracker {
         None
     }
 
-    /// The message that `bytes` are, or else, since something has come back, the one that is due.
+    /// The message that equals `bytes`. If there is none, the reply is taken for a damaged copy of the
+    /// oldest message that waits.
     fn seq_by_content(&mut self, bytes: &[u8]) -> Option<u64> {
         let due = self.first_waiting();
         let open = (self.base..).zip(&self.window).take(SEARCHED);
@@ -204,7 +206,7 @@ impl Tracker {
         open.chain(last).find(|seq| self.payloads.is(*seq, bytes)).or(due)
     }
 
-    /// Drops what nothing more is expected of.
+    /// Drops messages from the front of the window that are done, or too many to remember.
     fn forget(&mut self) {
         while let Some(sent) = self.window.front()
             && (sent.state == State::Done
@@ -325,7 +327,7 @@ mod tests {
             probe.tracker.sent(probe.start);
             probe.tracker.expire(probe.start);
         }
-        assert!(probe.tracker.kept() <= REMEMBERED);
+        assert!(probe.tracker.tracked() <= REMEMBERED);
         assert_eq!(probe.tracker.lost(), sent as u64);
         let first = probe.message(0);
         assert_eq!(probe.receive(&first).1, Verdict::Late);

@@ -1,5 +1,6 @@
 //! Words the library's errors for the command line: they name settings, but users gave flags.
 
+use echo_server::probe::{ProbeError, ProbeSetting};
 use echo_server::{Address, Credential, CredentialError, Setting, StartError};
 
 /// Why the server did not start, on one line.
@@ -21,6 +22,18 @@ pub fn start_error(error: &StartError) -> String {
         StartError::Bind { protocol, address, source } => {
             format!("--{protocol} {address}: {}", bind_reason(address, source))
         }
+        other => other.to_string(),
+    }
+}
+
+/// Why a probe has no summary, on one line.
+pub fn probe_error(error: &ProbeError) -> String {
+    match error {
+        ProbeError::Setting { setting, problem, .. } => match probe_flag_of(*setting) {
+            Some(flag) => format!("{flag}: {problem}"),
+            None => error.to_string(),
+        },
+        ProbeError::Credential(error) => credential_error(error),
         other => other.to_string(),
     }
 }
@@ -47,6 +60,24 @@ fn flag_of(setting: Setting) -> Option<&'static str> {
         Setting::Groups => "--tls-groups",
         Setting::KeyLog => "--key-log",
         Setting::Identity => "--cert",
+        _ => return None,
+    })
+}
+
+fn probe_flag_of(setting: ProbeSetting) -> Option<&'static str> {
+    Some(match setting {
+        ProbeSetting::Target => "URL",
+        ProbeSetting::Size => "--size",
+        ProbeSetting::Text => "--text",
+        ProbeSetting::Family => "-4, -6",
+        ProbeSetting::Source => "--source",
+        ProbeSetting::Subprotocols => "--subprotocol",
+        ProbeSetting::Headers => "--header",
+        ProbeSetting::ServerName => "--server-name",
+        ProbeSetting::Alpn => "--alpn",
+        ProbeSetting::Connections => "--connections",
+        ProbeSetting::InFlight => "--in-flight",
+        ProbeSetting::Rate => "--rate",
         _ => return None,
     })
 }

@@ -1,10 +1,11 @@
-//! `echo-server probe`: runs a probe, reports it, and makes an exit code of it.
+//! `echo-server probe`: runs a probe, reports it, and derives the exit code.
 
 use std::process::ExitCode;
 
-use echo_server::probe::{self, ProbeError, Summary};
+use echo_server::probe::{ProbeError, Summary};
 
 use crate::cli::{Mode, Probe};
+use crate::flags;
 use crate::report::Report;
 use crate::signals::Signals;
 
@@ -13,75 +14,72 @@ const IMPERFECT: u8 = 1;
 const USAGE: u8 = 2;
 const NOT_CONNECTED: u8 = 3;
 const TLS_FAILED: u8 = 4;
-/// An answer differed from what was sent.
+/// A reply differed from what was sent.
 const DIFFERENT: u8 = 5;
 
 pub fn run(probe: Probe) -> ExitCode {
-    // A connection needs a descriptor or two. If there are too few, that is what it says.
+    // If the limit stays too low for the connections, connecting fails and says so.
     let _ = crate::descriptors::raise_limit();
-    // A worker has room for 256 tasks in its queue. What is woken beyond that waits with those that
-    // have no worker, until the queue is empty, which it may never be: of 1,000 connections some
-    // would wait twenty times as long as others, and be reported so. If it takes 64 events at a
-    // time and runs 128 tasks before it looks for more, there is room as a rule.
+    // A worker's own queue holds 256 tasks. Tasks that are woken beyond that go to the shared queue,
+    // which a worker with tasks of its own rarely looks at: of 1,000 connections some would wait
+    // twenty times as long as others, and their round trips would say so. Taking 64 events at a time
+    // and running 128 tasks before taking more keeps the worker's queue from overflowing.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.max_io_events_per_tick(64).event_interval(128).enable_all();
     let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return crate::fail(IMPERFECT, &format!("no runtime: {error}")),
     };
-    let report = Report::new(probe.target.clone(), probe.json);
+    let report = Report::new(&probe);
     let outcome = runtime.block_on(execute(probe));
-    // The look-up of a name cannot be interrupted.
+    // A name is resolved by a blocking call that cannot be interrupted, so do not wait for it.
     runtime.shutdown_background();
     match outcome {
         Ok(code) => code,
         Err(error) => {
             let code = match &error {
-                ProbeError::Usage(_) | ProbeError::Credential(_) => USAGE,
-                ProbeError::Tls(_) => TLS_FAILED,
+                ProbeError::Setting { .. } | ProbeError::Credential(_) => USAGE,
+                ProbeError::Tls { .. } => TLS_FAILED,
                 _ => NOT_CONNECTED,
             };
-            let why = match &error {
-                ProbeError::Credential(error) => crate::flags::credential_error(error),
-                other => other.to_string(),
-            };
-            report.failure(&why);
-            crate::fail(code, &why)
+            let reason = flags::probe_error(&error);
+            report.failure(&reason);
+            crate::fail(code, &reason)
         }
     }
 }
 
-async fn execute(probe: Probe) -> Result<ExitCode, ProbeError> {
-    let Probe { target, dial, messages, mode, json } = probe;
-    let mut report = Report::new(target.clone(), json);
+async fn execute(command: Probe) -> Result<ExitCode, ProbeError> {
+    let mut report = Report::new(&command);
+    let Probe { probe, mode, .. } = command;
     let signals = Signals::catch();
     let stop = async {
         match signals {
             Ok(mut signals) => {
                 signals.next().await;
-                // Standard output may be stuck; a second signal need not be polite.
+                // The report may be blocked on standard output: a second signal ends it at once.
                 tokio::spawn(async move {
                     signals.next().await;
                     std::process::exit(i32::from(IMPERFECT));
                 });
             }
-            // Then it cannot be stopped politely.
+            // Then a signal ends the process without a summary.
             Err(_) => std::future::pending().await,
         }
     };
     let summary = match mode {
         Mode::Ping(options) => {
-            let told = |event: &_| report.event(event);
-            probe::ping(&target, &dial, messages, &options, stop, told).await?
+            let ping = probe.ping(options).until(stop).on_event(|event| report.event(&event));
+            ping.run().await?
         }
         Mode::Load(options) => {
-            let told = |progress| report.progress(progress, options.duration);
-            probe::load(&target, &dial, messages, &options, stop, told).await?
+            let load = probe.load(options).until(stop).on_event(|event| report.event(&event));
+            load.run().await?
         }
-        Mode::FindMtu { timeout } => {
-            let told = |size, came_back| report.tried(size, came_back);
+        Mode::FindMtu(options) => {
+            let search = probe.find_mtu(options).on_event(|event| report.event(&event));
             let found = tokio::select! {
-                found = probe::find_mtu(&target, &dial, timeout, told) => found?,
+                found = search.run() => found?,
                 () = stop => return Ok(ExitCode::from(IMPERFECT)),
             };
             report.mtu(found);
@@ -94,7 +92,7 @@ async fn execute(probe: Probe) -> Result<ExitCode, ProbeError> {
 
 fn exit_code(summary: &Summary) -> ExitCode {
     match summary {
-        summary if summary.corrupted > 0 => ExitCode::from(DIFFERENT),
+        summary if summary.corrupted() > 0 => ExitCode::from(DIFFERENT),
         summary if summary.is_clean() => ExitCode::SUCCESS,
         _ => ExitCode::from(IMPERFECT),
     }

@@ -1,37 +1,50 @@
-//! What a probe prints: lines for people, or JSON, one object a line.
+//! Prints the events of a probe: lines for people, or JSON, one object a line.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
 use echo_server::probe::{Connected, Event, Progress, Reply, Summary, Target, Verdict};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+use crate::cli::{Mode, Probe};
 
 /// Prints events as they happen.
 pub struct Report {
     target: Target,
     json: bool,
-    /// Of a load; it shows itself on a terminal only.
+    /// How long a load is going to take.
+    duration: Duration,
+    /// The progress of a load, which is visible on a terminal only.
     bar: Option<ProgressBar>,
 }
 
 impl Report {
-    pub fn new(target: Target, json: bool) -> Self {
-        Report { target, json, bar: None }
+    pub fn new(command: &Probe) -> Self {
+        let duration = match &command.mode {
+            Mode::Load(options) => options.duration,
+            _ => Duration::ZERO,
+        };
+        let target = command.probe.target().clone();
+        Report { target, json: command.json, duration, bar: None }
     }
 
     pub fn event(&mut self, event: &Event) {
         match event {
             Event::Connected(connected) => self.connected(connected),
             Event::Reply(reply) => self.reply(reply),
-            Event::Overdue { seq } => {
+            Event::Overdue { seq, .. } => {
                 self.print(json!({ "event": "overdue", "seq": seq }), || {
                     format!("seq={seq} overdue")
                 });
             }
-            Event::Failed { why } => {
-                self.print(json!({ "event": "failed", "why": why }), || format!("failed: {why}"));
+            Event::Failed { reason, .. } => {
+                self.print(json!({ "event": "failed", "why": reason }), || {
+                    format!("failed: {reason}")
+                });
             }
+            Event::Progress(progress) => self.progress(*progress),
+            Event::SizeTried { size, came_back, .. } => self.size_tried(*size, *came_back),
             _ => {}
         }
     }
@@ -48,16 +61,20 @@ impl Report {
         });
         let object = json!({
             "event": "connected", "target": self.target.to_string(),
-            "peer": connected.peer.to_string(), "local": connected.local.to_string(),
-            "resolve_us": microseconds(connected.resolve), "connect_us": us(connected.connect),
+            "peer": connected.peer.to_string(), "local": connected.local.map(|local| local.to_string()),
+            "resolve_us": us(connected.resolve), "connect_us": us(connected.connect),
             "tls_us": us(connected.tls), "upgrade_us": us(connected.upgrade),
             "tls": facts, "subprotocol": connected.subprotocol,
         });
         self.print(object, || {
-            let mut lines =
-                vec![format!("{} at {} from {}", self.target, connected.peer, connected.local)];
-            let mut phases = vec![format!("name {}", ms(connected.resolve))];
+            let mut first = format!("{} at {}", self.target, connected.peer);
+            if let Some(local) = connected.local {
+                first += &format!(" from {local}");
+            }
+            let mut lines = vec![first];
+            let mut phases = Vec::new();
             for (name, time) in [
+                ("name", connected.resolve),
                 ("connect", connected.connect),
                 ("TLS", connected.tls),
                 ("upgrade", connected.upgrade),
@@ -99,9 +116,8 @@ impl Report {
         });
     }
 
-    /// A load has come this far. Without a terminal it goes on in silence; JSON is for programs,
-    /// which want to know.
-    pub fn progress(&mut self, progress: Progress, duration: Duration) {
+    /// Text shows progress on a terminal only, JSON always.
+    fn progress(&mut self, progress: Progress) {
         if self.json {
             let object = json!({
                 "event": "progress", "elapsed_s": progress.elapsed.as_secs_f64(),
@@ -111,7 +127,7 @@ impl Report {
         }
         let bar = self.bar.get_or_insert_with(|| {
             let style = ProgressStyle::with_template("[{bar:30}] {msg}");
-            ProgressBar::new(duration.as_millis() as u64)
+            ProgressBar::new(self.duration.as_millis() as u64)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         bar.set_position(progress.elapsed.as_millis() as u64);
@@ -123,14 +139,13 @@ impl Report {
         ));
     }
 
-    /// A size has been tried.
-    pub fn tried(&mut self, size: usize, came_back: bool) {
+    fn size_tried(&mut self, size: usize, came_back: bool) {
         self.print(json!({ "event": "tried", "size": size, "came_back": came_back }), || {
             format!("{size} bytes: {}", if came_back { "came back" } else { "did not come back" })
         });
     }
 
-    /// The largest size has been found.
+    /// Prints the result of the search for the largest datagram.
     pub fn mtu(&mut self, payload: Option<usize>) {
         self.print(json!({ "event": "summary", "largest_payload": payload }), || match payload {
             Some(payload) => {
@@ -140,11 +155,11 @@ impl Report {
         });
     }
 
-    /// There is nothing to sum up, and this is why. People read it on stderr.
-    pub fn failure(&self, why: &str) {
+    /// Prints why there is no summary. As text it is on standard error already.
+    pub fn failure(&self, reason: &str) {
         if self.json {
             let target = self.target.to_string();
-            let object = json!({ "event": "summary", "target": target, "error": why });
+            let object = json!({ "event": "summary", "target": target, "error": reason });
             self.print(object, String::new);
         }
     }
@@ -153,14 +168,18 @@ impl Report {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        let us = |time| microseconds(time);
+        let us = |time: Option<Duration>| time.map(microseconds);
+        let errors: Map<_, _> = summary
+            .errors()
+            .map(|(reason, count)| (reason.to_owned(), Value::from(count)))
+            .collect();
         let object = json!({
             "event": "summary", "target": self.target.to_string(),
-            "sent": summary.sent, "received": summary.received, "lost": summary.lost,
-            "late": summary.late, "corrupted": summary.corrupted,
-            "duplicated": summary.duplicated, "reordered": summary.reordered,
-            "unanswered": summary.unanswered, "unsent": summary.unsent,
-            "errors": summary.errors, "elapsed_s": summary.elapsed.as_secs_f64(),
+            "sent": summary.sent(), "received": summary.received(), "lost": summary.lost(),
+            "late": summary.late(), "corrupted": summary.corrupted(),
+            "duplicated": summary.duplicated(), "reordered": summary.reordered(),
+            "unanswered": summary.unanswered(), "unsent": summary.unsent(),
+            "errors": errors, "elapsed_s": summary.elapsed().as_secs_f64(),
             "rate": summary.rate(),
             "rtt_us": {
                 "min": us(summary.rtt_min()), "mean": us(summary.rtt_mean()),
@@ -168,65 +187,23 @@ impl Report {
                 "p99": us(summary.rtt_percentile(99.0)),
                 "p99.9": us(summary.rtt_percentile(99.9)),
                 "p99.99": us(summary.rtt_percentile(99.99)),
-                "max": us(summary.rtt_max()), "jitter": summary.jitter().map(us),
+                "max": us(summary.rtt_max()), "jitter": us(summary.jitter()),
             },
         });
-        self.print(object, || text_summary(&self.target, summary));
+        self.print(object, || format!("--- {}\n{summary}", self.target));
     }
 
     fn print(&self, object: Value, text: impl FnOnce() -> String) {
         let line = if self.json { object.to_string() } else { text() };
         let mut out = io::stdout().lock();
         if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
-            // Whoever listened has heard enough, or the disk is full: either way nobody learns how
-            // it goes on.
+            // The reader has closed the pipe, or the disk is full: the rest would be lost as well.
             if error.kind() != io::ErrorKind::BrokenPipe {
                 let _ = writeln!(io::stderr(), "echo-server: standard output: {error}");
             }
             std::process::exit(1);
         }
     }
-}
-
-fn text_summary(target: &Target, summary: &Summary) -> String {
-    let Summary { sent, received, lost, late, corrupted, duplicated, reordered, .. } = summary;
-    let mut lines = vec![
-        format!("--- {target}"),
-        format!(
-            "{sent} sent, {received} received, {lost} lost, {late} late, {corrupted} corrupted, \
-             {duplicated} duplicated, {reordered} reordered in {:.3} s ({:.0} a second)",
-            summary.elapsed.as_secs_f64(),
-            summary.rate()
-        ),
-    ];
-    if *received > 0 {
-        // A percentile says something only if there are values beyond it.
-        let percentiles = [50.0, 90.0, 99.0, 99.9, 99.99].into_iter().filter(|percent| {
-            *percent <= 99.0 || *received as f64 * (100.0 - percent) / 100.0 >= 1.0
-        });
-        let percentiles: Vec<_> = percentiles
-            .map(|percent| format!("p{percent} {}", ms(summary.rtt_percentile(percent))))
-            .collect();
-        let mut line = format!(
-            "rtt: min {}, mean {}, {}, max {}",
-            ms(summary.rtt_min()),
-            ms(summary.rtt_mean()),
-            percentiles.join(", "),
-            ms(summary.rtt_max()),
-        );
-        if let Some(jitter) = summary.jitter() {
-            line += &format!(", jitter {}", ms(jitter));
-        }
-        lines.push(line);
-    }
-    if summary.unanswered > 0 {
-        lines.push(format!("{} still in flight when stopped", summary.unanswered));
-    }
-    if summary.unsent > 0 {
-        lines.push(format!("{} due but not sent", summary.unsent));
-    }
-    lines.extend(summary.errors.iter().map(|(why, count)| format!("{count} times: {why}")));
-    lines.join("\n")
 }
 
 fn ms(time: Duration) -> String {

@@ -6,39 +6,36 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use echo_server::probe::{
-    DialOptions, Family, LoadOptions, Messages, PingOptions, Target, TlsOptions,
-};
+use echo_server::probe::{self, Family, LoadOptions, MtuOptions, PingOptions, Target};
 use echo_server::{Credentials, Source};
 
-/// What a probe is to do.
+/// What `echo-server probe` was told to do.
 #[derive(Debug)]
 pub struct Probe {
-    pub target: Target,
-    pub dial: DialOptions,
-    pub messages: Messages,
+    pub probe: probe::Probe,
     pub mode: Mode,
     /// One JSON object per event instead of text.
     pub json: bool,
 }
 
-/// The three kinds of probe.
+/// How the probe is run.
 #[derive(Debug)]
 pub enum Mode {
     Ping(PingOptions),
     Load(LoadOptions),
-    FindMtu { timeout: Duration },
+    FindMtu(MtuOptions),
 }
 
 #[derive(Debug, Args)]
 #[command(
     after_help = "URL is tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, ws://HOST[:PORT]/PATH or \
-                        wss://HOST[:PORT]/PATH.\n\
+                        wss://HOST[:PORT]/PATH; for a Unix socket tcp+unix:///FILE, tls+unix:///FILE, \
+                        ws+unix:///FILE:/PATH or wss+unix:///FILE:/PATH, on Linux also tcp+unix://@NAME.\n\
                         Without --connections, --in-flight, --duration or --rate it is a ping: one message \
                         an interval, until Ctrl-C.\n\
                         Exit codes: 0 all echoed; 1 some lost, late, duplicated or not sent, or the \
-                        connection failed, or nothing came back; 2 wrong usage; 3 could not connect; 4 TLS or certificate failure; 5 an \
-                        answer differed from what was sent."
+                        connection failed, or nothing came back; 2 wrong usage; 3 could not connect; 4 TLS or certificate failure; 5 a \
+                        reply differed from what was sent."
 )]
 pub(super) struct ProbeArgs {
     /// The echo service
@@ -127,7 +124,7 @@ pub(super) struct ProbeArgs {
     #[arg(long, help_heading = "TLS")]
     insecure: bool,
 
-    /// The name to ask for and to verify [the URL's host]
+    /// The name to ask for and to verify [the URL's host; for a Unix socket localhost]
     #[arg(long, value_name = "NAME", help_heading = "TLS")]
     server_name: Option<String>,
 
@@ -155,43 +152,42 @@ impl From<ProbeArgs> for Probe {
             || args.duration.is_some()
             || args.rate.is_some();
         let mode = if args.find_mtu {
-            Mode::FindMtu { timeout: args.timeout }
+            Mode::FindMtu(MtuOptions::new().timeout(args.timeout))
         } else if is_load {
-            let mut load = LoadOptions::default();
+            let mut load = LoadOptions::new().timeout(args.timeout);
             load.connections = args.connections.unwrap_or(load.connections);
             load.in_flight = args.in_flight.unwrap_or(load.in_flight);
             load.duration = args.duration.unwrap_or(load.duration);
             load.rate = args.rate;
-            load.timeout = args.timeout;
             Mode::Load(load)
         } else {
-            let mut ping = PingOptions::default();
+            let mut ping = PingOptions::new().interval(args.interval).timeout(args.timeout);
             ping.count = args.count;
-            ping.interval = args.interval;
-            ping.timeout = args.timeout;
             Mode::Ping(ping)
         };
-        let mut messages = Messages::of(args.size);
-        messages.is_text = args.text;
-        let mut tls = TlsOptions::default();
-        tls.ca = args.ca.map(Source::from);
-        tls.insecure = args.insecure;
-        tls.server_name = args.server_name;
-        tls.alpn = args.alpn;
-        tls.client_identity =
-            args.cert.zip(args.key).map(|(cert, key)| Credentials::new(cert, key));
-        let mut dial = DialOptions::default();
-        dial.family = match (args.ipv4, args.ipv6) {
-            (true, _) => Some(Family::V4),
-            (_, true) => Some(Family::V6),
-            _ => None,
-        };
-        dial.source = args.source;
-        dial.tls = tls;
-        dial.subprotocols = args.subprotocol;
-        dial.headers = args.header;
-        dial.dont_fragment = args.dont_fragment;
-        Probe { target: args.target, dial, messages, mode, json: args.json }
+        let probe = probe::Probe::new(args.target)
+            .messages(|messages| {
+                messages.size = args.size;
+                messages.is_text = args.text;
+            })
+            .connect(|connect| {
+                connect.family = match (args.ipv4, args.ipv6) {
+                    (true, _) => Some(Family::V4),
+                    (_, true) => Some(Family::V6),
+                    _ => None,
+                };
+                connect.source = args.source;
+                connect.subprotocols = args.subprotocol;
+                connect.headers = args.header;
+                connect.dont_fragment = args.dont_fragment;
+                connect.tls.ca = args.ca.map(Source::from);
+                connect.tls.insecure = args.insecure;
+                connect.tls.server_name = args.server_name;
+                connect.tls.alpn = args.alpn;
+                connect.tls.client_credentials =
+                    args.cert.zip(args.key).map(|(cert, key)| Credentials::new(cert, key));
+            });
+        Probe { probe, mode, json: args.json }
     }
 }
 

@@ -1,4 +1,4 @@
-//! TLS for the probe: whom it trusts, and what it saw of the other side.
+//! TLS of a probe: the certificates that it accepts and presents, and the result of the handshake.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,58 +14,104 @@ use tokio_rustls::rustls::{
     self, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
-use super::ProbeError;
+use super::{ProbeError, ProbeSetting};
 use crate::config::{Credentials, Source};
 use crate::error::{Credential, CredentialError};
 use crate::tls::{self, negotiated, pem};
 
-/// How a probe does TLS.
+/// How a probe does TLS. The versions are 1.2 and 1.3.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsOptions {
-    /// PEM certificates of the CAs to trust instead of the system's.
+    /// PEM certificates of the CAs to accept instead of the system's. `None`: the system's.
     pub ca: Option<Source>,
-    /// Go on when the certificate does not verify. What was wrong is still reported.
+    /// Whether to go on with a certificate that does not verify. [`TlsFacts::unverified`] has the
+    /// reason. `false`.
     pub insecure: bool,
-    /// The name to ask for (SNI) and to verify; the target's host if `None`.
+    /// The name to ask for (SNI, RFC 6066 section 3) and to verify. `None`: the target's host, for
+    /// a Unix socket `localhost`.
     pub server_name: Option<String>,
-    /// The protocols to offer (ALPN), the preferred first.
+    /// The ALPN protocols to offer (RFC 7301), the preferred one first, each of 1 to 255 bytes.
+    /// None.
     pub alpn: Vec<String>,
-    /// The certificate to present if the server asks for one.
-    pub client_identity: Option<Credentials>,
+    /// The certificate and key to present if the server asks for one. `None`: no certificate.
+    pub client_credentials: Option<Credentials>,
 }
 
-/// What a TLS handshake came to.
+impl TlsOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        TlsOptions::default()
+    }
+
+    /// Sets [`TlsOptions::ca`].
+    #[must_use]
+    pub fn ca(mut self, ca: impl Into<Source>) -> Self {
+        self.ca = Some(ca.into());
+        self
+    }
+
+    /// Sets [`TlsOptions::insecure`].
+    #[must_use]
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// Sets [`TlsOptions::server_name`].
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// Adds to [`TlsOptions::alpn`].
+    #[must_use]
+    pub fn alpn(mut self, protocol: impl Into<String>) -> Self {
+        self.alpn.push(protocol.into());
+        self
+    }
+
+    /// Sets [`TlsOptions::client_credentials`].
+    #[must_use]
+    pub fn client_credentials(mut self, credentials: Credentials) -> Self {
+        self.client_credentials = Some(credentials);
+        self
+    }
+}
+
+/// What a TLS handshake negotiated, and whose certificate the server has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsFacts {
-    /// For example `TLSv1.3`.
+    /// The version, for example `TLSv1.3`.
     pub version: String,
-    /// For example `TLS_AES_256_GCM_SHA384`.
+    /// The cipher suite, for example `TLS_AES_256_GCM_SHA384`.
     pub cipher: String,
     /// The key-exchange group, for example `X25519`.
     pub group: String,
-    /// The protocol that the server selected, if any.
+    /// The ALPN protocol that the server selected, if any.
     pub alpn: Option<String>,
     /// The subject of the server's certificate.
     pub subject: String,
-    /// Until when the server's certificate is valid.
+    /// When the server's certificate expires. `None` if the certificate cannot be parsed.
     pub expires: Option<SystemTime>,
-    /// Why the certificate did not verify, if it did not.
+    /// Why the certificate did not verify. `None`: it verified.
     pub unverified: Option<String>,
 }
 
-/// Settings for one connection, with a place for the verdict on the server's certificate.
-pub(super) struct Trust {
+/// rustls' configuration for one connection. It records whether the server's certificate verified.
+pub(super) struct ClientTls {
     pub(super) config: Arc<ClientConfig>,
-    verdict: Arc<Verdict>,
+    verifier: Arc<RecordingVerifier>,
 }
 
-impl Trust {
-    pub(super) fn new(options: &TlsOptions) -> Result<Trust, ProbeError> {
+impl ClientTls {
+    /// Reads the certificates. It may block for the time that reading files takes.
+    pub(super) fn new(options: &TlsOptions) -> Result<ClientTls, ProbeError> {
         let provider = Arc::new(tls::provider());
-        let verdict = Arc::new(Verdict {
-            inner: verifier(options, &provider)?,
+        let verifier = Arc::new(RecordingVerifier {
+            inner: web_pki_verifier(options, &provider)?,
             algorithms: provider.signature_verification_algorithms,
             insecure: options.insecure,
             unverified: Mutex::new(None),
@@ -74,8 +120,8 @@ impl Trust {
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for TLS 1.2 and 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(&verdict) as _);
-        let mut config = match &options.client_identity {
+            .with_custom_certificate_verifier(Arc::clone(&verifier) as _);
+        let mut config = match &options.client_credentials {
             None => config.with_no_client_auth(),
             Some(Credentials { chain, key, .. }) => {
                 let certificates = pem::certificates(Credential::Chain, chain)?;
@@ -86,17 +132,18 @@ impl Trust {
             }
         };
         if let Some(name) = options.alpn.iter().find(|name| !(1..=255).contains(&name.len())) {
-            return Err(ProbeError::Usage(format!("--alpn '{name}': must be 1 to 255 bytes")));
+            let problem = format!("the name '{name}' must have 1 to 255 bytes");
+            return Err(ProbeError::setting(ProbeSetting::Alpn, problem));
         }
         config.alpn_protocols = options.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Ok(Trust { config: Arc::new(config), verdict })
+        Ok(ClientTls { config: Arc::new(config), verifier })
     }
 
-    /// What `connection`, which must have been made with this, came to.
+    /// Describes `connection`, which must have been made with this configuration.
     pub(super) fn facts(&self, connection: &ClientConnection) -> TlsFacts {
         let (version, cipher, group) = negotiated::names(connection);
         let certificate = connection.peer_certificates().and_then(<[_]>::first);
-        let (subject, expires) = certificate.map(about).unwrap_or_default();
+        let (subject, expires) = certificate.map(describe).unwrap_or_default();
         let alpn = connection.alpn_protocol();
         TlsFacts {
             version,
@@ -105,12 +152,13 @@ impl Trust {
             alpn: alpn.map(|name| String::from_utf8_lossy(name).into_owned()),
             subject,
             expires,
-            unverified: self.verdict.unverified(),
+            unverified: self.verifier.unverified(),
         }
     }
 }
 
-fn verifier(
+/// `None` if there is no CA to trust.
+fn web_pki_verifier(
     options: &TlsOptions,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<WebPkiServerVerifier>>, ProbeError> {
@@ -128,31 +176,31 @@ fn verifier(
         }
     }
     if roots.is_empty() {
-        // A system without certificates trusts nobody; the handshake will say so.
+        // `insecure` works without CAs; else the handshake fails and reports that there are none.
         return Ok(None);
     }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map(Some)
-        .map_err(|error| ProbeError::Usage(format!("--ca: {error}")))
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    Ok(Some(verifier.expect("there are CAs, and no revocation lists that could be invalid")))
 }
 
-/// Verifies as rustls does, and keeps what was wrong even if it is to be overlooked.
+/// Verifies certificates as rustls does, and records why one did not verify: with
+/// [`TlsOptions::insecure`] the handshake goes on, but the report has the reason.
 #[derive(Debug)]
-struct Verdict {
+struct RecordingVerifier {
     inner: Option<Arc<WebPkiServerVerifier>>,
     algorithms: WebPkiSupportedAlgorithms,
     insecure: bool,
     unverified: Mutex<Option<String>>,
 }
 
-impl Verdict {
+impl RecordingVerifier {
     fn unverified(&self) -> Option<String> {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl ServerCertVerifier for Verdict {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -196,8 +244,8 @@ impl ServerCertVerifier for Verdict {
     }
 }
 
-/// Subject and expiry of a certificate, as far as it can be read.
-fn about(certificate: &CertificateDer<'_>) -> (String, Option<SystemTime>) {
+/// Subject and expiry of a certificate.
+fn describe(certificate: &CertificateDer<'_>) -> (String, Option<SystemTime>) {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
         return ("unreadable".to_owned(), None);
     };
@@ -206,6 +254,7 @@ fn about(certificate: &CertificateDer<'_>) -> (String, Option<SystemTime>) {
     (certificate.subject().to_string(), expires)
 }
 
+/// One line.
 impl fmt::Display for TlsFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let TlsFacts { version, cipher, group, subject, .. } = self;

@@ -1,0 +1,145 @@
+//! The errors that leave a probe without a summary.
+
+use std::fmt;
+use std::io;
+
+use super::Target;
+use crate::error::{BoxError, CredentialError};
+
+/// Why a probe has no result. Its text is one line.
+///
+/// What goes wrong once a connection is established is not an error but a result: it is counted in
+/// the [`Summary`](super::Summary). The exception is TLS, where a TLS 1.3 server refuses a client's
+/// certificate only after the client's handshake has ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// An option is out of range, or does not apply to the target.
+    #[error("{setting}: {problem}")]
+    #[non_exhaustive]
+    Setting {
+        /// The option.
+        setting: ProbeSetting,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A certificate or a key could not be used.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    /// The target could not be connected to, or the WebSocket upgrade failed.
+    #[error("{target}: {problem}")]
+    #[non_exhaustive]
+    Connect {
+        /// What was to be connected to.
+        target: Box<Target>,
+        /// What failed, with the text of the source.
+        problem: String,
+        /// The error behind it, if there is one. A timeout has none.
+        source: Option<BoxError>,
+    },
+    /// The TLS handshake failed.
+    #[error("{target}: TLS: {problem}")]
+    #[non_exhaustive]
+    Tls {
+        /// What was connected to.
+        target: Box<Target>,
+        /// What failed, with the text of the source.
+        problem: String,
+        /// The error behind it, if there is one.
+        source: Option<BoxError>,
+    },
+}
+
+/// An option of a probe that can be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProbeSetting {
+    /// The [`Target`].
+    Target,
+    /// [`Messages::size`](super::Messages::size).
+    Size,
+    /// [`Messages::is_text`](super::Messages::is_text).
+    Text,
+    /// [`ConnectOptions::family`](super::ConnectOptions::family).
+    Family,
+    /// [`ConnectOptions::source`](super::ConnectOptions::source).
+    Source,
+    /// [`ConnectOptions::subprotocols`](super::ConnectOptions::subprotocols).
+    Subprotocols,
+    /// [`ConnectOptions::headers`](super::ConnectOptions::headers).
+    Headers,
+    /// [`TlsOptions::server_name`](super::TlsOptions::server_name).
+    ServerName,
+    /// [`TlsOptions::alpn`](super::TlsOptions::alpn).
+    Alpn,
+    /// [`LoadOptions::connections`](super::LoadOptions::connections).
+    Connections,
+    /// [`LoadOptions::in_flight`](super::LoadOptions::in_flight).
+    InFlight,
+    /// [`LoadOptions::rate`](super::LoadOptions::rate).
+    Rate,
+}
+
+impl fmt::Display for ProbeSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProbeSetting::Target => "target",
+            ProbeSetting::Size => "message size",
+            ProbeSetting::Text => "text messages",
+            ProbeSetting::Family => "address family",
+            ProbeSetting::Source => "source address",
+            ProbeSetting::Subprotocols => "subprotocols",
+            ProbeSetting::Headers => "header fields",
+            ProbeSetting::ServerName => "TLS server name",
+            ProbeSetting::Alpn => "ALPN protocols",
+            ProbeSetting::Connections => "connections",
+            ProbeSetting::InFlight => "messages in flight",
+            ProbeSetting::Rate => "rate",
+        })
+    }
+}
+
+impl ProbeError {
+    pub(super) fn setting(setting: ProbeSetting, problem: impl Into<String>) -> Self {
+        ProbeError::Setting { setting, problem: problem.into() }
+    }
+
+    /// A failure to connect that no other error caused.
+    pub(super) fn connect(target: &Target, problem: impl Into<String>) -> Self {
+        ProbeError::Connect {
+            target: Box::new(target.clone()),
+            problem: problem.into(),
+            source: None,
+        }
+    }
+
+    /// A failure to connect because of `source`; `problem` includes its text.
+    pub(super) fn connect_caused_by(
+        target: &Target,
+        problem: impl Into<String>,
+        source: impl Into<BoxError>,
+    ) -> Self {
+        ProbeError::Connect {
+            target: Box::new(target.clone()),
+            problem: problem.into(),
+            source: Some(source.into()),
+        }
+    }
+
+    pub(super) fn connect_io(target: &Target, source: io::Error) -> Self {
+        ProbeError::connect_caused_by(target, source.to_string(), source)
+    }
+
+    pub(super) fn tls(target: &Target, source: io::Error) -> Self {
+        ProbeError::Tls {
+            target: Box::new(target.clone()),
+            problem: source.to_string(),
+            source: Some(source.into()),
+        }
+    }
+
+    pub(super) fn no_timer(target: &Target, source: io::Error) -> Self {
+        let problem = format!("the system has no timer for the connection: {source}");
+        ProbeError::connect_caused_by(target, problem, source)
+    }
+}

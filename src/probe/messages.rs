@@ -1,0 +1,67 @@
+//! What a probe sends.
+
+use super::{ProbeError, ProbeSetting, Target};
+use crate::config::Protocol;
+
+/// The largest payload of a UDP datagram over IPv4: 65,535 bytes less the headers of IP and UDP.
+pub(super) const MAX_DATAGRAM_PAYLOAD: usize = 65_507;
+
+/// The messages of a probe. Their contents are random.
+///
+/// A message that can hold them begins with 8 bytes (text: 16) that identify its connection and
+/// its number. Shorter messages are told apart by their contents and their order only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Messages {
+    /// The payload of each message, in bytes. 64. Over TCP and TLS at least 1, over UDP at most
+    /// 65,507.
+    pub size: usize,
+    /// Whether WebSocket messages are text instead of binary. `false`. Only WebSocket has text.
+    pub is_text: bool,
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Messages::new()
+    }
+}
+
+impl Messages {
+    /// Binary messages of 64 bytes.
+    pub fn new() -> Self {
+        Messages { size: 64, is_text: false }
+    }
+
+    /// Sets [`Messages::size`], in bytes.
+    #[must_use]
+    pub fn size(mut self, bytes: usize) -> Self {
+        self.size = bytes;
+        self
+    }
+
+    /// Sets [`Messages::is_text`].
+    #[must_use]
+    pub fn text(mut self) -> Self {
+        self.is_text = true;
+        self
+    }
+
+    /// Refuses messages that `target` cannot carry.
+    pub(super) fn check(&self, target: &Target) -> Result<(), ProbeError> {
+        let size = self.size;
+        match target.protocol() {
+            Protocol::Tcp | Protocol::Tls if size == 0 => Err(ProbeError::setting(
+                ProbeSetting::Size,
+                "a byte stream has no messages of 0 bytes",
+            )),
+            Protocol::Udp if size > MAX_DATAGRAM_PAYLOAD => Err(ProbeError::setting(
+                ProbeSetting::Size,
+                format!("{size} bytes are too many: a datagram carries {MAX_DATAGRAM_PAYLOAD}"),
+            )),
+            Protocol::Tcp | Protocol::Tls | Protocol::Udp if self.is_text => {
+                Err(ProbeError::setting(ProbeSetting::Text, "only WebSocket has text messages"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
