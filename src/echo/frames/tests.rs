@@ -139,6 +139,7 @@ fn failed(name: &'static str, good: &[(u8, Vec<u8>)], bad: Vec<u8>, code: u16) -
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it copies frames of 64 KiB several hundred times")]
 fn frames_come_back_as_they_came() {
     check(vec![
         all_back("1.1.1 empty text", &[(FIN | TEXT, vec![])]),
@@ -331,6 +332,52 @@ fn a_violation_is_seen_at_the_byte_that_shows_it() {
 }
 
 #[test]
+fn the_log_says_what_was_wrong() {
+    let cases: [(&[u8], bool, &str); 13] = [
+        (&[0x82, 0x01], false, "1002: a frame is not masked"),
+        (&[0x89, 0xFE], false, "1002: a control frame is longer than 125 bytes"),
+        (&[0x82, 0xFE, 0, 125], false, "1002: a length is not encoded in the fewest bytes"),
+        (&[0x82, 0xFF, 0x80], false, "1002: a frame is longer than 63 bits can say"),
+        (&[0xC1], false, "1002: a reserved bit is set"),
+        (&[0x83], false, "1002: an opcode is reserved"),
+        (&[0x09], false, "1002: a control frame is fragmented"),
+        (&[0x80], false, "1002: a continuation has nothing to continue"),
+        (&[0x01, 0x80, 0, 0, 0, 0, 0x01], false, "1002: a message begins inside another"),
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xFF], false, "1007: text is not UTF-8"),
+        (&[0x88, 0x81, 0, 0, 0, 0, 0x03], false, "1002: half a close code"),
+        (&[0x88, 0x83, 0, 0, 0, 0, 0x03, 0xE8, 0xFF], false, "1007: a close reason is not UTF-8"),
+        (&[0xC1, 0x81, 0, 0, 0, 0, 0xFF], true, "1007: compressed text is not DEFLATE"),
+    ];
+    for (input, compression, expected) in cases {
+        let mut buffer = [&[0; Frames::HEADROOM], input].concat();
+        let end = Frames::new(compression, BATCH).pass(&mut buffer).end;
+        let error = end.expect(expected).unwrap_err();
+        assert_eq!(error.to_string(), format!("protocol violation, closed with {expected}"));
+    }
+}
+
+#[test]
+fn the_headroom_is_the_longest_header() {
+    assert_eq!(Frames::HEADROOM, sent(FIN | BINARY, &[0; 65_536]).len() - 65_536);
+}
+
+#[test]
+fn the_payload_of_the_first_frame_stays_where_it_is() {
+    for length in [0, 125, 126, 65_535, 65_536] {
+        let frame = sent(FIN | BINARY, &vec![7; length]);
+        // So much of its header has come before.
+        for cut in [0, 1, frame.len() - length - 1] {
+            let mut frames = Frames::new(false, BATCH);
+            rewrite(&mut frames, [&frame[..cut]].iter());
+            let mut buffer = [&[0; Frames::HEADROOM], &frame[cut..]].concat();
+            let begin = Frames::HEADROOM - cut + 4;
+            assert_eq!(frames.pass(&mut buffer).output, begin..buffer.len(), "{length}, {cut}");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it copies 12 MiB")]
 fn a_frame_of_ten_gibibytes_takes_no_memory() {
     let mut frames = Frames::new(false, BATCH);
     for opcode in [BINARY, TEXT] {
@@ -376,6 +423,32 @@ fn a_text_that_fits_is_sent_when_it_is_complete() {
 }
 
 #[test]
+fn a_text_is_held_back_only_if_its_whole_echo_fits() {
+    let text = sent(FIN | TEXT, &[b'x'; 200]);
+    let whole = echoed(FIN | TEXT, &[b'x'; 200]);
+    for arrived in [8, 9, 100, text.len() - 1] {
+        let (first, rest) = text.split_at(arrived);
+        for (hold_limit, kept) in [(whole.len(), arrived - 4), (whole.len() - 1, 0)] {
+            let mut frames = Frames::new(false, hold_limit);
+            let begun = rewrite(&mut frames, [first].iter()).output;
+            let name = format!("{arrived} bytes arrived, {hold_limit} fit");
+            assert_eq!(begun, whole[..arrived - 4 - kept], "{name}");
+            assert_eq!(
+                [begun, rewrite(&mut frames, [rest].iter()).output].concat(),
+                whole,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn our_own_ping_is_a_whole_frame() {
+    let ping = Frames::new(false, BATCH).ping().map(Vec::from);
+    assert_eq!(ping, Some(echoed(FIN | PING, b"echo-server")));
+}
+
+#[test]
 fn our_own_close_is_sent_once_and_never_inside_a_frame() {
     let going_away = echoed(FIN | CLOSE, &1001_u16.to_be_bytes());
     let mut frames = Frames::new(false, BATCH);
@@ -392,9 +465,14 @@ fn our_own_close_is_sent_once_and_never_inside_a_frame() {
 
 #[test]
 fn nothing_is_sent_after_the_end() {
-    for bad in [sent(FIN | TEXT, b"\xE2\x82"), sent(FIN | CLOSE, &close(1005, ""))] {
+    let lasts = [
+        (sent(FIN | TEXT, b"\xE2\x82"), Err(1007)),
+        (sent(FIN | CLOSE, &close(1005, "")), Err(1002)),
+        (sent(FIN | CLOSE, &close(1000, "")), Ok(PeerEnd::Close(Some(1000)))),
+    ];
+    for (last, end) in lasts {
         let mut frames = Frames::new(false, BATCH);
-        assert_eq!(rewrite(&mut frames, [bad].iter()).end.unwrap().ok(), None);
+        assert_eq!(rewrite(&mut frames, [last].iter()).end, Some(end));
         for more in [vec![], sent(FIN | TEXT, b"x"), sent(FIN | PING, b"x")] {
             assert_eq!(rewrite(&mut frames, [more].iter()), Outcome::default());
         }
@@ -464,6 +542,7 @@ fn compressed_messages_come_back_as_they_came() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it deflates 64 MiB")]
 fn invalid_compressed_text_is_answered_with_its_close_code() {
     let not_utf8 = compressed(b"hello \xFF");
     let mut bomb = vec![0; 1 << 20];
@@ -490,10 +569,101 @@ fn invalid_compressed_text_is_answered_with_its_close_code() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it inflates 16 MiB")]
 fn text_of_sixteen_mebibytes_may_have_any_compression_ratio() {
     let text = compressed(&vec![b'x'; 16 << 20]);
     let outcome = whole(&sent(FIN | RSV1 | TEXT, &text), true);
     assert_eq!(outcome, Outcome { output: echoed(FIN | RSV1 | TEXT, &text), end: None });
+}
+
+/// A block of DEFLATE that has the fixed codes (RFC 1951 section 3.2.6), and no end if `codes` have
+/// none. Bits fill a byte from its least significant one on.
+fn fixed_block(codes: &str) -> Vec<u8> {
+    let bits: Vec<u8> = "010".bytes().chain(codes.bytes()).map(|bit| bit - b'0').collect();
+    bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| byte << 1 | bit)).collect()
+}
+
+/// What `fixed_block` takes: an x; the length of a match, of 258 bytes or of 3; the distance of a
+/// match that repeats the byte before it; the end of the block, and what begins the empty one that
+/// every message ends with.
+const X: &str = "10101000";
+const LENGTH_258: &str = "11000101";
+const LENGTH_3: &str = "0000001";
+const DISTANCE_1: &str = "00000";
+const END: &str = "0000000000";
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 16 MiB")]
+fn text_inflates_to_sixteen_mebibytes_and_a_hundredfold_but_no_further() {
+    let most = 75 + 175_761 * 258 + 3;
+    let begun = [&X.repeat(75), &[LENGTH_258, DISTANCE_1].concat().repeat(175_761)[..]].concat();
+    let matches = [LENGTH_3, DISTANCE_1].concat().repeat(2);
+    // Three bytes as they are take as many bits as six bytes of two matches.
+    for (last, is_too_much) in [(X.repeat(3), false), (matches, true)] {
+        let text = fixed_block(&[&begun, &last, END].concat());
+        assert_eq!(most, (16 << 20) + 100 * text.len());
+        let text = sent(FIN | RSV1 | TEXT, &text);
+        // The ratio is that of what has been inflated so far. Here it is highest at the end, if the
+        // last bytes are inflated together.
+        let (most, last) = text.split_at(text.len() - 64);
+        let pieces = most.chunks(BATCH).chain([last]);
+        let outcome = rewrite(&mut Frames::new(true, 0), pieces);
+        assert_eq!(outcome.end, is_too_much.then_some(Err(1009)));
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 4 MiB")]
+fn a_pass_is_costly_once_it_costs_more_than_a_quarter_of_a_mebibyte() {
+    let compressed_xs = |count| sent(FIN | RSV1 | TEXT, &compressed(&vec![b'x'; count]));
+    let matches = [LENGTH_258, DISTANCE_1].concat().repeat(32);
+    // Frames, how many they are, and how many of the bytes that they inflate to are counted.
+    let cases = [
+        ("nothing else", vec![], 0, 0),
+        ("text that is not compressed", sent(FIN | TEXT, b"xxx"), 1, 0),
+        ("binary, which is not inflated", sent(FIN | RSV1 | BINARY, &compressed(b"xxx")), 1, 0),
+        ("a ping and a pong", [sent(FIN | PING, b"xxx"), sent(FIN | PONG, b"")].concat(), 2, 0),
+        ("another message", compressed_xs(3), 1, 3),
+        (
+            "a message of an empty final block, and one behind it",
+            sent(
+                FIN | RSV1 | TEXT,
+                &[&[0x03, 0x00], &fixed_block(&[X, END].concat())[..]].concat(),
+            ),
+            1,
+            1,
+        ),
+        // Its last byte ends in a match that does not fit into the window.
+        (
+            "a message that goes on",
+            sent(RSV1 | TEXT, &fixed_block(&[X, &matches].concat())),
+            1,
+            1 + 32 * 258,
+        ),
+        // It leaves the distance of its last match out: five zeros.
+        (
+            "a message that the bytes of its end add to",
+            sent(
+                FIN | RSV1 | TEXT,
+                &fixed_block(&[X, LENGTH_258, DISTANCE_1, LENGTH_258].concat()),
+            ),
+            1,
+            1 + 2 * 258,
+        ),
+    ];
+    for (name, input, headers, inflated) in cases {
+        for (cost, is_costly) in [(256 * 1024, false), (256 * 1024 + 1, true)] {
+            let mut frames = Frames::new(true, BATCH);
+            let mut was_costly = |input: &[u8]| {
+                let pass = frames.pass(&mut [&[0; Frames::HEADROOM], input].concat());
+                assert_eq!(frames.take_unread(BATCH), None, "{name}: all input is parsed");
+                pass.was_costly
+            };
+            let others = compressed_xs(cost - 64 * (1 + headers) - inflated);
+            assert_eq!(was_costly(&[others, input.clone()].concat()), is_costly, "{name}");
+            assert!(!was_costly(&sent(FIN | PING, b"")), "{name}: each pass is counted by itself");
+        }
+    }
 }
 
 // ---- Against tungstenite.
@@ -615,7 +785,8 @@ fn some_frames() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    // Miri takes seconds for each case.
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 3 } else { 300 }))]
 
     #[test]
     fn the_echo_is_the_same_as_tungstenites(input in some_frames(), pieces in 1_usize..5000) {
