@@ -1,7 +1,7 @@
 //! Sessions on tokio's paused clock, which advances only when no task can run.
 
 use std::fmt::Debug;
-use std::future::{pending, ready};
+use std::future::{pending, poll_fn, ready};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +19,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
+use super::costly::CostlyTurn;
 use super::{Admitted, End, Opened, Opening, Session, Sessions, Stage};
 use crate::config::{Limits, Protocol, Timeouts};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
@@ -515,6 +516,119 @@ async fn a_message_that_inflates_to_much_takes_a_turn_of_its_own() {
             assert_eq!(read, echoed.repeat(in_a_turn * turn));
         }
     }
+}
+
+/// Steps without an end, all of them costly.
+fn costly_without_end() -> (Scripted, Arc<Mutex<Asked>>) {
+    let echo = Scripted::new(|_, _| COSTS);
+    let asked = Arc::clone(&echo.asked);
+    (echo, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_does_so_many_costly_steps_a_second_and_no_more() {
+    let sessions = sessions(|_| {});
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, echo));
+    let steps = || asked.lock().unwrap().steps;
+    tokio::time::sleep(Duration::from_micros(1)).await;
+    // The first step and a burst of 64. The next one has to wait.
+    assert!((64..=65).contains(&steps()), "{}", steps());
+    for second in 1..=20 {
+        tokio::time::sleep(SECOND).await;
+        let expected = 64 + 256 * second;
+        assert!((expected - 2..=expected + 1).contains(&steps()), "{second}: {}", steps());
+    }
+    assert!(!session.is_finished());
+    // The server can end the session during a pause.
+    sessions.drain.advance(Stage::Aborting);
+    session.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn costly_steps_of_one_connection_do_not_delay_those_of_another() {
+    let sessions = sessions(|_| {});
+    let echoes = [(); 3].map(|()| costly_without_end());
+    let asked = echoes.each_ref().map(|(_, asked)| Arc::clone(asked));
+    for (echo, _) in echoes {
+        tokio::spawn(session_of(&sessions, echo));
+    }
+    tokio::time::sleep(10 * SECOND).await;
+    for asked in asked {
+        let steps = asked.lock().unwrap().steps;
+        assert!((64 + 2560 - 2..=64 + 2560 + 1).contains(&steps), "{steps}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cheap_steps_are_not_limited_even_after_costly_ones() {
+    // Each second step is costly: then 64 of them are followed by a pause, as above.
+    let echo = Scripted::new(|step, _| match step {
+        1..=200 if step % 2 == 0 => COSTS,
+        1..10_000 => MOVES,
+        _ => Poll::Pending,
+    });
+    let asked = Arc::clone(&echo.asked);
+    let session = tokio::spawn(session_of(&sessions(|_| {}), echo));
+    let start = Instant::now();
+    while asked.lock().unwrap().steps < 10_000 {
+        assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // A hundred costly steps, a burst of 64 of them at once.
+    let pauses = start.elapsed().as_millis();
+    assert!((100..200).contains(&pauses), "{pauses} ms");
+    assert!(!session.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_ends_a_connection_whose_costly_steps_pause() {
+    let sessions = sessions(|timeouts| timeouts.lifetime = Some(10 * SECOND));
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, echo));
+    assert_eq!(seconds_of(session).await, 10);
+    assert_eq!(asked.lock().unwrap().goodbyes, [Goodbye::GoingAway]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_waits_for_its_turn_is_closed_like_any_other() {
+    let mut others = CostlyTurn::default();
+    poll_fn(|cx| others.poll(cx)).await;
+    let sessions = sessions(|timeouts| timeouts.lifetime = Some(10 * SECOND));
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, echo));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(asked.lock().unwrap().steps, 1, "the first one was not expected to be costly");
+    assert_eq!(seconds_of(session).await, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_says_goodbye_has_no_turn_and_waits_for_none() {
+    async fn is_free() -> bool {
+        yield_now().await;
+        let mut turn = CostlyTurn::default();
+        poll_fn(|cx| Poll::Ready(turn.poll(cx).is_ready())).await
+    }
+    let sessions = sessions(|timeouts| timeouts.lifetime = Some(10 * SECOND));
+    let waits = |echo| Scripted { close: || Poll::Pending, ..echo };
+    // It waits for its turn when its lifetime is over.
+    let mut others = CostlyTurn::default();
+    poll_fn(|cx| others.poll(cx)).await;
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, waits(echo)));
+    tokio::time::sleep(11 * SECOND).await;
+    assert_eq!(asked.lock().unwrap().goodbyes, [Goodbye::GoingAway]);
+    drop(others);
+    assert!(is_free().await);
+    assert!(!session.is_finished(), "the peer has time to close");
+    // It has the turn when it has drained for long enough.
+    sessions.drain.advance(Stage::Draining);
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, waits(echo)));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(asked.lock().unwrap().goodbyes, [Goodbye::GoingAway]);
+    assert!(is_free().await);
+    assert!(!session.is_finished(), "the peer has time to close");
 }
 
 #[tokio::test]

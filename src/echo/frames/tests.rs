@@ -2,13 +2,19 @@
 //! cut at every byte.
 
 use std::io::{self, Cursor, Read, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
-use flate2::{Compress, Compression, FlushCompress};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use proptest::prelude::*;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocket};
 
 use super::*;
+use crate::echo::{Echo, Step, StreamEcho};
 
 /// The buffer of most tests, without its headroom.
 const BATCH: usize = 64 * 1024;
@@ -664,6 +670,236 @@ fn a_pass_is_costly_once_it_costs_more_than_a_quarter_of_a_mebibyte() {
             assert!(!was_costly(&sent(FIN | PING, b"")), "{name}: each pass is counted by itself");
         }
     }
+}
+
+// ---- Passes that stop early.
+
+/// The passes that a batch takes: for each the input, the output, and whether it was costly.
+fn passes(frames: &mut Frames, input: &[u8]) -> Vec<(Vec<u8>, Vec<u8>, bool)> {
+    let mut passes = Vec::new();
+    let mut next: Option<Box<[u8]>> = Some(input.into());
+    while let Some(input) = next {
+        let mut buffer = [&[0; Frames::HEADROOM], &input[..]].concat();
+        let Rewritten { released, output, end, was_costly } = frames.pass(&mut buffer);
+        assert!(end.is_none(), "{end:?}");
+        next = frames.take_unread(BATCH);
+        let read = input.len() - next.as_ref().map_or(0, |unread| unread.len());
+        let output = [&released, &buffer[output]].concat();
+        passes.push((input[..read].to_vec(), output, was_costly));
+    }
+    passes
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 16 MiB")]
+fn a_compressed_bomb_takes_many_passes_of_bounded_cost() {
+    let text = compressed(&vec![b'x'; 16 << 20]);
+    assert!((16_000..17_000).contains(&text.len()), "{}", text.len());
+    for hold_limit in [0, BATCH] {
+        let mut frames = Frames::new(true, hold_limit);
+        let passes = passes(&mut frames, &frame(FIN | RSV1 | TEXT, &text, Some([0; 4])));
+        let mut inflater = Decompress::new(false);
+        let mut inflated = Vec::with_capacity(1 << 20);
+        for (i, (input, _, was_costly)) in passes.iter().enumerate() {
+            let payload = if i == 0 { &input[8..] } else { &input[..] };
+            inflated.clear();
+            inflater.decompress_vec(payload, &mut inflated, FlushDecompress::Sync).unwrap();
+            // What the limit leaves for the last slice of 128 bytes, and what these inflate to.
+            assert!(inflated.len() <= 256 * 1024 + 128 * 1032, "{}", inflated.len());
+            let is_last = i + 1 == passes.len();
+            assert!(*was_costly || is_last, "pass {i} stops early");
+            assert!(inflated.len() >= 256 * 1024 - 64 || is_last, "{}", inflated.len());
+        }
+        assert!((43..=65).contains(&passes.len()), "{}", passes.len());
+        let output: Vec<u8> = passes.into_iter().flat_map(|(_, output, _)| output).collect();
+        assert_eq!(output, echoed(FIN | RSV1 | TEXT, &text));
+        assert_eq!((frames.is_at_boundary(), frames.traffic(Moved::default()).messages), (true, 1));
+    }
+}
+
+#[test]
+fn a_batch_of_tiny_frames_takes_several_passes() {
+    for (first, answer) in [
+        (FIN | BINARY, Some(FIN | BINARY)),
+        (FIN | TEXT, Some(FIN | TEXT)),
+        (FIN | PING, Some(FIN | PONG)),
+        (FIN | PONG, None),
+    ] {
+        let (frame, answer) = (sent(first, b""), answer.map(|first| echoed(first, b"")));
+        let answer = answer.unwrap_or_default();
+        let passes = passes(&mut Frames::new(false, BATCH), &frame.repeat(10_000));
+        // After 4096 headers the limit is reached, and the next header exceeds it.
+        let expected = [(4097, true), (4097, true), (10_000 - 2 * 4097, false)];
+        let expected = expected
+            .map(|(count, was_costly)| (frame.repeat(count), answer.repeat(count), was_costly));
+        assert!(passes == expected, "{first:x}");
+    }
+}
+
+#[test]
+fn frames_that_do_not_exceed_the_limit_take_one_pass() {
+    let passes = passes(&mut Frames::new(false, BATCH), &sent(FIN | PING, b"").repeat(4096));
+    assert!(matches!(&passes[..], [(_, output, false)] if output.len() == 4096 * 2));
+}
+
+#[test]
+fn unread_input_is_taken_in_pieces_of_the_size_that_is_asked_for() {
+    assert_eq!(Frames::new(false, 0).take_unread(BATCH), None);
+    assert_eq!(Frames::new(false, 0).with_early_input(b"").take_unread(BATCH), None);
+    for (most, pieces) in [
+        (1, &[&b"a"[..], b"b", b"c", b"d", b"e"][..]),
+        (2, &[b"ab", b"cd", b"e"]),
+        (4, &[b"abcd", b"e"]),
+        (5, &[b"abcde"]),
+        (6, &[b"abcde"]),
+    ] {
+        let mut frames = Frames::new(false, 0).with_early_input(b"abcde");
+        for piece in pieces {
+            assert_eq!(frames.take_unread(most).as_deref(), Some(*piece));
+        }
+        assert_eq!(frames.take_unread(most), None);
+    }
+}
+
+/// How an echo ends, and what it has written by then.
+struct Ended {
+    outcome: Result<PeerEnd, u16>,
+    output: Vec<u8>,
+    costly_steps: usize,
+}
+
+/// Echoes `early`, which was read with the handshake, and `input`, until the end.
+fn echo_to_the_end(early: &[u8], input: &[u8], batch: usize) -> Ended {
+    let mut output = Vec::new();
+    let mut costly_steps = 0;
+    let frames = Frames::new(true, batch).with_early_input(early);
+    let mut echo = StreamEcho::framed(tokio::io::join(input, &mut output), |io| io, batch, frames);
+    let mut cx = Context::from_waker(Waker::noop());
+    let outcome = loop {
+        match echo.poll_step(&mut cx) {
+            Poll::Ready(Ok(Step::Moved)) => {}
+            Poll::Ready(Ok(Step::Costly)) => costly_steps += 1,
+            Poll::Ready(Ok(Step::Ended(end))) => break Ok(end),
+            Poll::Ready(Err(EchoError::Protocol { code, .. })) => break Err(code),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(echo.poll_close(&mut cx, Goodbye::Answer), Poll::Ready(Ok(()))));
+    Ended { outcome, output, costly_steps }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 8 MiB several times")]
+fn all_input_is_echoed_in_order_however_many_passes_it_takes() {
+    let bomb = compressed(&vec![b'x'; 2 << 20]);
+    let mut messages = Vec::new();
+    for i in 0..4_u8 {
+        messages.push((FIN | RSV1 | TEXT, bomb.clone()));
+        messages.push((FIN | BINARY, vec![i; 3]));
+        messages.extend(std::iter::repeat_n((FIN | PING, vec![i]), 1000));
+        messages.push((RSV1 | TEXT, bomb[..100].to_vec()));
+        messages.push((FIN | PONG, vec![]));
+        messages.push((FIN, bomb[100..].to_vec()));
+    }
+    let (_, input, echo, _) = all_back("", &messages);
+    let (input, echo) = (input.concat(), echo.concat());
+    type Last = (Vec<u8>, Vec<u8>, Result<PeerEnd, u16>);
+    let (going, bye) = (sent(FIN | CLOSE, &close(1000, "bye")), close(1000, "bye"));
+    // What the peer sends last, what that is answered with, and how the echo ends.
+    let lasts: [Last; 4] = [
+        (vec![], vec![], Ok(PeerEnd::Truncated)),
+        (sent(FIN, b"")[..3].to_vec(), echoed(FIN | CLOSE, &close(1002, "")), Err(1002)),
+        (going, echoed(FIN | CLOSE, &bye), Ok(PeerEnd::Close(Some(1000)))),
+        (sent(FIN | RSV1 | TEXT, &[0xFF; 300]), echoed(FIN | CLOSE, &close(1007, "")), Err(1007)),
+    ];
+    for (last, answer, outcome) in lasts {
+        let input = [&input[..], &last].concat();
+        let expected = [&echo[..], &answer].concat();
+        for early in [0, 1, 5000, input.len()] {
+            let (early, later) = input.split_at(early);
+            for batch in [1000, 4096, 2 * input.len()] {
+                let ended = echo_to_the_end(early, later, batch);
+                let name = format!("{} bytes early, batches of {batch}, {outcome:?}", early.len());
+                assert_eq!(ended.outcome, outcome, "{name}");
+                assert!(ended.output == expected, "{name}");
+                // 16 MiB are inflated, less than 400 KiB at a time.
+                assert!(ended.costly_steps >= 40, "{name}: {}", ended.costly_steps);
+            }
+        }
+    }
+}
+
+/// Polls the close until it is done. Returns how many polls were pending; none may be pending
+/// without a wake.
+fn polls_until_closed(echo: &mut impl Echo) -> usize {
+    /// Counts its wakes.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut pending = 0;
+    while echo.poll_close(&mut Context::from_waker(&waker), Goodbye::GoingAway).is_pending() {
+        pending += 1;
+        assert_eq!(wakes.0.load(Ordering::Relaxed), pending);
+    }
+    pending
+}
+
+/// Input, then a pause, and only then the end of the stream.
+struct EndsLater<'a> {
+    input: &'a [u8],
+    has_paused: bool,
+}
+
+impl<'a> EndsLater<'a> {
+    fn new(input: &'a [u8]) -> Self {
+        EndsLater { input, has_paused: false }
+    }
+}
+
+impl AsyncRead for EndsLater<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.input.is_empty() && !std::mem::replace(&mut self.has_paused, true) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.input).poll_read(cx, into)
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 4 MiB")]
+fn a_farewell_waits_for_the_answer_behind_costly_input_and_yields_meanwhile() {
+    let bomb = sent(FIN | RSV1 | TEXT, &compressed(&vec![b'x'; 4 << 20]));
+    let answer = sent(FIN | CLOSE, &close(1001, ""));
+    let going_away = echoed(FIN | CLOSE, &close(1001, ""));
+    // With the goodbye before the first step, all input is dropped.
+    let input = [&bomb[..], &answer, b"is not a frame"].concat();
+    let mut output = Vec::new();
+    let io = tokio::io::join(EndsLater::new(&input), &mut output);
+    let mut echo = StreamEcho::framed(io, |io| io, BATCH, Frames::new(true, BATCH));
+    let pending = polls_until_closed(&mut echo);
+    assert!((10..=17).contains(&pending), "{pending}");
+    assert_eq!(output, going_away);
+    // After the first step, the frame is half sent, and is finished before the farewell.
+    let mut output = Vec::new();
+    let io = tokio::io::join(EndsLater::new(&input), &mut output);
+    let mut echo = StreamEcho::framed(io, |io| io, BATCH, Frames::new(true, 0));
+    let step = echo.poll_step(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(step, Poll::Ready(Ok(Step::Costly))), "{step:?}");
+    let pending = polls_until_closed(&mut echo);
+    assert!((9..=16).contains(&pending), "{pending}");
+    let text = compressed(&vec![b'x'; 4 << 20]);
+    let whole = echoed(FIN | RSV1 | TEXT, &text);
+    assert_eq!(output, [&whole[..], &going_away].concat());
 }
 
 // ---- Against tungstenite.
