@@ -199,12 +199,18 @@ pub(crate) async fn first_poll_in_turn<F: Future>(work: F) -> F::Output {
 mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::LocalSet;
 
+    use super::super::clock::Clock;
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     /// Pieces of work that all tasks have done.
     type Pieces = Rc<Cell<usize>>;
@@ -290,6 +296,137 @@ mod tests {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// The outcome of a poll with a waker of its own, and how often that waker was called.
+    fn poll_with<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> (bool, Arc<Wakes>) {
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        (poll(&mut Context::from_waker(&waker)).is_ready(), wakes)
+    }
+
+    /// Counts its wakes.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wakes {
+        fn count(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_turn_goes_to_whoever_has_waited_longest_by_its_last_waker() {
+        let [mut first, mut second, mut third] = [(); 3].map(|()| CostlyTurn::default());
+        assert!(poll_with(|cx| first.poll(cx)).0);
+        assert!(poll_with(|cx| first.poll(cx)).0, "it has the turn until it is done");
+        let (_, old) = poll_with(|cx| second.poll(cx));
+        let (_, other) = poll_with(|cx| third.poll(cx));
+        let (is_ready, last) = poll_with(|cx| second.poll(cx));
+        assert!(!is_ready);
+        first.leave();
+        assert_eq!([&old, &last, &other].map(|wakes| wakes.count()), [0, 1, 0]);
+        assert!(!poll_with(|cx| third.poll(cx)).0);
+        assert!(!poll_with(|cx| first.poll(cx)).0, "the turn is given to the second already");
+        assert!(poll_with(|cx| second.poll(cx)).0);
+        drop(second);
+        assert!(!poll_with(|cx| first.poll(cx)).0, "it is behind the third");
+        assert!(poll_with(|cx| third.poll(cx)).0);
+        drop(third);
+        assert!(poll_with(|cx| first.poll(cx)).0);
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_at_the_poll_after_the_kernel_was_asked() {
+        let [mut one, mut other] = [(); 2].map(|()| CostlyTurn::default());
+        assert!(poll_with(|cx| one.poll(cx)).0);
+        let (_, other_wakes) = poll_with(|cx| other.poll(cx));
+        let (_, wakes) = poll_with(|cx| {
+            one.done(cx);
+            Poll::<()>::Pending
+        });
+        assert_eq!((wakes.count(), other_wakes.count()), (0, 0));
+        yield_now().await;
+        assert_eq!((wakes.count(), other_wakes.count()), (1, 0), "the turn lasts until the poll");
+        assert!(!poll_with(|cx| one.poll(cx)).0, "the other one is first");
+        assert_eq!(other_wakes.count(), 1);
+        assert!(poll_with(|cx| other.poll(cx)).0);
+    }
+
+    fn do_step(steps: &mut CostlySteps, now: Moment) {
+        poll_with(|cx| {
+            steps.done(cx, now);
+            Poll::Ready(())
+        });
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_a_burst_and_then_its_rate() {
+        let start = Clock::new().now();
+        let mut steps = CostlySteps::new(start);
+        // Does as many steps as it may, and returns how many, and when it may do the next.
+        let mut burst = |now| {
+            for count in 0.. {
+                if poll_with(|cx| steps.poll_step(cx, now)).0 {
+                    do_step(&mut steps, now);
+                } else {
+                    let until = steps.paused_until.take().expect("there is no other turn");
+                    return (count, until);
+                }
+            }
+            unreachable!("the loop has no end")
+        };
+        // 250 ms have room for 64 steps, if the first of them is over at once.
+        let (count, mut until) = burst(start);
+        assert_eq!((count, until), (65, start.after(STEP)));
+        for i in 2..100 {
+            let (count, next) = burst(until);
+            assert_eq!((count, next), (1, start.after(STEP * i)));
+            until = next;
+        }
+        assert_eq!(STEP * 256, SECOND);
+        // Time in which there was nothing to do gives it one burst and no more.
+        let later = until.after(100 * SECOND);
+        assert_eq!(burst(later), (65, later.after(STEP)));
+        assert_eq!(burst(later.after(SECOND)), (65, later.after(SECOND + STEP)));
+        assert_eq!(burst(later.after(SECOND + 10 * STEP)).0, 10);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_pauses_or_does_cheap_work_leaves_the_turn_to_others() {
+        let now = Clock::new().now();
+        let is_free = || {
+            let mut turn = CostlyTurn::default();
+            poll_with(|cx| turn.poll(cx)).0
+        };
+        let mut steps = CostlySteps::new(now);
+        assert!(poll_with(|cx| steps.poll_step(cx, now)).0);
+        assert!(is_free(), "no costly work is expected yet");
+        do_step(&mut steps, now);
+        assert!(poll_with(|cx| steps.poll_step(cx, now)).0);
+        assert!(!is_free());
+        steps.leave();
+        assert!(is_free());
+        let mut other = CostlyTurn::default();
+        assert!(poll_with(|cx| other.poll(cx)).0);
+        assert!(poll_with(|cx| steps.poll_step(cx, now)).0, "cheap work needs no turn");
+        do_step(&mut steps, now);
+        assert!(!poll_with(|cx| steps.poll_step(cx, now)).0, "the other one has the turn");
+        assert_eq!(steps.paused_until, None);
+        drop(other);
+        while steps.paused_until.is_none() {
+            if poll_with(|cx| steps.poll_step(cx, now)).0 {
+                assert!(!is_free());
+                do_step(&mut steps, now);
+            }
+        }
+        assert!(is_free(), "during the pause");
     }
 
     #[tokio::test]

@@ -366,6 +366,10 @@ impl<E: Echo> Session<E> {
     /// Begins to close the session, because of `end`.
     fn begin_goodbye(self: Pin<&mut Self>, goodbye: Goodbye, end: End) {
         let this = self.project();
+        if let Some(rare) = this.rare {
+            // It does no more steps, so it must neither keep a turn nor wait for one.
+            rare.costly = None;
+        }
         *this.goodbye = Some(goodbye);
         *this.end = Some(Box::new(end));
         *this.moved = this.sessions.clock.now();

@@ -1,18 +1,28 @@
 //! Sessions on tokio's paused clock, which advances only when no task can run.
 
-use std::future::ready;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::fmt::Debug;
+use std::future::{pending, poll_fn, ready};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use futures::FutureExt;
+use flate2::{Compress, Compression, FlushCompress};
+use futures::{Future, FutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::task::{JoinHandle, JoinSet, coop, yield_now};
+use tokio::time::{Instant, advance, timeout};
+use tracing::field::Field;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
+use super::costly::CostlyTurn;
 use super::{Admitted, End, Opened, Opening, Session, Sessions, Stage};
 use crate::config::{Limits, Protocol, Timeouts};
-use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
+use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
 use crate::net::Peer;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -358,6 +368,517 @@ async fn a_panic_ends_only_its_own_connection() {
     assert_eq!(sessions.drain.members(), 1, "and nobody waits for it in a drain");
     bystander.write_all(b"x").await.unwrap();
     assert_eq!(bystander.read_u8().await.unwrap(), b'x');
+}
+
+/// What a [`Scripted`] echo was asked for.
+#[derive(Debug, Default)]
+struct Asked {
+    steps: usize,
+    /// Each goodbye once, however often it was polled for.
+    goodbyes: Vec<Goodbye>,
+}
+
+/// The outcome of the step of this number. The first step is 1.
+type Steps = fn(usize, &mut Context<'_>) -> Poll<Result<Step, EchoError>>;
+
+/// What has moved after this many steps, and whether the echo owes something.
+type Progress = fn(usize) -> (Moved, bool);
+
+/// An echo that does what a test says, step by step.
+struct Scripted {
+    steps: Steps,
+    close: fn() -> Poll<Result<(), EchoError>>,
+    progress: Progress,
+    asked: Arc<Mutex<Asked>>,
+}
+
+impl Scripted {
+    fn new(steps: Steps) -> Self {
+        Scripted {
+            steps,
+            close: || Poll::Ready(Ok(())),
+            progress: |_| (Moved::default(), false),
+            asked: Arc::default(),
+        }
+    }
+
+    fn progress(&self) -> (Moved, bool) {
+        (self.progress)(self.asked.lock().unwrap().steps)
+    }
+}
+
+impl Echo for Scripted {
+    const LINGER: Duration = Duration::from_secs(3);
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
+        let step = {
+            let mut asked = self.asked.lock().unwrap();
+            asked.steps += 1;
+            asked.steps
+        };
+        (self.steps)(step, cx)
+    }
+
+    fn poll_close(&mut self, _cx: &mut Context<'_>, why: Goodbye) -> Poll<Result<(), EchoError>> {
+        let goodbyes = &mut self.asked.lock().unwrap().goodbyes;
+        if goodbyes.last() != Some(&why) {
+            goodbyes.push(why);
+        }
+        (self.close)()
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic { received: 1, sent: 2, messages: 3 }
+    }
+
+    fn owes(&self) -> bool {
+        self.progress().1
+    }
+
+    fn moved(&self) -> Moved {
+        self.progress().0
+    }
+}
+
+const OWES: Progress = |_| (Moved { inward: 1, outward: 0 }, true);
+const OWES_NOT: Progress = |_| (Moved { inward: 1, outward: 1 }, false);
+const MOVES: Poll<Result<Step, EchoError>> = Poll::Ready(Ok(Step::Moved));
+const COSTS: Poll<Result<Step, EchoError>> = Poll::Ready(Ok(Step::Costly));
+
+/// A waker that records whether it was called.
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Polls a session once. Returns whether it was woken for another turn, at the latest when the
+/// runtime had asked the kernel for events.
+async fn take_turn(session: Pin<&mut impl Future<Output = ()>>) -> bool {
+    let flag = Arc::new(Flag::default());
+    let waker = Waker::from(Arc::clone(&flag));
+    assert!(session.poll(&mut Context::from_waker(&waker)).is_pending());
+    yield_now().await;
+    flag.0.load(Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn a_turn_ends_after_sixteen_steps_or_a_costly_one() {
+    let cases: [(Steps, [usize; 3]); 3] = [
+        (|_, _| MOVES, [16, 32, 48]),
+        (|_, _| COSTS, [1, 2, 3]),
+        (|step, _| if step == 5 { COSTS } else { MOVES }, [5, 21, 37]),
+    ];
+    for (steps, turns) in cases {
+        let echo = Scripted::new(steps);
+        let asked = Arc::clone(&echo.asked);
+        let mut session = pin!(session_of(&sessions(|_| {}), echo));
+        for steps in turns {
+            assert!(
+                take_turn(session.as_mut()).await,
+                "the session is woken, since there is more to do"
+            );
+            assert_eq!(asked.lock().unwrap().steps, steps);
+        }
+    }
+    let mut silent = pin!(session_of(&sessions(|_| {}), Scripted::new(|_, _| Poll::Pending)));
+    assert!(!take_turn(silent.as_mut()).await, "there is nothing more to do");
+}
+
+#[tokio::test]
+async fn a_message_that_inflates_to_much_takes_a_turn_of_its_own() {
+    let mut text = Vec::with_capacity(1024);
+    let mut compress = Compress::new(Compression::default(), false);
+    // With its header it costs just more than a pass may cost.
+    compress.compress_vec(&[b'x'; 256 * 1024 - 63], &mut text, FlushCompress::Sync).unwrap();
+    text.truncate(text.len() - 4);
+    let length = (text.len() as u16).to_be_bytes();
+    // The same bytes as compressed text, and as binary.
+    for (first, in_a_turn) in [(0xC1, 1), (0xC2, 6)] {
+        let message = [&[first, 0x80 | 126][..], &length, &[0; 4], &text].concat();
+        let echoed = [&[first, 126][..], &length, &text].concat();
+        let (mut client, server) = duplex(4096);
+        let echo = StreamEcho::framed(server, |io| io, message.len(), Frames::new(true, 1024));
+        let mut session = pin!(session_of(&sessions(|_| {}), echo));
+        client.write_all(&message.repeat(6)).await.unwrap();
+        let mut read = Vec::new();
+        for turn in 1..=6 / in_a_turn {
+            let has_more = take_turn(session.as_mut()).await;
+            assert_eq!(
+                has_more,
+                in_a_turn == 1,
+                "the session is woken only if there is more to do"
+            );
+            while client.read_buf(&mut read).now_or_never().is_some() {}
+            assert_eq!(read, echoed.repeat(in_a_turn * turn));
+        }
+    }
+}
+
+/// Steps without an end, all of them costly.
+fn costly_without_end() -> (Scripted, Arc<Mutex<Asked>>) {
+    let echo = Scripted::new(|_, _| COSTS);
+    let asked = Arc::clone(&echo.asked);
+    (echo, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_does_so_many_costly_steps_a_second_and_no_more() {
+    let sessions = sessions(|_| {});
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, echo));
+    let steps = || asked.lock().unwrap().steps;
+    tokio::time::sleep(Duration::from_micros(1)).await;
+    // The first step and a burst of 64. The next one has to wait.
+    assert!((64..=65).contains(&steps()), "{}", steps());
+    for second in 1..=20 {
+        tokio::time::sleep(SECOND).await;
+        let expected = 64 + 256 * second;
+        assert!((expected - 2..=expected + 1).contains(&steps()), "{second}: {}", steps());
+    }
+    assert!(!session.is_finished());
+    // The server can end the session during a pause.
+    sessions.drain.advance(Stage::Aborting);
+    session.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn costly_steps_of_one_connection_do_not_delay_those_of_another() {
+    let sessions = sessions(|_| {});
+    let echoes = [(); 3].map(|()| costly_without_end());
+    let asked = echoes.each_ref().map(|(_, asked)| Arc::clone(asked));
+    for (echo, _) in echoes {
+        tokio::spawn(session_of(&sessions, echo));
+    }
+    tokio::time::sleep(10 * SECOND).await;
+    for asked in asked {
+        let steps = asked.lock().unwrap().steps;
+        assert!((64 + 2560 - 2..=64 + 2560 + 1).contains(&steps), "{steps}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cheap_steps_are_not_limited_even_after_costly_ones() {
+    // Each second step is costly: then 64 of them are followed by a pause, as above.
+    let echo = Scripted::new(|step, _| match step {
+        1..=200 if step % 2 == 0 => COSTS,
+        1..10_000 => MOVES,
+        _ => Poll::Pending,
+    });
+    let asked = Arc::clone(&echo.asked);
+    let session = tokio::spawn(session_of(&sessions(|_| {}), echo));
+    let start = Instant::now();
+    while asked.lock().unwrap().steps < 10_000 {
+        assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // A hundred costly steps, a burst of 64 of them at once.
+    let pauses = start.elapsed().as_millis();
+    assert!((100..200).contains(&pauses), "{pauses} ms");
+    assert!(!session.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_ends_a_connection_whose_costly_steps_pause() {
+    let sessions = sessions(|timeouts| timeouts.lifetime = Some(10 * SECOND));
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, echo));
+    assert_eq!(seconds_of(session).await, 10);
+    assert_eq!(asked.lock().unwrap().goodbyes, [Goodbye::GoingAway]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_waits_for_its_turn_is_closed_like_any_other() {
+    let mut others = CostlyTurn::default();
+    poll_fn(|cx| others.poll(cx)).await;
+    let sessions = sessions(|timeouts| timeouts.lifetime = Some(10 * SECOND));
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, echo));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(asked.lock().unwrap().steps, 1, "the first one was not expected to be costly");
+    assert_eq!(seconds_of(session).await, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_says_goodbye_has_no_turn_and_waits_for_none() {
+    async fn is_free() -> bool {
+        yield_now().await;
+        let mut turn = CostlyTurn::default();
+        poll_fn(|cx| Poll::Ready(turn.poll(cx).is_ready())).await
+    }
+    let sessions = sessions(|timeouts| timeouts.lifetime = Some(10 * SECOND));
+    let waits = |echo| Scripted { close: || Poll::Pending, ..echo };
+    // It waits for its turn when its lifetime is over.
+    let mut others = CostlyTurn::default();
+    poll_fn(|cx| others.poll(cx)).await;
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, waits(echo)));
+    tokio::time::sleep(11 * SECOND).await;
+    assert_eq!(asked.lock().unwrap().goodbyes, [Goodbye::GoingAway]);
+    drop(others);
+    assert!(is_free().await);
+    assert!(!session.is_finished(), "the peer has time to close");
+    // It has the turn when it has drained for long enough.
+    sessions.drain.advance(Stage::Draining);
+    let (echo, asked) = costly_without_end();
+    let session = tokio::spawn(session_of(&sessions, waits(echo)));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(asked.lock().unwrap().goodbyes, [Goodbye::GoingAway]);
+    assert!(is_free().await);
+    assert!(!session.is_finished(), "the peer has time to close");
+}
+
+#[tokio::test]
+async fn a_draining_session_goes_on_until_its_input_pauses() {
+    /// Uses up the budget that tokio gives to one poll of a task.
+    fn tires(cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
+        while pin!(coop::consume_budget()).poll(cx).is_ready() {}
+        Poll::Pending
+    }
+    // How many other tasks there are, and how many steps the session asks for. The last two of the
+    // steps bring nothing: before the first of these, the runtime may not have polled the kernel.
+    let cases: [(&str, usize, Steps, usize); 8] = [
+        ("silent", 0, |_, _| Poll::Pending, 2),
+        ("a burst", 0, |step, _| if step <= 40 { MOVES } else { Poll::Pending }, 42),
+        (
+            "a late burst",
+            0,
+            |step, _| if (2..18).contains(&step) { MOVES } else { Poll::Pending },
+            19,
+        ),
+        ("tired", 0, |step, cx| if step <= 5 { tires(cx) } else { Poll::Pending }, 7),
+        ("without a pause", 0, |_, _| MOVES, 64 * 16),
+        ("all costly", 0, |_, _| COSTS, 64),
+        // With the session's own, these are 1023 and 1024 tasks. A runtime takes 1024 events at a
+        // time.
+        ("silent among fewer", 1022, |_, _| Poll::Pending, 2),
+        ("silent among many", 1023, |_, _| Poll::Pending, 3),
+    ];
+    let mut others = JoinSet::new();
+    for (name, tasks, steps, expected) in cases {
+        while others.len() < tasks {
+            others.spawn(pending::<()>());
+        }
+        let sessions = sessions(|_| {});
+        let echo = Scripted::new(steps);
+        let asked = Arc::clone(&echo.asked);
+        sessions.drain.advance(Stage::Draining);
+        tokio::spawn(session_of(&sessions, echo)).await.unwrap();
+        let asked = asked.lock().unwrap();
+        assert_eq!(
+            (asked.steps, &asked.goodbyes[..]),
+            (expected, &[Goodbye::GoingAway][..]),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_begins_when_something_is_owed_or_was_last_taken() {
+    // The first step is at once, and one follows each second. The number is the seconds until the
+    // session is over.
+    let cases: [(&str, Progress, u64); 3] = [
+        (
+            "the peer sends, and takes nothing",
+            |step| (Moved { inward: step as u64, outward: 0 }, true),
+            10,
+        ),
+        (
+            "the peer takes something until second 30",
+            |step| (Moved { inward: 100, outward: step.min(31) as u64 }, true),
+            40,
+        ),
+        (
+            "the peer is owed something from second 15 on",
+            |step| (Moved { inward: u64::from(step > 15), outward: 0 }, step > 15),
+            25,
+        ),
+    ];
+    for (name, progress, expected) in cases {
+        let sessions = sessions(|timeouts| timeouts.stall = Some(10 * SECOND));
+        let echo = Scripted { progress, ..Scripted::new(|_, _| Poll::Pending) };
+        let mut session = Box::pin(session_of(&sessions, echo));
+        let mut seconds = 0;
+        while futures::poll!(session.as_mut()).is_pending() {
+            assert!(seconds < expected, "{name}");
+            advance(SECOND).await;
+            seconds += 1;
+        }
+        assert_eq!(seconds, expected, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_handshake() {
+    let sessions = sessions(|_| {});
+    let admitted = admit(&sessions);
+    let silence = pending::<Result<Opened<StreamEcho<DuplexStream>>, End>>().boxed();
+    let session = tokio::spawn(Session::of_connection(&sessions, admitted, silence));
+    yield_now().await;
+    assert!(!session.is_finished());
+    sessions.drain.advance(Stage::Draining);
+    assert_eq!(seconds_of(session).await, 0);
+    assert_eq!(drained_and_aborted(&sessions), (1, 0));
+}
+
+/// The events that are logged, a line each: the level, and the fields as `name=value`.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// Collects what this thread logs while the guard lives.
+    fn collect() -> (Self, (Dispatch, DefaultGuard)) {
+        let lines = Lines::default();
+        // With a single dispatcher, tracing asks only the thread that is the first to reach a log
+        // statement whether its events are wanted. That may be another test's thread.
+        let second = Dispatch::new(lines.clone());
+        let guard = tracing::subscriber::set_default(lines.clone());
+        (lines, (second, guard))
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = event.metadata().level().to_string();
+        event.record(&mut |field: &Field, value: &dyn Debug| {
+            line += &format!(" {field}={value:?}");
+        });
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn new_span(&self, _span: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn enter(&self, _span: &Id) {}
+
+    fn exit(&self, _span: &Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_closing_line_has_all_of_its_fields() {
+    let sessions = sessions(|_| {});
+    let opening = async {
+        advance(Duration::from_micros(2500)).await;
+        Ok(Opened::new(
+            Scripted::new(|_, _| Poll::Ready(Ok(Step::Ended(PeerEnd::Close(Some(1000)))))),
+            Some(String::from("CN=somebody")),
+        ))
+    };
+    let session = Session::of_connection(&sessions, admit(&sessions), opening.boxed());
+    let (lines, _guard) = Lines::collect();
+    session.await;
+    let line = "INFO message=Connection closed: 127.0.0.1:1 protocol=tcp conn=1 \
+        client=\"CN=somebody\" received=1 sent=2 messages=3 duration_ms=2.5 \
+        reason=\"closed by the peer with 1000\"";
+    assert_eq!(lines.take(), [line]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_closing_line_gives_the_reason() {
+    const SILENT: Steps = |_, _| Poll::Pending;
+    const ENDED: Steps = |_, _| Poll::Ready(Ok(Step::Ended(PeerEnd::EndOfStream)));
+    const FAILED: Steps =
+        |_, _| Poll::Ready(Err(EchoError::Read(io::ErrorKind::ConnectionReset.into())));
+    const WRONG: Steps =
+        |_, _| Poll::Ready(Err(EchoError::Protocol { code: 1002, detail: "it is a test" }));
+    type Close = fn() -> Poll<Result<(), EchoError>>;
+    const SAID: Close = || Poll::Ready(Ok(()));
+    const BROKEN: Close = || Poll::Ready(Err(EchoError::Write(io::ErrorKind::BrokenPipe.into())));
+    const WAITS: Close = || Poll::Pending;
+    const DRAIN: Option<(u32, Stage)> = Some((5, Stage::Draining));
+    let abort = |after| Some((after, Stage::Aborting));
+    let (answer, going_away) = ([Goodbye::Answer], [Goodbye::GoingAway]);
+    let last_word = [Goodbye::GoingAway, Goodbye::Answer];
+    // What the echo does at a step and at its close, whether it owes, what the server does after how
+    // many seconds, which goodbyes the echo is asked for, and the reason.
+    type Case<'a> = (Steps, Close, Progress, Option<(u32, Stage)>, &'a [Goodbye], &'a str);
+    let cases: [Case<'_>; 14] = [
+        (ENDED, SAID, OWES_NOT, None, &answer, "end of stream"),
+        (ENDED, BROKEN, OWES_NOT, None, &answer, "end of stream"),
+        (FAILED, SAID, OWES_NOT, None, &[], "read failed: connection reset"),
+        (
+            WRONG,
+            SAID,
+            OWES_NOT,
+            None,
+            &answer,
+            "protocol violation, closed with 1002: it is a test",
+        ),
+        (SILENT, SAID, OWES_NOT, None, &going_away, "idle timeout"),
+        (SILENT, BROKEN, OWES_NOT, None, &going_away, "write failed: broken pipe"),
+        (SILENT, WAITS, OWES_NOT, None, &last_word, "idle timeout"),
+        (
+            SILENT,
+            WAITS,
+            OWES,
+            None,
+            &going_away,
+            "stall timeout: the peer took nothing of what it was owed",
+        ),
+        (SILENT, SAID, OWES_NOT, DRAIN, &going_away, "the server is shutting down"),
+        (SILENT, BROKEN, OWES_NOT, DRAIN, &going_away, "write failed: broken pipe"),
+        (SILENT, WAITS, OWES_NOT, abort(5), &[], "aborted by the server's shutdown"),
+        (SILENT, WAITS, OWES, abort(5), &[], "aborted by the server's shutdown"),
+        // The goodbye began after 10 seconds. A peer that has everything is not counted as aborted.
+        (SILENT, WAITS, OWES_NOT, abort(11), &going_away, "idle timeout"),
+        (SILENT, WAITS, OWES, abort(11), &going_away, "aborted by the server's shutdown"),
+    ];
+    let (lines, _guard) = Lines::collect();
+    for (i, (steps, close, progress, server, goodbyes, reason)) in cases.into_iter().enumerate() {
+        let sessions = sessions(|timeouts| timeouts.idle = Some(10 * SECOND));
+        let echo = Scripted { close, progress, ..Scripted::new(steps) };
+        let asked = Arc::clone(&echo.asked);
+        let mut session = Box::pin(session_of(&sessions, echo));
+        if let Some((after, stage)) = server {
+            assert!(timeout(after * SECOND, session.as_mut()).await.is_err());
+            sessions.drain.advance(stage);
+        }
+        session.await;
+        assert_eq!(asked.lock().unwrap().goodbyes, goodbyes, "case {i}: {reason}");
+        let lines = lines.take();
+        let line = lines.last().unwrap();
+        assert!(line.starts_with("INFO message=Connection closed: "), "case {i}: {line}");
+        assert!(line.ends_with(&format!(" reason=\"{reason}\"")), "case {i}: {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_logged_as_an_error() {
+    let (lines, _guard) = Lines::collect();
+    let session = session_of(&sessions(|_| {}), Buggy);
+    assert!(tokio::spawn(session).await.unwrap_err().is_panic());
+    let lines = lines.take();
+    let line = lines.last().unwrap();
+    assert!(line.starts_with("ERROR message=Connection closed: "), "{line}");
+    assert!(line.ends_with(" reason=\"a bug: the connection's task panicked\""), "{line}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_has_no_deadline_and_no_closing_line() {
+    let (lines, _guard) = Lines::collect();
+    let sessions = sessions(|timeouts| timeouts.lifetime = Some(SECOND));
+    let echo = Scripted { progress: OWES, ..Scripted::new(|_, _| Poll::Pending) };
+    let mut session = Box::pin(Session::of_socket(&sessions, echo));
+    assert!(timeout(100_000 * SECOND, session.as_mut()).await.is_err());
+    sessions.drain.advance(Stage::Aborting);
+    session.await;
+    assert_eq!((lines.take(), drained_and_aborted(&sessions)), (vec![], (0, 0)));
 }
 
 /// An idle connection's memory is its task, which is mostly its session. Allocators round a task up

@@ -147,6 +147,29 @@ mod tests {
     }
 
     #[test]
+    fn each_datagram_has_a_slot_of_its_own() {
+        let mut batch = Batch::new();
+        for round in 1..=2 {
+            let (slots, received) = batch.begin();
+            assert!(received.is_empty());
+            for (slot, place) in slots.enumerate() {
+                assert!(place.len() >= LARGEST);
+                assert_eq!(place.len() % 4096, 128, "each begins elsewhere in the cache");
+                place.fill(round * (slot as u8 + 1));
+                received.push(Received { slot, length: LARGEST, ..Received::NOTHING });
+            }
+            assert_eq!(batch.received.len(), LIMIT);
+            for received in &batch.received {
+                let expected = round * (received.slot as u8 + 1);
+                assert_eq!(batch.payload(received), [expected; LARGEST]);
+            }
+            assert!(!batch.is_done());
+            batch.answered = LIMIT;
+            assert!(batch.is_done());
+        }
+    }
+
+    #[test]
     fn a_train_has_one_peer_and_one_size() {
         let cases: [(&[(u16, usize)], usize); 8] = [
             (&[(1, 100)], 1),
@@ -176,6 +199,8 @@ mod tests {
         batch.received[1].ancillary = Ancillary { segment: 10, ..batch.received[0].ancillary };
         assert_eq!(batch.train(0), 1);
         assert_eq!(batch.train(1), 2);
+        batch.received[0].ancillary.segment = 10;
+        assert_eq!(batch.train(0), 1, "one train is no part of another");
     }
 
     #[test]
@@ -188,5 +213,8 @@ mod tests {
         train.cut(2);
         assert_eq!((train.length, train.datagrams()), (200, 2));
         assert_eq!(Received::NOTHING.datagrams(), 1);
+        let mut single = Received { length: 350, ..Received::NOTHING };
+        single.cut(1);
+        assert_eq!(single.length, 350);
     }
 }

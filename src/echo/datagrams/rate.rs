@@ -145,6 +145,24 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv4_address_and_the_ipv6_64_of_the_same_number_have_separate_buckets() {
+        let buckets = Buckets::new(Rate::new(10));
+        assert_eq!(buckets.take(ip("192.0.2.1"), 20, 0), 20);
+        assert_eq!(buckets.take(ip("0:0:c000:201::1"), 20, 0), 20);
+    }
+
+    #[test]
+    fn three_thousand_networks_each_have_a_bucket() {
+        let buckets = Buckets::new(Rate::new(1000));
+        let peers = || (0..3000_u32).map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0A00_0000 + i)));
+        for left in [2000, 0] {
+            // There are twenty times as many places, so that each finds one of its own.
+            assert!(peers().all(|peer| buckets.take(peer, 2000, 0) == left), "{left}");
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it takes a million datagrams")]
     fn a_flood_of_addresses_takes_no_memory_and_lifts_no_limit() {
         let buckets = Buckets::new(Rate::new(1000));
         let loud = ip("192.0.2.1");

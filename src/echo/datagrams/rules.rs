@@ -194,6 +194,10 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
     use super::*;
 
     fn rules_of(answerable: Answerable) -> Rules {
@@ -266,5 +270,70 @@ mod tests {
         train.peer = "192.0.2.7:5000".parse().unwrap();
         train.ancillary.segment = 100;
         assert_eq!(rules.judge(&train, 0), (4, Some(Unanswered::RateLimit)));
+    }
+
+    #[test]
+    fn each_reason_has_its_own_counter_and_its_own_words() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let report = Arc::clone(&told);
+        let report = move |peer, reason| report.lock().unwrap().push((peer, reason));
+        let rules = Rules::new(Answerable::default(), Box::new(report));
+        let peer = SocketAddr::from(([192, 0, 2, 7], 5000));
+        for (i, reason) in Unanswered::ALL.into_iter().enumerate() {
+            rules.give_up(peer, 10 + i, reason);
+            rules.give_up(peer, 100, reason);
+        }
+        let counts = Unanswered::ALL.map(|reason| rules.unanswered(reason));
+        assert_eq!(counts, [110, 111, 112, 113, 114, 115, 116, 117, 118]);
+        let twice = Unanswered::ALL.into_iter().flat_map(|reason| [(peer, reason); 2]);
+        assert_eq!(*told.lock().unwrap(), twice.collect::<Vec<_>>());
+        let words = HashSet::from(Unanswered::ALL.map(|reason| reason.to_string()));
+        assert_eq!(words.len(), Unanswered::ALL.len());
+        assert!(words.contains("from a port below 1024, or 2049"), "{words:?}");
+    }
+
+    #[test]
+    fn debug_output_shows_who_is_answered() {
+        let shown =
+            format!("{:?}", rules_of(Answerable { rate: Some(77), ..Answerable::default() }));
+        assert!(shown.starts_with("Rules { answerable: Answerable {"), "{shown}");
+        assert!(shown.contains("rate: Some(77)"), "{shown}");
+    }
+
+    #[test]
+    fn the_time_is_counted_from_when_the_rules_were_made() {
+        let mut rules = rules_of(Answerable::default());
+        rules.began -= Duration::from_secs(1);
+        let (now, later) = (rules.now(), rules.began.elapsed());
+        assert!((1_000_000_000..=later.as_nanos()).contains(&now.into()), "{now}");
+    }
+
+    #[test]
+    fn the_total_rate_counts_only_what_the_rate_of_each_network_allows() {
+        let mut answerable =
+            Answerable { rate: Some(1), total_rate: Some(2), ..Answerable::default() };
+        let rules = rules_of(answerable.clone());
+        let train = |host: u8| {
+            let mut train = Received { length: 500, ..Received::NOTHING };
+            train.peer = SocketAddr::from(([192, 0, 2, host], 5000));
+            train.ancillary.segment = 100;
+            train
+        };
+        // Each network has two, and all together have four.
+        let judged = [1, 1, 2, 3].map(|host| rules.judge(&train(host), 0));
+        assert_eq!(
+            judged,
+            [
+                (2, Some(Unanswered::RateLimit)),
+                (0, Some(Unanswered::RateLimit)),
+                (2, Some(Unanswered::RateLimit)),
+                (0, Some(Unanswered::TotalRateLimit)),
+            ]
+        );
+        answerable.rate = Some(10);
+        let judged = rules_of(answerable.clone()).judge(&train(1), 0);
+        assert_eq!(judged, (4, Some(Unanswered::TotalRateLimit)));
+        answerable.total_rate = Some(10);
+        assert_eq!(rules_of(answerable).judge(&train(1), 0), (5, None));
     }
 }

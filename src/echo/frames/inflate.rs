@@ -100,3 +100,29 @@ impl Drop for Inflater {
 fn data(detail: &'static str) -> Violation {
     Violation { code: CloseCode::Invalid, detail }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the 43 KiB are.
+    fn place(inflater: &Inflater) -> *const Decompress {
+        &raw const **inflater.decompress.as_ref().unwrap()
+    }
+
+    #[test]
+    fn a_decompressor_is_used_again_and_begins_anew() {
+        let mut text = Utf8::default();
+        let mut first = Inflater::new();
+        let at = place(&first);
+        // The block that this byte begins never goes on.
+        assert_eq!(first.feed(b"\x4b", &mut text), Ok(0));
+        drop(first);
+        // If the place is free, this is where the allocator will most likely put another one.
+        let _other = Box::new(Decompress::new(false));
+        let mut second = Inflater::new();
+        assert_eq!(place(&second), at);
+        assert_eq!(second.feed(b"\xf2\x48\xcd\xc9\xc9\x07\x00", &mut text), Ok(5));
+        assert_eq!(second.finish(&mut text), Ok(0));
+    }
+}

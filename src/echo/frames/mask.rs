@@ -21,6 +21,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 20 } else { 256 }))]
+
         #[test]
         fn pieces_are_unmasked_like_the_whole(
             payload in proptest::collection::vec(any::<u8>(), 0..100),

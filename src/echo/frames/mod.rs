@@ -160,7 +160,9 @@ impl Framing for Frames {
         };
         let Pass { buffer, input, output, released, cost, .. } = pass;
         if end.is_none() && !input.is_empty() {
-            self.unread = Some(buffer[input].into());
+            // What is unread already, of an early input that is longer than a batch, comes behind it.
+            let behind = self.unread.take().unwrap_or_default();
+            self.unread = Some([&buffer[input], &behind].concat().into());
         }
         Rewritten { released, output, end, was_costly: cost > PASS_LIMIT }
     }

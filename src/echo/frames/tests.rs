@@ -2,13 +2,19 @@
 //! cut at every byte.
 
 use std::io::{self, Cursor, Read, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
-use flate2::{Compress, Compression, FlushCompress};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use proptest::prelude::*;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocket};
 
 use super::*;
+use crate::echo::{Echo, Step, StreamEcho};
 
 /// The buffer of most tests, without its headroom.
 const BATCH: usize = 64 * 1024;
@@ -139,6 +145,7 @@ fn failed(name: &'static str, good: &[(u8, Vec<u8>)], bad: Vec<u8>, code: u16) -
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it copies frames of 64 KiB several hundred times")]
 fn frames_come_back_as_they_came() {
     check(vec![
         all_back("1.1.1 empty text", &[(FIN | TEXT, vec![])]),
@@ -331,6 +338,52 @@ fn a_violation_is_seen_at_the_byte_that_shows_it() {
 }
 
 #[test]
+fn the_log_says_what_was_wrong() {
+    let cases: [(&[u8], bool, &str); 13] = [
+        (&[0x82, 0x01], false, "1002: a frame is not masked"),
+        (&[0x89, 0xFE], false, "1002: a control frame is longer than 125 bytes"),
+        (&[0x82, 0xFE, 0, 125], false, "1002: a length is not encoded in the fewest bytes"),
+        (&[0x82, 0xFF, 0x80], false, "1002: a frame is longer than 63 bits can say"),
+        (&[0xC1], false, "1002: a reserved bit is set"),
+        (&[0x83], false, "1002: an opcode is reserved"),
+        (&[0x09], false, "1002: a control frame is fragmented"),
+        (&[0x80], false, "1002: a continuation has nothing to continue"),
+        (&[0x01, 0x80, 0, 0, 0, 0, 0x01], false, "1002: a message begins inside another"),
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xFF], false, "1007: text is not UTF-8"),
+        (&[0x88, 0x81, 0, 0, 0, 0, 0x03], false, "1002: half a close code"),
+        (&[0x88, 0x83, 0, 0, 0, 0, 0x03, 0xE8, 0xFF], false, "1007: a close reason is not UTF-8"),
+        (&[0xC1, 0x81, 0, 0, 0, 0, 0xFF], true, "1007: compressed text is not DEFLATE"),
+    ];
+    for (input, compression, expected) in cases {
+        let mut buffer = [&[0; Frames::HEADROOM], input].concat();
+        let end = Frames::new(compression, BATCH).pass(&mut buffer).end;
+        let error = end.expect(expected).unwrap_err();
+        assert_eq!(error.to_string(), format!("protocol violation, closed with {expected}"));
+    }
+}
+
+#[test]
+fn the_headroom_is_the_longest_header() {
+    assert_eq!(Frames::HEADROOM, sent(FIN | BINARY, &[0; 65_536]).len() - 65_536);
+}
+
+#[test]
+fn the_payload_of_the_first_frame_stays_where_it_is() {
+    for length in [0, 125, 126, 65_535, 65_536] {
+        let frame = sent(FIN | BINARY, &vec![7; length]);
+        // So much of its header has come before.
+        for cut in [0, 1, frame.len() - length - 1] {
+            let mut frames = Frames::new(false, BATCH);
+            rewrite(&mut frames, [&frame[..cut]].iter());
+            let mut buffer = [&[0; Frames::HEADROOM], &frame[cut..]].concat();
+            let begin = Frames::HEADROOM - cut + 4;
+            assert_eq!(frames.pass(&mut buffer).output, begin..buffer.len(), "{length}, {cut}");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it copies 12 MiB")]
 fn a_frame_of_ten_gibibytes_takes_no_memory() {
     let mut frames = Frames::new(false, BATCH);
     for opcode in [BINARY, TEXT] {
@@ -376,6 +429,32 @@ fn a_text_that_fits_is_sent_when_it_is_complete() {
 }
 
 #[test]
+fn a_text_is_held_back_only_if_its_whole_echo_fits() {
+    let text = sent(FIN | TEXT, &[b'x'; 200]);
+    let whole = echoed(FIN | TEXT, &[b'x'; 200]);
+    for arrived in [8, 9, 100, text.len() - 1] {
+        let (first, rest) = text.split_at(arrived);
+        for (hold_limit, kept) in [(whole.len(), arrived - 4), (whole.len() - 1, 0)] {
+            let mut frames = Frames::new(false, hold_limit);
+            let begun = rewrite(&mut frames, [first].iter()).output;
+            let name = format!("{arrived} bytes arrived, {hold_limit} fit");
+            assert_eq!(begun, whole[..arrived - 4 - kept], "{name}");
+            assert_eq!(
+                [begun, rewrite(&mut frames, [rest].iter()).output].concat(),
+                whole,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn our_own_ping_is_a_whole_frame() {
+    let ping = Frames::new(false, BATCH).ping().map(Vec::from);
+    assert_eq!(ping, Some(echoed(FIN | PING, b"echo-server")));
+}
+
+#[test]
 fn our_own_close_is_sent_once_and_never_inside_a_frame() {
     let going_away = echoed(FIN | CLOSE, &1001_u16.to_be_bytes());
     let mut frames = Frames::new(false, BATCH);
@@ -392,9 +471,14 @@ fn our_own_close_is_sent_once_and_never_inside_a_frame() {
 
 #[test]
 fn nothing_is_sent_after_the_end() {
-    for bad in [sent(FIN | TEXT, b"\xE2\x82"), sent(FIN | CLOSE, &close(1005, ""))] {
+    let lasts = [
+        (sent(FIN | TEXT, b"\xE2\x82"), Err(1007)),
+        (sent(FIN | CLOSE, &close(1005, "")), Err(1002)),
+        (sent(FIN | CLOSE, &close(1000, "")), Ok(PeerEnd::Close(Some(1000)))),
+    ];
+    for (last, end) in lasts {
         let mut frames = Frames::new(false, BATCH);
-        assert_eq!(rewrite(&mut frames, [bad].iter()).end.unwrap().ok(), None);
+        assert_eq!(rewrite(&mut frames, [last].iter()).end, Some(end));
         for more in [vec![], sent(FIN | TEXT, b"x"), sent(FIN | PING, b"x")] {
             assert_eq!(rewrite(&mut frames, [more].iter()), Outcome::default());
         }
@@ -464,6 +548,7 @@ fn compressed_messages_come_back_as_they_came() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it deflates 64 MiB")]
 fn invalid_compressed_text_is_answered_with_its_close_code() {
     let not_utf8 = compressed(b"hello \xFF");
     let mut bomb = vec![0; 1 << 20];
@@ -490,10 +575,331 @@ fn invalid_compressed_text_is_answered_with_its_close_code() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it inflates 16 MiB")]
 fn text_of_sixteen_mebibytes_may_have_any_compression_ratio() {
     let text = compressed(&vec![b'x'; 16 << 20]);
     let outcome = whole(&sent(FIN | RSV1 | TEXT, &text), true);
     assert_eq!(outcome, Outcome { output: echoed(FIN | RSV1 | TEXT, &text), end: None });
+}
+
+/// A block of DEFLATE that has the fixed codes (RFC 1951 section 3.2.6), and no end if `codes` have
+/// none. Bits fill a byte from its least significant one on.
+fn fixed_block(codes: &str) -> Vec<u8> {
+    let bits: Vec<u8> = "010".bytes().chain(codes.bytes()).map(|bit| bit - b'0').collect();
+    bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| byte << 1 | bit)).collect()
+}
+
+/// What `fixed_block` takes: an x; the length of a match, of 258 bytes or of 3; the distance of a
+/// match that repeats the byte before it; the end of the block, and what begins the empty one that
+/// every message ends with.
+const X: &str = "10101000";
+const LENGTH_258: &str = "11000101";
+const LENGTH_3: &str = "0000001";
+const DISTANCE_1: &str = "00000";
+const END: &str = "0000000000";
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 16 MiB")]
+fn text_inflates_to_sixteen_mebibytes_and_a_hundredfold_but_no_further() {
+    let most = 75 + 175_761 * 258 + 3;
+    let begun = [&X.repeat(75), &[LENGTH_258, DISTANCE_1].concat().repeat(175_761)[..]].concat();
+    let matches = [LENGTH_3, DISTANCE_1].concat().repeat(2);
+    // Three bytes as they are take as many bits as six bytes of two matches.
+    for (last, is_too_much) in [(X.repeat(3), false), (matches, true)] {
+        let text = fixed_block(&[&begun, &last, END].concat());
+        assert_eq!(most, (16 << 20) + 100 * text.len());
+        let text = sent(FIN | RSV1 | TEXT, &text);
+        // The ratio is that of what has been inflated so far. Here it is highest at the end, if the
+        // last bytes are inflated together.
+        let (most, last) = text.split_at(text.len() - 64);
+        let pieces = most.chunks(BATCH).chain([last]);
+        let outcome = rewrite(&mut Frames::new(true, 0), pieces);
+        assert_eq!(outcome.end, is_too_much.then_some(Err(1009)));
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 4 MiB")]
+fn a_pass_is_costly_once_it_costs_more_than_a_quarter_of_a_mebibyte() {
+    let compressed_xs = |count| sent(FIN | RSV1 | TEXT, &compressed(&vec![b'x'; count]));
+    let matches = [LENGTH_258, DISTANCE_1].concat().repeat(32);
+    // Frames, how many they are, and how many of the bytes that they inflate to are counted.
+    let cases = [
+        ("nothing else", vec![], 0, 0),
+        ("text that is not compressed", sent(FIN | TEXT, b"xxx"), 1, 0),
+        ("binary, which is not inflated", sent(FIN | RSV1 | BINARY, &compressed(b"xxx")), 1, 0),
+        ("a ping and a pong", [sent(FIN | PING, b"xxx"), sent(FIN | PONG, b"")].concat(), 2, 0),
+        ("another message", compressed_xs(3), 1, 3),
+        (
+            "a message of an empty final block, and one behind it",
+            sent(
+                FIN | RSV1 | TEXT,
+                &[&[0x03, 0x00], &fixed_block(&[X, END].concat())[..]].concat(),
+            ),
+            1,
+            1,
+        ),
+        // Its last byte ends in a match that does not fit into the window.
+        (
+            "a message that goes on",
+            sent(RSV1 | TEXT, &fixed_block(&[X, &matches].concat())),
+            1,
+            1 + 32 * 258,
+        ),
+        // It leaves the distance of its last match out: five zeros.
+        (
+            "a message that the bytes of its end add to",
+            sent(
+                FIN | RSV1 | TEXT,
+                &fixed_block(&[X, LENGTH_258, DISTANCE_1, LENGTH_258].concat()),
+            ),
+            1,
+            1 + 2 * 258,
+        ),
+    ];
+    for (name, input, headers, inflated) in cases {
+        for (cost, is_costly) in [(256 * 1024, false), (256 * 1024 + 1, true)] {
+            let mut frames = Frames::new(true, BATCH);
+            let mut was_costly = |input: &[u8]| {
+                let pass = frames.pass(&mut [&[0; Frames::HEADROOM], input].concat());
+                assert_eq!(frames.take_unread(BATCH), None, "{name}: all input is parsed");
+                pass.was_costly
+            };
+            let others = compressed_xs(cost - 64 * (1 + headers) - inflated);
+            assert_eq!(was_costly(&[others, input.clone()].concat()), is_costly, "{name}");
+            assert!(!was_costly(&sent(FIN | PING, b"")), "{name}: each pass is counted by itself");
+        }
+    }
+}
+
+// ---- Passes that stop early.
+
+/// The passes that a batch takes: for each the input, the output, and whether it was costly.
+fn passes(frames: &mut Frames, input: &[u8]) -> Vec<(Vec<u8>, Vec<u8>, bool)> {
+    let mut passes = Vec::new();
+    let mut next: Option<Box<[u8]>> = Some(input.into());
+    while let Some(input) = next {
+        let mut buffer = [&[0; Frames::HEADROOM], &input[..]].concat();
+        let Rewritten { released, output, end, was_costly } = frames.pass(&mut buffer);
+        assert!(end.is_none(), "{end:?}");
+        next = frames.take_unread(BATCH);
+        let read = input.len() - next.as_ref().map_or(0, |unread| unread.len());
+        let output = [&released, &buffer[output]].concat();
+        passes.push((input[..read].to_vec(), output, was_costly));
+    }
+    passes
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 16 MiB")]
+fn a_compressed_bomb_takes_many_passes_of_bounded_cost() {
+    let text = compressed(&vec![b'x'; 16 << 20]);
+    assert!((16_000..17_000).contains(&text.len()), "{}", text.len());
+    for hold_limit in [0, BATCH] {
+        let mut frames = Frames::new(true, hold_limit);
+        let passes = passes(&mut frames, &frame(FIN | RSV1 | TEXT, &text, Some([0; 4])));
+        let mut inflater = Decompress::new(false);
+        let mut inflated = Vec::with_capacity(1 << 20);
+        for (i, (input, _, was_costly)) in passes.iter().enumerate() {
+            let payload = if i == 0 { &input[8..] } else { &input[..] };
+            inflated.clear();
+            inflater.decompress_vec(payload, &mut inflated, FlushDecompress::Sync).unwrap();
+            // What the limit leaves for the last slice of 128 bytes, and what these inflate to.
+            assert!(inflated.len() <= 256 * 1024 + 128 * 1032, "{}", inflated.len());
+            let is_last = i + 1 == passes.len();
+            assert!(*was_costly || is_last, "pass {i} stops early");
+            assert!(inflated.len() >= 256 * 1024 - 64 || is_last, "{}", inflated.len());
+        }
+        assert!((43..=65).contains(&passes.len()), "{}", passes.len());
+        let output: Vec<u8> = passes.into_iter().flat_map(|(_, output, _)| output).collect();
+        assert_eq!(output, echoed(FIN | RSV1 | TEXT, &text));
+        assert_eq!((frames.is_at_boundary(), frames.traffic(Moved::default()).messages), (true, 1));
+    }
+}
+
+#[test]
+fn a_batch_of_tiny_frames_takes_several_passes() {
+    for (first, answer) in [
+        (FIN | BINARY, Some(FIN | BINARY)),
+        (FIN | TEXT, Some(FIN | TEXT)),
+        (FIN | PING, Some(FIN | PONG)),
+        (FIN | PONG, None),
+    ] {
+        let (frame, answer) = (sent(first, b""), answer.map(|first| echoed(first, b"")));
+        let answer = answer.unwrap_or_default();
+        let passes = passes(&mut Frames::new(false, BATCH), &frame.repeat(10_000));
+        // After 4096 headers the limit is reached, and the next header exceeds it.
+        let expected = [(4097, true), (4097, true), (10_000 - 2 * 4097, false)];
+        let expected = expected
+            .map(|(count, was_costly)| (frame.repeat(count), answer.repeat(count), was_costly));
+        assert!(passes == expected, "{first:x}");
+    }
+}
+
+#[test]
+fn frames_that_do_not_exceed_the_limit_take_one_pass() {
+    let passes = passes(&mut Frames::new(false, BATCH), &sent(FIN | PING, b"").repeat(4096));
+    assert!(matches!(&passes[..], [(_, output, false)] if output.len() == 4096 * 2));
+}
+
+#[test]
+fn unread_input_is_taken_in_pieces_of_the_size_that_is_asked_for() {
+    assert_eq!(Frames::new(false, 0).take_unread(BATCH), None);
+    assert_eq!(Frames::new(false, 0).with_early_input(b"").take_unread(BATCH), None);
+    for (most, pieces) in [
+        (1, &[&b"a"[..], b"b", b"c", b"d", b"e"][..]),
+        (2, &[b"ab", b"cd", b"e"]),
+        (4, &[b"abcd", b"e"]),
+        (5, &[b"abcde"]),
+        (6, &[b"abcde"]),
+    ] {
+        let mut frames = Frames::new(false, 0).with_early_input(b"abcde");
+        for piece in pieces {
+            assert_eq!(frames.take_unread(most).as_deref(), Some(*piece));
+        }
+        assert_eq!(frames.take_unread(most), None);
+    }
+}
+
+/// How an echo ends, and what it has written by then.
+struct Ended {
+    outcome: Result<PeerEnd, u16>,
+    output: Vec<u8>,
+    costly_steps: usize,
+}
+
+/// Echoes `early`, which was read with the handshake, and `input`, until the end.
+fn echo_to_the_end(early: &[u8], input: &[u8], batch: usize) -> Ended {
+    let mut output = Vec::new();
+    let mut costly_steps = 0;
+    let frames = Frames::new(true, batch).with_early_input(early);
+    let mut echo = StreamEcho::framed(tokio::io::join(input, &mut output), |io| io, batch, frames);
+    let mut cx = Context::from_waker(Waker::noop());
+    let outcome = loop {
+        match echo.poll_step(&mut cx) {
+            Poll::Ready(Ok(Step::Moved)) => {}
+            Poll::Ready(Ok(Step::Costly)) => costly_steps += 1,
+            Poll::Ready(Ok(Step::Ended(end))) => break Ok(end),
+            Poll::Ready(Err(EchoError::Protocol { code, .. })) => break Err(code),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(echo.poll_close(&mut cx, Goodbye::Answer), Poll::Ready(Ok(()))));
+    Ended { outcome, output, costly_steps }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 8 MiB several times")]
+fn all_input_is_echoed_in_order_however_many_passes_it_takes() {
+    let bomb = compressed(&vec![b'x'; 2 << 20]);
+    let mut messages = Vec::new();
+    for i in 0..4_u8 {
+        messages.push((FIN | RSV1 | TEXT, bomb.clone()));
+        messages.push((FIN | BINARY, vec![i; 3]));
+        messages.extend(std::iter::repeat_n((FIN | PING, vec![i]), 1000));
+        messages.push((RSV1 | TEXT, bomb[..100].to_vec()));
+        messages.push((FIN | PONG, vec![]));
+        messages.push((FIN, bomb[100..].to_vec()));
+    }
+    let (_, input, echo, _) = all_back("", &messages);
+    let (input, echo) = (input.concat(), echo.concat());
+    type Last = (Vec<u8>, Vec<u8>, Result<PeerEnd, u16>);
+    let (going, bye) = (sent(FIN | CLOSE, &close(1000, "bye")), close(1000, "bye"));
+    // What the peer sends last, what that is answered with, and how the echo ends.
+    let lasts: [Last; 4] = [
+        (vec![], vec![], Ok(PeerEnd::Truncated)),
+        (sent(FIN, b"")[..3].to_vec(), echoed(FIN | CLOSE, &close(1002, "")), Err(1002)),
+        (going, echoed(FIN | CLOSE, &bye), Ok(PeerEnd::Close(Some(1000)))),
+        (sent(FIN | RSV1 | TEXT, &[0xFF; 300]), echoed(FIN | CLOSE, &close(1007, "")), Err(1007)),
+    ];
+    for (last, answer, outcome) in lasts {
+        let input = [&input[..], &last].concat();
+        let expected = [&echo[..], &answer].concat();
+        for early in [0, 1, 5000, input.len()] {
+            let (early, later) = input.split_at(early);
+            for batch in [1000, 4096, 2 * input.len()] {
+                let ended = echo_to_the_end(early, later, batch);
+                let name = format!("{} bytes early, batches of {batch}, {outcome:?}", early.len());
+                assert_eq!(ended.outcome, outcome, "{name}");
+                assert!(ended.output == expected, "{name}");
+                // 16 MiB are inflated, less than 400 KiB at a time.
+                assert!(ended.costly_steps >= 40, "{name}: {}", ended.costly_steps);
+            }
+        }
+    }
+}
+
+/// Polls the close until it is done. Returns how many polls were pending; none may be pending
+/// without a wake.
+fn polls_until_closed(echo: &mut impl Echo) -> usize {
+    /// Counts its wakes.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut pending = 0;
+    while echo.poll_close(&mut Context::from_waker(&waker), Goodbye::GoingAway).is_pending() {
+        pending += 1;
+        assert_eq!(wakes.0.load(Ordering::Relaxed), pending);
+    }
+    pending
+}
+
+/// Input, then a pause, and only then the end of the stream.
+struct EndsLater<'a> {
+    input: &'a [u8],
+    has_paused: bool,
+}
+
+impl<'a> EndsLater<'a> {
+    fn new(input: &'a [u8]) -> Self {
+        EndsLater { input, has_paused: false }
+    }
+}
+
+impl AsyncRead for EndsLater<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.input.is_empty() && !std::mem::replace(&mut self.has_paused, true) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.input).poll_read(cx, into)
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it inflates 4 MiB")]
+fn a_farewell_waits_for_the_answer_behind_costly_input_and_yields_meanwhile() {
+    let bomb = sent(FIN | RSV1 | TEXT, &compressed(&vec![b'x'; 4 << 20]));
+    let answer = sent(FIN | CLOSE, &close(1001, ""));
+    let going_away = echoed(FIN | CLOSE, &close(1001, ""));
+    // With the goodbye before the first step, all input is dropped.
+    let input = [&bomb[..], &answer, b"is not a frame"].concat();
+    let mut output = Vec::new();
+    let io = tokio::io::join(EndsLater::new(&input), &mut output);
+    let mut echo = StreamEcho::framed(io, |io| io, BATCH, Frames::new(true, BATCH));
+    let pending = polls_until_closed(&mut echo);
+    assert!((10..=17).contains(&pending), "{pending}");
+    assert_eq!(output, going_away);
+    // After the first step, the frame is half sent, and is finished before the farewell.
+    let mut output = Vec::new();
+    let io = tokio::io::join(EndsLater::new(&input), &mut output);
+    let mut echo = StreamEcho::framed(io, |io| io, BATCH, Frames::new(true, 0));
+    let step = echo.poll_step(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(step, Poll::Ready(Ok(Step::Costly))), "{step:?}");
+    let pending = polls_until_closed(&mut echo);
+    assert!((9..=16).contains(&pending), "{pending}");
+    let text = compressed(&vec![b'x'; 4 << 20]);
+    let whole = echoed(FIN | RSV1 | TEXT, &text);
+    assert_eq!(output, [&whole[..], &going_away].concat());
 }
 
 // ---- Against tungstenite.
@@ -615,7 +1021,8 @@ fn some_frames() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    // Miri takes seconds for each case.
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 3 } else { 300 }))]
 
     #[test]
     fn the_echo_is_the_same_as_tungstenites(input in some_frames(), pieces in 1_usize..5000) {

@@ -82,6 +82,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 20 } else { 256 }))]
+
         #[test]
         fn pieces_are_validated_like_the_whole(
             text in ".{0,30}",

@@ -308,3 +308,59 @@ where
         self.meter.moved()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    /// Counts its wakes.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_connection_is_woken_by_the_last_of_its_streams() {
+        let wakes = Arc::new(Wakes::default());
+        let streams = Streams::default();
+        streams.carrier.register(&Waker::from(Arc::clone(&wakes)));
+        assert_eq!((streams.open(), streams.have_all_stalled()), (0, false));
+        // Whether each stalled, and the wakes and the state after it.
+        let cases = [(true, 0, false), (false, 0, false), (true, 1, true)];
+        for _ in cases {
+            streams.opened();
+        }
+        for (open, (has_stalled, woken, all)) in [2, 1, 0].into_iter().zip(cases) {
+            streams.closed(has_stalled);
+            assert_eq!(wakes.0.load(Ordering::Relaxed), woken);
+            assert_eq!((streams.open(), streams.have_all_stalled()), (open, all));
+        }
+        streams.opened();
+        assert!(!streams.have_all_stalled(), "there is another one");
+        streams.closed(false);
+        assert!(!streams.have_all_stalled());
+    }
+
+    #[test]
+    fn a_response_has_the_date_in_its_only_allowed_form() {
+        let response = dated(Response::new(()));
+        let date = response.headers()[DATE].to_str().unwrap();
+        let date = httpdate::parse_http_date(date).unwrap();
+        assert!(date.elapsed().unwrap() < Duration::from_secs(60), "{date:?}");
+    }
+
+    #[test]
+    fn the_kind_of_a_failure_below_http2_is_kept() {
+        let error = cause(h2::Error::from(h2::Reason::INTERNAL_ERROR));
+        let EchoError::Read(error) = error else { panic!("{error:?}") };
+        assert_eq!(error.kind(), io::ErrorKind::Other);
+        assert!(error.to_string().contains("unexpected internal error"), "{error}");
+    }
+}

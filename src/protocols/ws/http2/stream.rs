@@ -194,3 +194,181 @@ impl Drop for Http2Stream {
         self.streams.closed(is_abandoned && self.is_waiting);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use h2::client::{self, SendRequest};
+    use h2::server;
+    use hyper::{Request, Response};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    /// A client's stream and the server's, of one connection.
+    struct Pair {
+        server: Http2Stream,
+        streams: Arc<Streams>,
+        sending: SendStream<Bytes>,
+        receiving: RecvStream,
+        _requests: SendRequest<Bytes>,
+    }
+
+    /// HTTP/2's initial window (RFC 9113 section 6.9.2), which both sides have here.
+    const WINDOW: usize = 65_535;
+
+    async fn pair() -> Pair {
+        let (near, far) = duplex(1 << 20);
+        let (opened, connection) = tokio::join!(client::handshake(near), server::handshake(far));
+        let ((mut requests, carrier), mut connection) = (opened.unwrap(), connection.unwrap());
+        tokio::spawn(carrier);
+        let (response, sending) = requests.send_request(Request::default(), false).unwrap();
+        let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let accepted = respond.send_response(Response::new(()), false).unwrap();
+        tokio::spawn(async move { while connection.accept().await.is_some() {} });
+        let receiving = response.await.unwrap().into_body();
+        let streams = Arc::<Streams>::default();
+        let server = Http2Stream::new(request.into_body(), accepted, Arc::clone(&streams));
+        assert_eq!(streams.open(), 1);
+        Pair { server, streams, sending, receiving, _requests: requests }
+    }
+
+    /// Lets both connections do what they can.
+    async fn settle() {
+        for _ in 0..100 {
+            yield_now().await;
+        }
+    }
+
+    /// Takes what has come for the client, and returns it.
+    fn taken(receiving: &mut RecvStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some(data) = receiving.data().now_or_never().flatten() {
+            let data = data.unwrap();
+            receiving.flow_control().release_capacity(data.len()).unwrap();
+            bytes.extend_from_slice(&data);
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways_up_to_the_end_of_each() {
+        let Pair { mut server, streams, mut sending, mut receiving, _requests } = pair().await;
+        for frame in [&b"ab"[..], b"", b"c", b"defgh"] {
+            sending.send_data(Bytes::copy_from_slice(frame), false).unwrap();
+        }
+        settle().await;
+        let mut some = [0; 3];
+        assert_eq!(server.read(&mut some).await.unwrap(), 3);
+        assert_eq!(&some, b"abc");
+        sending.send_data(Bytes::from_static(b"i"), true).unwrap();
+        let mut rest = String::new();
+        server.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "defghi");
+        assert_eq!(server.received.capacity(), 0, "an idle stream owns no buffer");
+        server.write_all(b"and back").await.unwrap();
+        server.shutdown().await.unwrap();
+        server.shutdown().await.unwrap();
+        drop(server);
+        settle().await;
+        let mut back = Vec::new();
+        while let Some(data) = receiving.data().await {
+            back.extend_from_slice(&data.expect("it is not reset"));
+        }
+        assert_eq!(back, b"and back");
+        assert!(receiving.is_end_stream());
+        assert_eq!((streams.open(), streams.have_all_stalled()), (0, false));
+    }
+
+    #[tokio::test]
+    async fn the_client_gets_its_window_back_when_more_is_read() {
+        let Pair { mut server, mut sending, receiving: _receiving, _requests, .. } = pair().await;
+        sending.send_data(vec![7; WINDOW].into(), false).unwrap();
+        sending.reserve_capacity(WINDOW);
+        settle().await;
+        assert_eq!(sending.capacity(), 0, "the window is used up");
+        let mut half = vec![0; WINDOW / 2 + 1];
+        server.read_exact(&mut half).await.unwrap();
+        settle().await;
+        assert_eq!(sending.capacity(), 0, "what was read may not be echoed yet");
+        let mut rest = vec![0; WINDOW / 2];
+        server.read_exact(&mut rest).await.unwrap();
+        settle().await;
+        assert_eq!(sending.capacity(), WINDOW / 2 + 1);
+        assert!(server.read_u8().now_or_never().is_none());
+        settle().await;
+        assert_eq!(sending.capacity(), WINDOW);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_written_than_the_client_has_room_for_and_what_comes_is_taken_meanwhile() {
+        let Pair { mut server, streams, mut sending, mut receiving, _requests } = pair().await;
+        let mut written = 0;
+        while let Some(sent) = server.write(&[7; 10_000]).now_or_never() {
+            written += sent.unwrap();
+            settle().await;
+        }
+        assert_eq!(written, WINDOW);
+        assert!(server.is_waiting);
+        sending.send_data(Bytes::from_static(b"more"), false).unwrap();
+        settle().await;
+        assert!(server.write(&[7; 10_000]).now_or_never().is_none());
+        assert_eq!(server.received, b"more");
+        assert_eq!(taken(&mut receiving), vec![7; WINDOW]);
+        settle().await;
+        assert_eq!(server.write(b"and more").await.unwrap(), 8);
+        assert!(!server.is_waiting);
+        assert_eq!(server.read_u8().await.unwrap(), b'm');
+        drop(server);
+        assert!(!streams.have_all_stalled(), "its client takes what it is sent");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_dropped_is_reset_with_what_it_has_not_sent() {
+        for has_stalled in [false, true] {
+            let Pair { mut server, streams, mut receiving, sending: _sending, _requests } =
+                pair().await;
+            server.write_all(&[7; WINDOW]).await.unwrap();
+            settle().await;
+            if has_stalled {
+                assert!(server.write(b"x").now_or_never().is_none());
+            }
+            drop(server);
+            settle().await;
+            let error = loop {
+                match receiving.data().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break error,
+                    None => panic!("the stream was not reset"),
+                }
+            };
+            assert_eq!(error.reason(), Some(Reason::CANCEL));
+            assert_eq!((streams.open(), streams.have_all_stalled()), (0, has_stalled));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_by_the_client_fails_reads_and_writes_with_its_reason() {
+        let Pair { mut server, streams, mut sending, receiving: _receiving, _requests } =
+            pair().await;
+        server.write_all(&[7; WINDOW]).await.unwrap();
+        settle().await;
+        assert!(server.write(b"x").now_or_never().is_none());
+        sending.send_data(Bytes::from_static(b"hi"), false).unwrap();
+        settle().await;
+        assert_eq!(server.read_u8().await.unwrap(), b'h');
+        sending.send_reset(Reason::ENHANCE_YOUR_CALM);
+        settle().await;
+        assert_eq!(server.read_u8().await.unwrap(), b'i', "what came before is still there");
+        let why = "the stream was reset: detected excessive load generating behavior";
+        for error in [server.read_u8().await.unwrap_err(), server.write(b"x").await.unwrap_err()] {
+            assert_eq!(
+                (error.kind(), error.to_string().as_str()),
+                (io::ErrorKind::ConnectionReset, why)
+            );
+        }
+        drop(server);
+        assert!(!streams.have_all_stalled(), "the client has ended it");
+    }
+}
