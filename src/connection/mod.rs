@@ -28,7 +28,7 @@ use futures::future::BoxFuture;
 
 pub(crate) use drain::{Drain, Member, Stage};
 pub(crate) use end::{End, HandshakeError};
-pub(crate) use log_limit::{LogLimit, Throttle};
+pub(crate) use log_limit::{LogLimit, Throttle, shows};
 pub(crate) use session::Session;
 pub(crate) use sessions::{Admitted, Sessions, Statistics};
 

@@ -16,7 +16,7 @@ use super::clock::Moment;
 use super::costly::CostlySteps;
 use super::deadline::Deadline;
 use super::drain::{Stage, StageWatch};
-use super::{Admitted, Connection, End, Opened, Opening, Sessions};
+use super::{Admitted, Connection, End, Opened, Opening, Sessions, shows};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 
 /// A session yields after this many steps in one poll, so that a peer that always sends does not
@@ -77,7 +77,7 @@ pin_project_lite::pin_project! {
             }
             // An address may have several datagram sockets. Their protocol logs one line for all.
             let Some(connection) = this.connection else { return };
-            if end.is_our_fault() || this.sessions.log.shows() {
+            if end.is_our_fault() || shows!(this.sessions.log) {
                 let client = this.rare.as_ref().and_then(|rare| rare.client.as_deref());
                 let duration = this.sessions.clock.since(*this.began);
                 log_end(connection, client, this.phase.traffic(), duration, &end);

@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::info;
 
 use super::{Carried, ReadAhead, Transport};
-use crate::connection::{Connection, End, HandshakeError, LogLimit};
+use crate::connection::{Connection, End, HandshakeError, LogLimit, shows};
 use crate::echo::Underlying;
 use crate::net::Stream;
 use crate::tls::{TlsSettings, causes, describe, negotiated};
@@ -76,7 +76,7 @@ impl Tls {
             Ok(stream) => {
                 let tls = stream.get_ref().1;
                 let client = tls.peer_certificates().and_then(<[_]>::first).map(describe);
-                if self.log.shows() {
+                if shows!(self.log) {
                     log_handshake(connection, tls, &offer, client.as_deref(), began.elapsed());
                 }
                 Ok(Carried { stream, client })
