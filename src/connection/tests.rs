@@ -455,7 +455,7 @@ async fn a_panic_ends_only_its_own_connection() {
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[test]
 fn a_session_is_small() {
-    use tokio::net::TcpStream;
+    type TcpStream = <tokio::net::TcpListener as crate::net::Listener>::Stream;
     let tcp = size_of::<Session<StreamEcho<TcpStream>>>();
     let websocket = size_of::<Session<StreamEcho<TcpStream, Frames>>>();
     assert!(tcp <= 408 && websocket <= 536, "TCP {tcp}, WebSocket {websocket}");

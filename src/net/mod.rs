@@ -4,6 +4,8 @@
 pub(crate) mod bind;
 mod peer;
 mod tcp;
+#[cfg(target_os = "linux")]
+mod tcp_stream;
 #[cfg(unix)]
 mod unix;
 

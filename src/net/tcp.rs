@@ -3,17 +3,33 @@
 use std::io;
 use std::net;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+#[cfg(not(target_os = "linux"))]
+use tokio::net::TcpStream;
 
+#[cfg(target_os = "linux")]
+use super::tcp_stream::TcpStream;
 use super::{Listener, Peer, Stream};
 
 impl Stream for TcpStream {
     type Detached = net::TcpStream;
 
+    #[cfg(target_os = "linux")]
+    fn detach(self) -> io::Result<net::TcpStream> {
+        Ok(self.deregister())
+    }
+
+    #[cfg(not(target_os = "linux"))]
     fn detach(self) -> io::Result<net::TcpStream> {
         self.into_std()
     }
 
+    #[cfg(target_os = "linux")]
+    fn attach(stream: net::TcpStream) -> io::Result<Self> {
+        TcpStream::register(stream)
+    }
+
+    #[cfg(not(target_os = "linux"))]
     fn attach(stream: net::TcpStream) -> io::Result<Self> {
         TcpStream::from_std(stream)
     }
@@ -24,6 +40,8 @@ impl Listener for TcpListener {
 
     async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
         let (stream, address) = TcpListener::accept(self).await?;
+        #[cfg(target_os = "linux")]
+        let stream = TcpStream::register(stream.into_std()?)?;
         Ok((stream, Peer::Ip(address)))
     }
 
@@ -34,7 +52,7 @@ impl Listener for TcpListener {
         let accept = move || {
             let (stream, address) = listener.accept()?;
             stream.set_nonblocking(true)?;
-            Ok((TcpStream::from_std(stream)?, Peer::Ip(address)))
+            Ok((TcpStream::attach(stream)?, Peer::Ip(address)))
         };
         Ok(std::iter::repeat_with(accept).take_while(|accepted| !would_block(accepted)))
     }
