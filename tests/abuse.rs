@@ -131,6 +131,18 @@ fn one_address_cannot_take_every_place() {
 }
 
 #[test]
+fn a_limit_of_0_is_no_limit() {
+    let no_limits = ["--max-connections", "0", "--max-connections-per-ip", "0"];
+    let server = start(&[&["--tcp", "0"], &no_limits[..]].concat());
+    let mut clients: Vec<_> = (0..50).map(|_| connect(server.address("tcp"))).collect();
+    for client in &mut clients {
+        echo(client, b"let in");
+    }
+    let (_, log) = server.terminate();
+    assert!(!log.contains("Refused connections"), "{log}");
+}
+
+#[test]
 fn the_default_limit_leaves_descriptors_to_spare() {
     // 64 less 32, and less 4 for each of several runtimes.
     for (threads, served) in [("1", 32), ("4", 16)] {
@@ -352,6 +364,16 @@ fn a_flood_of_connections_does_not_flood_the_log() {
     assert!((1000..3000).contains(&shown), "{shown} lines");
     let summary = log.lines().find(|line| line.contains("were not shown")).expect("a summary");
     assert!(summary.contains("lines="), "{summary}");
+}
+
+#[test]
+fn a_quiet_server_says_nothing_about_lines_that_it_would_not_have_shown() {
+    let server = start(&["--tcp", "0", "-q"]);
+    for _ in 0..1200 {
+        let mut client = connect(server.address("tcp"));
+        echo(&mut client, b"x");
+    }
+    assert_eq!(server.terminate().1, "");
 }
 
 #[test]

@@ -5,9 +5,9 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 
-use common::binary::{Running, command};
+use common::binary::{Running, command, shell};
 use common::cert;
 use rustix::process::Signal;
 
@@ -109,6 +109,60 @@ fn the_ready_file_appears_whole_and_replaces_an_old_one() {
     let unwritable = directory.path().join("no such directory/ready");
     let unwritable = unwritable.to_str().unwrap();
     assert_fails(&["--tcp", "0", "--ready-file", unwritable], 1, &["--ready-file", "No such file"]);
+}
+
+#[test]
+fn the_ready_file_is_not_written_through_a_link_that_somebody_has_put_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, victim) = (directory.path().join("ready"), directory.path().join("victim"));
+    fs::write(&victim, "precious").unwrap();
+    // The shell knows the server's process ID, as somebody who guesses it would.
+    let line = r#"for n in "" .0 .1; do ln -s victim "$1.$$$n"; done; ln -s victim "$1"
+                  exec echo-server --tcp 0 --ready-file "$1""#;
+    let server = Started(shell(line).arg(&path).stderr(Stdio::null()).spawn().unwrap());
+    let is_complete = || fs::read_to_string(&path).is_ok_and(|text| text.contains("listeners"));
+    while !is_complete() {
+        std::thread::yield_now();
+    }
+    drop(server);
+    assert!(fs::symlink_metadata(&path).unwrap().is_file());
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+}
+
+/// A process that ends with the test.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_ready_file_can_be_standard_output_that_is_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out");
+    let mut server = command();
+    server.args(["--tcp", "0", "--ready-file", "/dev/stdout"]).stderr(Stdio::null());
+    let server = Started(server.stdout(fs::File::create(&path).unwrap()).spawn().unwrap());
+    while !fs::read_to_string(&path).unwrap().contains("listeners") {
+        std::thread::yield_now();
+    }
+    drop(server);
+    assert!(fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
+}
+
+#[test]
+fn sighup_without_files_to_reload_ends_nothing() {
+    for listener in ["--tcp", "--tls"] {
+        let server = Running::start(&[listener, "0", "--tcp", "0"]);
+        server.signal(Signal::HUP);
+        echo_once(server.address("tcp"));
+        let (status, log) = server.terminate();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(log.contains("SIGHUP received; there is nothing to reload"), "{log}");
+    }
 }
 
 #[test]

@@ -3,9 +3,10 @@
 mod common;
 
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{TestServer, cert, tools};
+use common::{TestServer, ca_certificates, cert, tools};
 use echo_server::{Config, Protocol};
 use h2::ext::Protocol as ConnectProtocol;
 use h2::{RecvStream, SendStream, client};
@@ -13,6 +14,9 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 type Client = client::SendRequest<Bytes>;
 
@@ -104,6 +108,13 @@ async fn requests_for_anything_else_are_answered() {
         request.headers_mut().remove("sec-websocket-version");
         request
     };
+    let two_origins = {
+        let mut request = extended_connect("websocket");
+        for origin in ["http://a", "http://b"] {
+            request.headers_mut().append("origin", origin.parse().unwrap());
+        }
+        request
+    };
     let plain = |method: Method, path: &str| {
         let uri = format!("http://localhost{path}");
         Request::builder().method(method).uri(uri).body(()).unwrap()
@@ -111,6 +122,7 @@ async fn requests_for_anything_else_are_answered() {
     let cases = [
         (extended_connect("connect-udp"), StatusCode::NOT_IMPLEMENTED),
         (no_version, StatusCode::UPGRADE_REQUIRED),
+        (two_origins, StatusCode::BAD_REQUEST),
         (plain(Method::HEAD, "/"), StatusCode::OK),
         (plain(Method::GET, "/elsewhere"), StatusCode::NOT_FOUND),
         (plain(Method::POST, "/"), StatusCode::METHOD_NOT_ALLOWED),
@@ -327,4 +339,52 @@ async fn a_client_that_does_not_answer_a_ping_is_closed() {
     let has = |frame: &[u8]| received.windows(frame.len()).any(|window| window == frame);
     assert!(has(b"\0\0\x08\x06\0\0\0\0\0"), "{received:x?}");
     assert!(has(b"\0\0\x08\x07\0\0\0\0\0"), "{received:x?}");
+}
+
+/// TLS to `server`, and the bytes that it answers to `request` until it closes.
+async fn exchange_with_alpn(server: &TestServer, alpn: &[&str], request: &[u8]) -> Vec<u8> {
+    let mut roots = RootCertStore::empty();
+    for root in ca_certificates() {
+        roots.add(root).unwrap();
+    }
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let tcp = TcpStream::connect(server.address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), alpn.first().map(|name| name.as_bytes()));
+    stream.write_all(request).await.unwrap();
+    if request == PREFACE {
+        // An HTTP/2 connection goes on until its client closes it.
+        stream.shutdown().await.unwrap();
+    }
+    let mut answer = Vec::new();
+    // Without close_notify this would be an error.
+    stream.read_to_end(&mut answer).await.unwrap();
+    answer
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+/// The client's preface, with an empty SETTINGS frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn a_client_has_to_speak_the_version_of_http_that_alpn_selected() {
+    let server = TestServer::start(Protocol::Wss).await;
+    let is_http2 = |answer: &[u8]| answer.get(3) == Some(&4);
+    // SETTINGS, and GOAWAY with PROTOCOL_ERROR (RFC 9113 section 7).
+    let goaway = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+    assert_eq!(exchange_with_alpn(&server, &["h2", "http/1.1"], GET).await, goaway);
+    let answer = exchange_with_alpn(&server, &["http/1.1"], PREFACE).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 505 "), "{answer}");
+    assert!(is_http2(&exchange_with_alpn(&server, &["h2"], PREFACE).await));
+    assert!(exchange_with_alpn(&server, &["http/1.1"], GET).await.starts_with(b"HTTP/1.1 200 "));
+    // Where ALPN says nothing about HTTP, the preface decides.
+    let config = Config::new().listen(Protocol::Wss, ([127, 0, 0, 1], 0));
+    let other = TestServer::with(config.tls(|tls| tls.alpn = vec!["foo".to_owned()])).await;
+    for (server, alpn) in [(&server, &[][..]), (&other, &["foo"])] {
+        assert!(is_http2(&exchange_with_alpn(server, alpn, PREFACE).await));
+        assert!(exchange_with_alpn(server, alpn, GET).await.starts_with(b"HTTP/1.1 200 "));
+    }
 }

@@ -64,6 +64,52 @@ async fn plain_text_is_answered_with_an_alert() {
     assert_eq!((answer.first(), answer.get(5)), (Some(&21), Some(&2)), "{answer:?}");
 }
 
+/// Sends `records`, and returns all that the server answers until it closes.
+async fn answer_to(address: std::net::SocketAddr, records: &[u8]) -> Vec<u8> {
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(records).await.unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.expect("a FIN, not a reset");
+    answer
+}
+
+#[tokio::test]
+async fn whatever_comes_in_place_of_a_client_hello_is_answered_with_the_right_alert() {
+    let server = Running::start(&["--tls", "0"]);
+    let finished = [&[22, 3, 3, 0, 16, 20, 0, 0, 12][..], &[7; 12]].concat();
+    // Ten bytes of a ClientHello, and then another record.
+    let interleaved = [22, 3, 1, 0, 4, 1, 0, 0, 100, 23, 3, 3, 0, 1, 0];
+    let empty = [22, 3, 3, 0, 0].repeat(100);
+    let (unexpected_message, decode_error) = (10, 50);
+    for (records, alert) in [
+        (&[23, 3, 3, 0, 5, 1, 2, 3, 4, 5][..], Some(unexpected_message)),
+        (&[20, 3, 3, 0, 1, 1], Some(unexpected_message)),
+        (&finished, Some(unexpected_message)),
+        (&interleaved, Some(unexpected_message)),
+        (&empty, Some(decode_error)),
+        // A message of 16 MiB.
+        (&[22, 3, 1, 0, 4, 1, 255, 255, 255], Some(decode_error)),
+        // A fatal alert is not answered with another one.
+        (&[21, 3, 3, 0, 2, 2, 40], None),
+    ] {
+        let answer = answer_to(server.address("tls"), records).await;
+        // An alert record (RFC 8446 section 5.1), fatal (section 6).
+        let expected = alert.map_or_else(Vec::new, |alert| vec![21, 3, 3, 0, 2, 2, alert]);
+        assert_eq!(answer, expected, "{records:?}");
+    }
+    let log = tokio::task::spawn_blocking(|| server.terminate()).await.unwrap().1;
+    for said in [
+        "alert sent: unexpected_message: the client sent application data in place of a ClientHello",
+        "unexpected_message: the client sent a ChangeCipherSpec message in place of a ClientHello",
+        "unexpected_message: the client sent a Finished message in place of a ClientHello",
+        "unexpected_message: the client sent another record within a handshake message",
+        "alert sent: decode_error",
+        "failed: the client sent an alert in place of a ClientHello",
+    ] {
+        assert!(log.contains(said), "{said}: {log}");
+    }
+}
+
 #[tokio::test]
 async fn a_silent_client_does_not_stall_other_handshakes() {
     let server = TestServer::start(Protocol::Tls).await;

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -402,5 +403,156 @@ fn wrong_settings_are_reported_in_one_line() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         let line = stderr.lines().next_back().unwrap();
         assert!(line.contains(said), "{args:?}: {stderr}");
+    }
+}
+
+/// Starts the server with a key log at `path`, and makes one connection.
+async fn with_key_log(ca: &Authority, issued: &Issued, path: &Path) -> String {
+    let mut command = common::binary::shell("umask 022; exec echo-server \"$@\"");
+    command.args(["--tls", "0", "--key-log", "--cert", text(&issued.cert)]);
+    command.args(["--key", text(&issued.key)]).env("SSLKEYLOGFILE", path);
+    let server = Running::spawn(&mut command);
+    drop(connect(&server, &Arc::new(ca.client(None)), "localhost").await.unwrap());
+    log_of(server).await
+}
+
+#[tokio::test]
+async fn the_key_log_is_for_its_owner_alone() {
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    let path = ca.path("keys.log");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let others_may_read = "its permissions let other users read it";
+    let log = with_key_log(&ca, &issued, &path).await;
+    assert_eq!(mode(&path), 0o600);
+    assert!(!log.contains(others_may_read), "{log}");
+    let secrets = |path: &Path| {
+        let content = std::fs::read_to_string(path).unwrap();
+        let lines = content.lines().filter(|line| {
+            let [label, random, secret] = line.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("not a line of a key log: {line}")
+            };
+            let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            assert!(random.len() == 64 && is_hex(random) && is_hex(secret), "{line}");
+            label == "CLIENT_TRAFFIC_SECRET_0"
+        });
+        lines.count()
+    };
+    assert_eq!(secrets(&path), 1);
+    // An existing file keeps its content and its mode.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let log = with_key_log(&ca, &issued, &path).await;
+    assert_eq!((mode(&path), secrets(&path)), (0o644, 2));
+    assert!(log.contains(others_may_read), "{log}");
+}
+
+#[tokio::test]
+async fn a_key_log_that_cannot_be_written_is_told_once() {
+    if !Path::new("/dev/full").exists() {
+        eprintln!("skipped: there is no /dev/full");
+        return;
+    }
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    let log = with_key_log(&ca, &issued, Path::new("/dev/full")).await;
+    let said = log.lines().filter(|line| line.contains("lacks secrets: it could not be written"));
+    assert_eq!(said.count(), 1, "a handshake has several secrets: {log}");
+    assert!(log.contains("No space left on device"), "{log}");
+}
+
+/// Whether `text` has any 20 characters in a row of the base64 of `pem`.
+fn shows_a_piece_of(text: &str, pem: &str) -> bool {
+    let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    assert!(base64.len() > 100);
+    (0..=base64.len() - 20).any(|at| text.contains(&base64[at..at + 20]))
+}
+
+/// `pem` with damage of several kinds. Each keeps 20 characters in a row of the base64.
+fn damaged(pem: &str) -> Vec<String> {
+    vec![
+        pem.replace('\n', ""),
+        pem.replace('\n', " "),
+        pem.replace('\n', "\\n"),
+        pem.replace("KEY-----\n", "KEY\n"),
+        pem.replace("KEY-----\n", "KEY-----"),
+        pem.replace("-----BEGIN", " -----BEGIN"),
+        pem.replace("-----END", "*-----END"),
+        pem[..pem.len() - 30].to_owned(),
+        format!("\"{pem}\""),
+        pem.lines().skip(1).collect::<Vec<_>>().join("\n"),
+    ]
+}
+
+#[tokio::test]
+async fn no_message_holds_a_piece_of_a_private_key() {
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    let pem = std::fs::read_to_string(&issued.key).unwrap();
+    let (broken, cert, key) = (ca.path("broken"), text(&issued.cert), text(&issued.key));
+    let ca_file = ca.path("ca.pem");
+    let (bad, ca_file) = (text(&broken), text(&ca_file));
+    let probe = ["probe", "tls://127.0.0.1:1"];
+    for content in damaged(&pem) {
+        std::fs::write(&broken, &content).unwrap();
+        for args in [
+            &["--tls", "0", "-vv", "--cert", cert, "--key", bad][..],
+            &["--tls", "0", "-vv", "--cert", bad, "--key", key],
+            &["--tls", "0", "-vv", "--client-ca", bad],
+            &["--tls", "0", "-vv", "--client-ca", ca_file, "--crl", bad],
+            &["--tls", "0", "-vv", "--cert", cert, "--key", key, "--ocsp", bad],
+            &[&probe[..], &["--cert", cert, "--key", bad]].concat(),
+            &[&probe[..], &["--cert", bad, "--key", key]].concat(),
+            &[&probe[..], &["--ca", bad]].concat(),
+            // The text itself, where a path is expected.
+            &["--tls", "0", "-vv", "--cert", cert, "--key", &content],
+            &["--tls", "0", "-vv", "--cert", cert, &format!("--key={content}")],
+        ] {
+            let output = common::binary::command().args(args).output().unwrap();
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8(said).unwrap();
+            assert!(!output.status.success() && !said.is_empty(), "{args:?}");
+            // Base64 alone, on one line, cannot be told from a path.
+            if content.contains("-----BEGIN") || !args.iter().any(|arg| arg.contains(&content)) {
+                assert!(!shows_a_piece_of(&said, &pem), "{args:?}: {said}");
+            }
+        }
+    }
+    std::fs::write(&broken, pem.replace('\n', "")).unwrap();
+    let args = ["--tls", "0", "--cert", cert, "--key", bad];
+    let output = common::binary::command().args(args).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let kind = "its line breaks are lost: -----BEGIN … and the base64 are on one line";
+    assert_eq!(said, format!("echo-server: --key {bad}: not valid PEM: {kind}\n"));
+    // A reload logs what is wrong with the new file.
+    let server = start(&[&issued], &["-vv"]);
+    std::fs::write(&issued.key, pem.replace('\n', "")).unwrap();
+    server.signal(rustix::process::Signal::HUP);
+    // An unused listener's connection comes after the signal, and so after the reload has begun.
+    drop(TcpStream::connect(server.address("tls")).await.unwrap());
+    let log = log_of(server).await;
+    assert!(!shows_a_piece_of(&log, &pem), "{log}");
+    assert!(log.contains("its line breaks are lost"), "{log}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_failed_before_a_shutdown_is_logged_with_its_own_cause() {
+    let ca = Authority::new();
+    let issued = ca.server(&["localhost"], 1);
+    let mut client = ca.client(None);
+    client.alpn_protocols = vec![b"foo".to_vec()];
+    let client = Arc::new(client);
+    for _ in 0..10 {
+        let server = start(&[&issued], &["--alpn", "bar"]);
+        // The stream outlives the signal, so that the server still waits for the client to close.
+        let tcp = TcpStream::connect(server.address("tls")).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connecting = TlsConnector::from(Arc::clone(&client)).connect(name, tcp);
+        let (_, tcp) = connecting.into_fallible().await.map(drop).unwrap_err();
+        server.signal(rustix::process::Signal::TERM);
+        let waiting = tokio::task::spawn_blocking(|| server.wait());
+        drop(tcp);
+        let (_, log) = waiting.await.unwrap();
+        assert!(log.contains("alert sent: no_application_protocol"), "{log}");
+        assert!(!log.contains("the server is shutting down"), "{log}");
     }
 }

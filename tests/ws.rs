@@ -162,6 +162,10 @@ async fn pages_of_other_origins_are_refused() {
         ("Origin: http://example.com\r\n", "403"),
         ("Origin: https://example.com.evil.example\r\n", "403"),
         ("Origin: null\r\n", "403"),
+        ("Origin: https://example.com, https://evil.example\r\n", "403"),
+        ("Origin: https://example.com\r\nOrigin: https://evil.example\r\n", "400"),
+        ("Origin: https://evil.example\r\nOrigin: https://example.com\r\n", "400"),
+        ("Origin: https://example.com\r\nOrigin: https://example.com\r\n", "400"),
     ];
     for (origin, status) in cases {
         let request = UPGRADE.strip_suffix("\r\n").unwrap().to_owned() + origin + "\r\n";
@@ -198,6 +202,7 @@ async fn every_request_is_answered() {
         (upgrade("Sec-WebSocket-Key", "X-Key"), "400 ", "sec-websocket-key"),
         (upgrade("dGhlIHNhbXBsZSBub25jZQ==", "short"), "400 ", "sec-websocket-key"),
         (upgrade(key, &key.repeat(2)), "400 ", "sec-websocket-key"),
+        (upgrade("Host", "Origin: http://a\r\nOrigin: http://b\r\nHost"), "400 ", "origin"),
         (upgrade("Host", "Content-Length: 3\r\nHost"), "400 ", "must not have a body"),
         (upgrade("Version: 13", "Version: 8"), "426 ", "sec-websocket-version: 13"),
         (upgrade("Sec-WebSocket-Version: 13\r\n", ""), "426 ", "sec-websocket-version: 13"),

@@ -34,9 +34,18 @@ impl Source {
     }
 }
 
+/// Shown in place of a path that is the text of a PEM file, by somebody's mistake.
+const PEM_AS_PATH: &str = "(PEM text in place of a path)";
+
+/// Whether `path` is the text of a PEM file, which may be a private key.
+fn is_pem(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().windows(11).any(|window| window == b"-----BEGIN ")
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Source::File(path) if is_pem(path) => f.write_str(PEM_AS_PATH),
             Source::File(path) => path.display().fmt(f),
             Source::Memory(_) => f.write_str("in memory"),
         }
@@ -47,6 +56,9 @@ impl fmt::Display for Source {
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Source::File(path) if is_pem(path) => {
+                f.debug_tuple("File").field(&PEM_AS_PATH).finish()
+            }
             Source::File(path) => f.debug_tuple("File").field(path).finish(),
             Source::Memory(bytes) => write!(f, "Memory({} bytes)", bytes.len()),
         }
@@ -216,9 +228,11 @@ mod tests {
 
     #[test]
     fn a_source_shows_none_of_its_bytes() {
-        let source = Source::memory("-----BEGIN PRIVATE KEY-----");
-        let credentials = Credentials::new(source.clone(), source.clone());
-        let shown = format!("{source} {source:?} {credentials:?}");
-        assert!(!shown.contains("PRIVATE") && !shown.contains("45"), "{shown}");
+        let text = "-----BEGIN PRIVATE KEY-----";
+        for source in [Source::memory(text), Source::file(text)] {
+            let credentials = Credentials::new(source.clone(), source.clone());
+            let shown = format!("{source} {source:?} {credentials:?}");
+            assert!(!shown.contains("PRIVATE") && !shown.contains("45"), "{shown}");
+        }
     }
 }

@@ -54,11 +54,13 @@ impl Admission {
         if let (Some(max), Some(peer)) = (self.max_per_network, peer) {
             let network = Network::of(peer);
             let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
-            let connections = by_network.entry(network).or_insert(0);
-            if *connections >= max {
+            // The lookup inserts nothing: a network whose connections are all refused leaves no
+            // entry behind.
+            let connections = by_network.get(&network).copied().unwrap_or(0);
+            if connections >= max {
                 return Err(Refusal::NetworkFull);
             }
-            *connections += 1;
+            by_network.insert(network, connections + 1);
             permit.network = Some(Box::new(network));
         }
         Ok(permit)
@@ -141,6 +143,17 @@ mod tests {
         let _neighbour = admission.admit(ip("192.0.2.2")).unwrap();
         let _six = admission.admit(ip("2001:db8::1")).unwrap();
         let _other_six = admission.admit(ip("2001:db8:0:1::1")).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_network_that_is_refused() {
+        let admission = Arc::new(Admission::new(100, Some(0)));
+        for host in 0..200 {
+            let refused = admission.admit(Some(IpAddr::from([10, 0, 0, host]))).unwrap_err();
+            assert_eq!(refused, Refusal::NetworkFull);
+        }
+        assert!(admission.by_network.lock().unwrap().is_empty());
+        assert_eq!(admission.admitted(), 0);
     }
 
     #[test]

@@ -16,6 +16,18 @@ const PER_SECOND: f64 = 20.0;
 /// How often a flood is reported while it lasts.
 const SUMMARY: Duration = Duration::from_secs(10);
 
+/// Whether the calling module may log a line about a single connection now. Where the line would
+/// not be logged anyway, as with `--quiet`, this takes no lock and counts nothing as hidden.
+///
+/// It is a macro because log filters go by module, and the line is the calling module's.
+macro_rules! shows {
+    ($limit:expr) => {
+        tracing::enabled!(tracing::Level::INFO) && $limit.has_room()
+    };
+}
+
+pub(crate) use shows;
+
 /// A token bucket for lines about single connections.
 #[derive(Debug)]
 pub(crate) struct LogLimit {
@@ -35,9 +47,9 @@ impl LogLimit {
         LogLimit { bucket: Mutex::new(Bucket { lines: BURST, filled: Instant::now(), hidden: 0 }) }
     }
 
-    /// Whether a line may be shown now. With debug logging on, every line may: whoever turned it on
-    /// wants to see more.
-    pub(crate) fn shows(self: &Arc<Self>) -> bool {
+    /// Whether there is room for a line now; [`shows`] asks first whether it would be logged. With
+    /// debug logging on, there is always room: whoever turned it on wants to see more.
+    pub(crate) fn has_room(self: &Arc<Self>) -> bool {
         if tracing::enabled!(Level::DEBUG) {
             return true;
         }

@@ -28,7 +28,7 @@ use futures::future::BoxFuture;
 
 pub(crate) use drain::{Drain, Member, Stage};
 pub(crate) use end::{End, HandshakeError};
-pub(crate) use log_limit::{LogLimit, Throttle};
+pub(crate) use log_limit::{LogLimit, Throttle, shows};
 pub(crate) use session::Session;
 pub(crate) use sessions::{Admitted, Sessions, Statistics};
 
@@ -46,8 +46,9 @@ pub(crate) trait Handshake<S>: Send + Sync + 'static {
     fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo>;
 }
 
-/// A handshake in progress.
-pub(crate) type Opening<E> = BoxFuture<'static, Result<Opened<E>, End>>;
+/// A handshake in progress. It yields a failure as soon as the cause is known, so that nothing that
+/// happens during the farewell hides the cause.
+pub(crate) type Opening<E> = BoxFuture<'static, Result<Opened<E>, Refused>>;
 
 /// The result of a successful handshake.
 #[derive(Debug)]
@@ -60,6 +61,26 @@ pub(crate) struct Opened<E> {
 impl<E> Opened<E> {
     pub(crate) fn new(echo: E, client: Option<String>) -> Self {
         Opened { echo, client }
+    }
+}
+
+/// The result of a failed handshake.
+pub(crate) struct Refused {
+    end: End,
+    /// Sends what the peer is to be told, and closes. It bounds itself.
+    farewell: Option<BoxFuture<'static, ()>>,
+}
+
+impl Refused {
+    pub(crate) fn with_farewell(end: End, farewell: BoxFuture<'static, ()>) -> Self {
+        Refused { end, farewell: Some(farewell) }
+    }
+}
+
+/// A failure about which the peer is told nothing: the connection broke, or is not ours to close.
+impl From<End> for Refused {
+    fn from(end: End) -> Self {
+        Refused { end, farewell: None }
     }
 }
 

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Future;
+use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::task::{coop, yield_now};
 use tracing::{error, info};
@@ -16,7 +17,7 @@ use super::clock::Moment;
 use super::costly::CostlySteps;
 use super::deadline::Deadline;
 use super::drain::{Stage, StageWatch};
-use super::{Admitted, Connection, End, Opened, Opening, Sessions};
+use super::{Admitted, Connection, End, Opened, Opening, Refused, Sessions, shows};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 
 /// A session yields after this many steps in one poll, so that a peer that always sends does not
@@ -37,8 +38,9 @@ pin_project_lite::pin_project! {
     /// costs.
     pub(crate) struct Session<E: Echo> {
         phase: Phase<E>,
-        // Both are set once the session is closing.
+        // Set once an open session is closing.
         goodbye: Option<Goodbye>,
+        // Set once the session is closing or its handshake has failed.
         end: Option<Box<End>>,
         #[pin]
         stage: StageWatch,
@@ -77,7 +79,7 @@ pin_project_lite::pin_project! {
             }
             // An address may have several datagram sockets. Their protocol logs one line for all.
             let Some(connection) = this.connection else { return };
-            if end.is_our_fault() || this.sessions.log.shows() {
+            if end.is_our_fault() || shows!(this.sessions.log) {
                 let client = this.rare.as_ref().and_then(|rare| rare.client.as_deref());
                 let duration = this.sessions.clock.since(*this.began);
                 log_end(connection, client, this.phase.traffic(), duration, &end);
@@ -123,6 +125,8 @@ struct Rare {
 enum Phase<E> {
     Opening(Opening<E>),
     Open(E),
+    /// The handshake has failed, and the peer is being told.
+    Refused(BoxFuture<'static, ()>),
 }
 
 /// The outcome of one poll of the echo: a turn of at most [`STEPS_PER_TURN`] steps.
@@ -223,6 +227,10 @@ impl<E: Echo> Future for Session<E> {
                         costly.paused_until = None;
                     }
                 }
+                // Before the handshake is done, there is no echo that could say goodbye.
+                Passed::Lifetime if matches!(self.phase, Phase::Opening(_)) => {
+                    return self.finish(End::Lifetime);
+                }
                 Passed::Lifetime => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Lifetime),
             }
         }
@@ -241,12 +249,19 @@ impl<E: Echo> Session<E> {
                         this.rare.get_or_insert_default().client = client;
                     }
                 }
-                Poll::Ready(Err(end)) => return self.finish(end),
+                Poll::Ready(Err(Refused { end, farewell: None })) => return self.finish(end),
+                Poll::Ready(Err(Refused { end, farewell: Some(farewell) })) => {
+                    *this.end = Some(Box::new(end));
+                    *this.phase = Phase::Refused(farewell);
+                }
                 Poll::Pending if stage == Stage::Draining => return self.finish(End::GoingAway),
                 Poll::Pending => return Poll::Pending,
             }
             *this.moved = this.sessions.clock.now();
             *this.pinged = *this.moved;
+        }
+        if let Phase::Refused(farewell) = self.as_mut().project().phase {
+            return farewell.as_mut().poll(cx);
         }
         if self.goodbye.is_none() {
             match self.as_mut().turn(cx) {
@@ -385,7 +400,7 @@ impl<E: Echo> Session<E> {
     /// Ends the session when the server aborts. If the peer has got everything and only its end was
     /// awaited, the session does not count as aborted.
     fn abort(self: Pin<&mut Self>) -> Poll<()> {
-        if self.goodbye.is_none() || self.phase.owes() {
+        if self.end.is_none() || self.phase.owes() {
             return self.finish(End::Aborted);
         }
         Poll::Ready(())
@@ -420,6 +435,8 @@ impl<E: Echo> Session<E> {
                 let hard = after(self.began, hard, Passed::Linger);
                 [after(self.moved, linger, Passed::Linger), hard, None]
             }
+            // The farewell has a timeout of its own.
+            (Phase::Refused(_), _) => [None; 3],
         };
         let costly = self.rare.as_ref().and_then(|rare| rare.costly.as_ref());
         let pause = costly.and_then(|costly| costly.paused_until);
@@ -443,7 +460,7 @@ impl<E: Echo> Phase<E> {
 
     fn echo(&self) -> Option<&E> {
         match self {
-            Phase::Opening(_) => None,
+            Phase::Opening(_) | Phase::Refused(_) => None,
             Phase::Open(echo) => Some(echo),
         }
     }

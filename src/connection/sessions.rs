@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::admission::{Admission, Permit};
 use super::clock::Clock;
 use super::drain::{Drain, Stage};
-use super::log_limit::{LogLimit, Throttle};
+use super::log_limit::{LogLimit, Throttle, shows};
 use super::{Connection, End};
 use crate::config::{Limits, Protocol, Timeouts};
 use crate::net::Peer;
@@ -85,7 +85,7 @@ impl Sessions {
             }
         };
         let number = self.counters.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.log.shows() {
+        if shows!(self.log) {
             let (uid, pid) = (peer.uid(), peer.pid());
             info!(%protocol, conn = number, uid, pid, "New connection from: {peer}");
         }

@@ -14,13 +14,13 @@ use futures::{Future, FutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{JoinHandle, JoinSet, coop, yield_now};
 use tokio::time::{Instant, advance, timeout};
-use tracing::field::Field;
+use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 use super::costly::CostlyTurn;
-use super::{Admitted, End, Opened, Opening, Session, Sessions, Stage};
+use super::{Admitted, End, HandshakeError, Opened, Opening, Refused, Session, Sessions, Stage};
 use crate::config::{Limits, Protocol, Timeouts};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
 use crate::net::Peer;
@@ -144,11 +144,98 @@ async fn a_lifetime_ends_a_stalled_connection_too() {
 async fn a_handshake_that_never_ends_is_ended() {
     let sessions = sessions(|timeouts| timeouts.handshake = Some(10 * SECOND));
     let admitted = admit(&sessions);
-    let silence = std::future::pending::<Result<Opened<StreamEcho<DuplexStream>>, End>>().boxed();
+    let silence =
+        std::future::pending::<Result<Opened<StreamEcho<DuplexStream>>, Refused>>().boxed();
     let session = tokio::spawn(Session::of_connection(&sessions, admitted, silence));
     assert_eq!(sessions.connections(), 1);
     assert_eq!(seconds_of(session).await, 10);
     assert_eq!(sessions.connections(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_ends_a_handshake_too() {
+    let sessions = sessions(|timeouts| {
+        timeouts.handshake = None;
+        timeouts.lifetime = Some(10 * SECOND);
+    });
+    let silence =
+        std::future::pending::<Result<Opened<StreamEcho<DuplexStream>>, Refused>>().boxed();
+    let session = tokio::spawn(Session::of_connection(&sessions, admit(&sessions), silence));
+    assert_eq!(seconds_of(session).await, 10);
+}
+
+/// The reasons of the closing lines that the current thread has logged.
+#[derive(Clone, Default)]
+struct Reasons(Arc<Mutex<Vec<String>>>);
+
+impl Reasons {
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Subscriber for Reasons {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl Visit for Reasons {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "reason" {
+            self.0.lock().unwrap().push(value.to_owned());
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+}
+
+/// A session whose handshake has failed, and that tells its peer so for `farewell`.
+fn refused(sessions: &Arc<Sessions>, farewell: Duration) -> JoinHandle<()> {
+    let end = End::Handshake(HandshakeError::Tls("alert sent".to_owned()));
+    let refused = Refused::with_farewell(end, tokio::time::sleep(farewell).boxed());
+    let opening: Opening<StreamEcho<DuplexStream>> = ready(Err(refused)).boxed();
+    tokio::spawn(Session::of_connection(sessions, admit(sessions), opening))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_handshake_keeps_its_cause_whatever_ends_the_farewell() {
+    let reasons = Reasons::default();
+    let _log = tracing::subscriber::set_default(reasons.clone());
+    let sessions = sessions(|timeouts| {
+        timeouts.handshake = Some(SECOND);
+        timeouts.lifetime = Some(SECOND);
+    });
+    // The farewell ends by itself, later than the timeout of a handshake.
+    assert_eq!(seconds_of(refused(&sessions, 2 * SECOND)).await, 2);
+    // A drain begins during the farewell, and waits for it.
+    let session = refused(&sessions, 2 * SECOND);
+    tokio::task::yield_now().await;
+    sessions.drain.advance(Stage::Draining);
+    assert_eq!(seconds_of(session).await, 2);
+    // The drain began before the session's first poll, and is over before the farewell.
+    let session = refused(&sessions, 100 * SECOND);
+    tokio::time::sleep(SECOND).await;
+    sessions.drain.advance(Stage::Aborting);
+    assert_eq!(seconds_of(session).await, 0);
+    assert_eq!(reasons.all(), ["TLS handshake failed: alert sent"; 3]);
+    assert_eq!(drained_and_aborted(&sessions), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -715,7 +802,7 @@ async fn a_stall_begins_when_something_is_owed_or_was_last_taken() {
 async fn a_drain_does_not_wait_for_a_handshake() {
     let sessions = sessions(|_| {});
     let admitted = admit(&sessions);
-    let silence = pending::<Result<Opened<StreamEcho<DuplexStream>>, End>>().boxed();
+    let silence = pending::<Result<Opened<StreamEcho<DuplexStream>>, Refused>>().boxed();
     let session = tokio::spawn(Session::of_connection(&sessions, admitted, silence));
     yield_now().await;
     assert!(!session.is_finished());
@@ -886,7 +973,7 @@ async fn a_socket_has_no_deadline_and_no_closing_line() {
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[test]
 fn a_session_is_small() {
-    use tokio::net::TcpStream;
+    type TcpStream = <tokio::net::TcpListener as crate::net::Listener>::Stream;
     let tcp = size_of::<Session<StreamEcho<TcpStream>>>();
     let websocket = size_of::<Session<StreamEcho<TcpStream, Frames>>>();
     assert!(tcp <= 408 && websocket <= 536, "TCP {tcp}, WebSocket {websocket}");

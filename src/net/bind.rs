@@ -146,6 +146,9 @@ fn bind_tcp(address: SocketAddr, is_v6_only: bool, options: &Options) -> io::Res
     // Nagle's algorithm would hold an echo back until the peer's delayed acknowledgement. Accepted
     // connections inherit the option.
     socket.set_tcp_nodelay(true)?;
+    // Urgent data stays in line (RFC 6093), where it is echoed like any other byte. Otherwise the
+    // kernel would keep its last byte apart. Accepted connections inherit this option too.
+    socket.set_out_of_band_inline(true)?;
     set_stall_options(&socket, options)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -20,7 +20,7 @@ impl<S, T: Transport<S>> Handshake<S> for Bytes<T> {
     fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo> {
         let (carrying, buffer_size) = (self.transport.carry(stream, connection), self.buffer_size);
         async move {
-            let Carried { stream, client } = carrying.await?;
+            let Carried { stream, client, .. } = carrying.await?;
             Ok(Opened::new(StreamEcho::over(stream, T::UNDERLYING, buffer_size), client))
         }
         .boxed()

@@ -3,31 +3,69 @@
 use std::io;
 
 use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible,
+    AlertDescription, CertificateError, ContentType, Error, InvalidMessage, PeerIncompatible,
+    PeerMisbehaved,
 };
 
 /// The likely cause of a failed handshake, and the alert that was sent or received for it, if any.
 pub(crate) fn explain(error: &io::Error) -> String {
-    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+    let sent = tls_error(error).and_then(alert_for);
+    explain_with(error, sent, "the expected message")
+}
+
+/// Like [`explain`], for a client whose ClientHello has not been accepted. `sent` is the alert that
+/// was sent in place of rustls, if any.
+pub(crate) fn explain_before_hello(error: &io::Error, sent: Option<AlertDescription>) -> String {
+    let sent = sent.or_else(|| tls_error(error).and_then(alert_for));
+    explain_with(error, sent, "a ClientHello")
+}
+
+fn explain_with(error: &io::Error, sent: Option<AlertDescription>, expected: &str) -> String {
+    let Some(tls) = tls_error(error) else {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => "the client closed the connection during it".to_owned(),
             _ => error.to_string(),
         };
     };
-    match tls {
-        Error::AlertReceived(alert) => {
+    match (tls, sent) {
+        (Error::AlertReceived(alert), _) => {
             format!("alert received: {}: {}", alert_name(*alert), meaning(*alert))
         }
-        tls => match alert_for(tls) {
-            Some(alert) => format!("alert sent: {}: {}", alert_name(alert), cause(tls)),
-            None => cause(tls),
-        },
+        (tls, Some(alert)) => {
+            format!("alert sent: {}: {}", alert_name(alert), cause(tls, expected))
+        }
+        (tls, None) => cause(tls, expected),
     }
 }
 
-/// What the server found wrong.
-fn cause(error: &Error) -> String {
+/// rustls' error, unless the connection itself has failed.
+fn tls_error(error: &io::Error) -> Option<&Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<Error>())
+}
+
+/// The alert that RFC 8446 sections 5.1 and 6.2 require for an error in what precedes or makes up
+/// the ClientHello. An alert is not answered with an alert.
+pub(crate) fn alert_before_hello(error: &io::Error) -> Option<AlertDescription> {
+    let error = tls_error(error)?;
+    alert_for(error).or(match error {
+        // Another record within the ClientHello.
+        Error::PeerMisbehaved(_) => Some(AlertDescription::UnexpectedMessage),
+        _ => None,
+    })
+}
+
+/// What the server found wrong, when it needed `expected`.
+fn cause(error: &Error, expected: &str) -> String {
     let known = match error {
+        Error::InappropriateMessage { got_type, .. } => {
+            return format!("the client sent {} in place of {expected}", content_name(*got_type));
+        }
+        Error::InappropriateHandshakeMessage { got_type, .. } => {
+            return format!("the client sent a {got_type:?} message in place of {expected}");
+        }
+        Error::PeerMisbehaved(PeerMisbehaved::MessageInterleavedWithHandshakeMessage) => {
+            "the client sent another record within a handshake message"
+        }
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "what came is not TLS, perhaps plain text"
         }
@@ -79,6 +117,17 @@ fn cause(error: &Error) -> String {
     known.to_owned()
 }
 
+/// What a record of this type holds.
+fn content_name(kind: ContentType) -> String {
+    match kind {
+        ContentType::ChangeCipherSpec => "a ChangeCipherSpec message".to_owned(),
+        ContentType::Alert => "an alert".to_owned(),
+        ContentType::Handshake => "a handshake message".to_owned(),
+        ContentType::ApplicationData => "application data".to_owned(),
+        other => format!("a record of type {}", u8::from(other)),
+    }
+}
+
 /// What a client usually means by an alert.
 fn meaning(alert: AlertDescription) -> &'static str {
     match alert {
@@ -113,6 +162,10 @@ fn alert_for(error: &Error) -> Option<AlertDescription> {
         Error::InvalidMessage(error) => (*error).into(),
         Error::NoCertificatesPresented => AlertDescription::CertificateRequired,
         Error::NoApplicationProtocol => AlertDescription::NoApplicationProtocol,
+        Error::InappropriateMessage { got_type: ContentType::Alert, .. } => return None,
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            AlertDescription::UnexpectedMessage
+        }
         Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
         Error::PeerIncompatible(
             PeerIncompatible::Tls12NotOffered

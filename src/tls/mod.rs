@@ -5,13 +5,13 @@
 
 pub(crate) mod causes;
 mod identity;
+mod key_log;
 pub(crate) mod negotiated;
 pub(crate) mod pem;
 mod policy;
 mod reload;
 
 use std::cmp::Reverse;
-use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -21,13 +21,13 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{
     NoClientAuth, NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier,
 };
-use tokio_rustls::rustls::{KeyLogFile, RootCertStore, ServerConfig, SupportedProtocolVersion};
-use tracing::warn;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use crate::config::{ClientAuth, Identity, Source, TlsPolicy};
 use crate::error::{Credential, CredentialError, Setting, StartError};
 use identity::Identities;
+use key_log::KeyLogWriter;
 
 pub(crate) use identity::describe;
 pub use reload::TlsReloader;
@@ -40,6 +40,7 @@ pub(crate) struct TlsSettings {
     policy: TlsPolicy,
     provider: Arc<CryptoProvider>,
     versions: Vec<&'static SupportedProtocolVersion>,
+    key_log: Option<Arc<KeyLogWriter>>,
     current: RwLock<ServerConfigs>,
     /// The stamps of the files from which `current` was made. The lock is held during a reload, so
     /// that two reloads never overlap.
@@ -75,15 +76,14 @@ impl TlsSettings {
     pub(crate) fn new(identity: &Identity, policy: &TlsPolicy) -> Result<Self, StartError> {
         let provider = Arc::new(policy::provider_for(policy)?);
         let versions = policy::versions(policy)?;
-        if policy.key_log {
-            check_key_log()?;
-        }
+        let key_log = policy.key_log.then(KeyLogWriter::from_environment).transpose()?;
+        let key_log = key_log.map(Arc::new);
         let (identity, policy) = (identity.clone(), policy.clone());
         let loaded = stamps(&files(&identity, &policy));
         let identities = Identities::load(&identity, &provider)?;
-        let configs = build_configs(identities, &policy, &provider, &versions)?;
+        let configs = build_configs(identities, &policy, &provider, &versions, key_log.as_ref())?;
         let (current, loaded) = (RwLock::new(configs), Mutex::new(loaded));
-        Ok(TlsSettings { identity, policy, provider, versions, current, loaded })
+        Ok(TlsSettings { identity, policy, provider, versions, key_log, current, loaded })
     }
 
     /// The configurations for a handshake that starts now.
@@ -106,7 +106,8 @@ impl TlsSettings {
             Identity::SelfSigned => self.current().identities,
             files => Identities::load(files, &self.provider)?,
         };
-        let configs = build_configs(identities, &self.policy, &self.provider, &self.versions)?;
+        let (versions, key_log) = (&self.versions, self.key_log.as_ref());
+        let configs = build_configs(identities, &self.policy, &self.provider, versions, key_log)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = configs;
         *loaded = now;
         Ok(())
@@ -123,27 +124,12 @@ fn files(identity: &Identity, policy: &TlsPolicy) -> Vec<PathBuf> {
     identity.paths().chain(lists).map(Path::to_owned).collect()
 }
 
-/// Checks that SSLKEYLOGFILE can be written: rustls would ignore such an error.
-fn check_key_log() -> Result<(), StartError> {
-    let refuse = |why: &str| Err(StartError::setting(Setting::KeyLog, why));
-    let Some(path) = std::env::var_os("SSLKEYLOGFILE").filter(|path| !path.is_empty()) else {
-        return refuse("the environment variable SSLKEYLOGFILE names no file");
-    };
-    let file = Path::new(&path).display();
-    match OpenOptions::new().append(true).create(true).open(&path) {
-        Ok(_) => {
-            warn!(%file, "Whoever can read the key log file can decrypt every connection");
-            Ok(())
-        }
-        Err(error) => refuse(&format!("SSLKEYLOGFILE {file}: {error}")),
-    }
-}
-
 fn build_configs(
     identities: Arc<Identities>,
     policy: &TlsPolicy,
     provider: &Arc<CryptoProvider>,
     versions: &[&'static SupportedProtocolVersion],
+    key_log: Option<&Arc<KeyLogWriter>>,
 ) -> Result<ServerConfigs, StartError> {
     let chain = identities.first_chain().to_vec();
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
@@ -162,8 +148,8 @@ fn build_configs(
     config.ignore_client_order = !policy.ciphers.is_empty();
     // An attacker can replay early data (RFC 8446 section 8), and would get an echo of it.
     config.max_early_data_size = 0;
-    if policy.key_log {
-        config.key_log = Arc::new(KeyLogFile::new());
+    if let Some(key_log) = key_log {
+        config.key_log = Arc::clone(key_log) as _;
     }
     config.alpn_protocols = policy.alpn.iter().map(|name| name.clone().into_bytes()).collect();
     let mut http = config.clone();

@@ -9,15 +9,15 @@ mod tls;
 use std::future::poll_fn;
 use std::time::Duration;
 
-use futures::Future;
-use tokio::io::{AsyncRead, AsyncWrite};
+use futures::{Future, FutureExt};
+use tokio::io::{self, AsyncRead, AsyncWrite, AsyncWriteExt};
 
 pub(crate) use plain::Plain;
 pub(crate) use read_ahead::ReadAhead;
 pub(crate) use replay::{Meter, Replay};
 pub(crate) use tls::Tls;
 
-use crate::connection::{Connection, End};
+use crate::connection::{Connection, End, Refused};
 use crate::echo::{Echo, Goodbye, StreamEcho, Underlying};
 
 /// Carries a protocol's bytes over a stream `S`.
@@ -33,7 +33,7 @@ pub(crate) trait Transport<S>: Send + Sync + 'static {
         &self,
         stream: S,
         connection: Connection,
-    ) -> impl Future<Output = Result<Carried<Self::Carried>, End>> + Send + 'static;
+    ) -> impl Future<Output = Result<Carried<Self::Carried>, Refused>> + Send + 'static;
 }
 
 /// The result of a transport's handshake.
@@ -42,19 +42,27 @@ pub(crate) struct Carried<S> {
     pub(crate) stream: S,
     /// The identity in the client's certificate, if it has sent one.
     pub(crate) client: Option<String>,
+    /// The protocol that ALPN (RFC 7301) selected, if any.
+    pub(crate) alpn: Option<Vec<u8>>,
 }
 
 /// How long a refused client has to read the reason, and to close.
 const REFUSAL_LINGER: Duration = Duration::from_secs(2);
 
-/// Closes a refused stream. Closing with unread input would make the kernel send a reset, which
-/// could destroy the answer before the client has read it.
-pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-    underlying: Underlying<S>,
-) {
-    let mut refused = StreamEcho::over(stream, underlying, 4096);
-    let farewell = poll_fn(|cx| refused.poll_close(cx, Goodbye::Answer));
-    // The caller reports why the stream was refused; how the close went does not matter.
-    let _ = tokio::time::timeout(REFUSAL_LINGER, farewell).await;
+/// Refuses `stream` because of `end`: sends `answer`, which may be empty, and closes. Closing with
+/// unread input would make the kernel send a reset, which could destroy the answer before the client
+/// has read it.
+pub(crate) fn refuse<S>(stream: S, underlying: Underlying<S>, end: End, answer: Vec<u8>) -> Refused
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let farewell = async move {
+        let mut stream = stream;
+        stream.write_all(&answer).await?;
+        let mut refused = StreamEcho::over(stream, underlying, 4096);
+        poll_fn(|cx| refused.poll_close(cx, Goodbye::Answer)).await.map_err(io::Error::other)
+    };
+    // The session reports why the stream was refused; how the close went does not matter.
+    let farewell = tokio::time::timeout(REFUSAL_LINGER, farewell).map(drop);
+    Refused::with_farewell(end, farewell.boxed())
 }

@@ -4,7 +4,7 @@ use futures::Future;
 use futures::future::ready;
 
 use super::{Carried, Transport};
-use crate::connection::{Connection, End};
+use crate::connection::{Connection, Refused};
 use crate::echo::Underlying;
 use crate::net::Stream;
 
@@ -21,7 +21,7 @@ impl<S: Stream> Transport<S> for Plain {
         &self,
         stream: S,
         _connection: Connection,
-    ) -> impl Future<Output = Result<Carried<S>, End>> + Send + 'static {
-        ready(Ok(Carried { stream, client: None }))
+    ) -> impl Future<Output = Result<Carried<S>, Refused>> + Send + 'static {
+        ready(Ok(Carried { stream, client: None, alpn: None }))
     }
 }

@@ -26,11 +26,17 @@ pub(crate) struct ReadAhead<S> {
     buffer: Vec<u8>,
     used: usize,
     filled: usize,
+    has_written: bool,
 }
 
 impl<S> ReadAhead<S> {
     pub(crate) fn new(io: S) -> Self {
-        ReadAhead { io, buffer: Vec::new(), used: 0, filled: 0 }
+        ReadAhead { io, buffer: Vec::new(), used: 0, filled: 0, has_written: false }
+    }
+
+    /// Whether anything was written to the stream.
+    pub(crate) fn has_written(&self) -> bool {
+        self.has_written
     }
 }
 
@@ -72,6 +78,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.has_written = true;
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -80,6 +87,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.has_written = true;
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
 

@@ -7,13 +7,13 @@ use futures::Future;
 use tokio::io;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::server::Acceptor;
-use tokio_rustls::rustls::{HandshakeKind, ServerConfig, ServerConnection};
+use tokio_rustls::rustls::{AlertDescription, HandshakeKind, ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
 use tracing::info;
 
 use super::{Carried, ReadAhead, Transport};
 use crate::connection::costly::first_poll_in_turn;
-use crate::connection::{Connection, End, HandshakeError, LogLimit};
+use crate::connection::{Connection, End, HandshakeError, LogLimit, Refused, shows};
 use crate::echo::Underlying;
 use crate::net::Stream;
 use crate::tls::{TlsSettings, causes, describe, negotiated};
@@ -59,13 +59,13 @@ impl Tls {
         self,
         stream: S,
         connection: Connection,
-    ) -> Result<Carried<TlsStream<ReadAhead<S>>>, End> {
+    ) -> Result<Carried<TlsStream<ReadAhead<S>>>, Refused> {
         let began = Instant::now();
         let acceptor = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(stream));
         let mut acceptor = std::pin::pin!(acceptor);
         let hello = match acceptor.as_mut().await {
             Ok(hello) => hello,
-            Err(error) => return Err(refuse(acceptor.take_io(), &error, None).await),
+            Err(error) => return Err(refuse_hello(acceptor.take_io(), &error)),
         };
         let client = hello.client_hello();
         let offer = Offer {
@@ -79,13 +79,14 @@ impl Tls {
             Ok(stream) => {
                 let tls = stream.get_ref().1;
                 let client = tls.peer_certificates().and_then(<[_]>::first).map(describe);
-                if self.log.shows() {
+                if shows!(self.log) {
                     log_handshake(connection, tls, &offer, client.as_deref(), began.elapsed());
                 }
-                Ok(Carried { stream, client })
+                let alpn = tls.alpn_protocol().map(<[u8]>::to_vec);
+                Ok(Carried { stream, client, alpn })
             }
             // rustls has sent an alert, which the client has to receive before we close.
-            Err((error, io)) => Err(refuse(Some(io), &error, Some(&offer)).await),
+            Err((error, io)) => Err(refuse(io, causes::explain(&error), &offer)),
         }
     }
 }
@@ -104,7 +105,7 @@ impl<S: Stream> Transport<S> for Tls {
         &self,
         stream: S,
         connection: Connection,
-    ) -> impl Future<Output = Result<Carried<Self::Carried>, End>> + Send + 'static {
+    ) -> impl Future<Output = Result<Carried<Self::Carried>, Refused>> + Send + 'static {
         let tls = self.clone();
         async move {
             // A client that says nothing costs its stream, and not the state of a handshake. If
@@ -115,20 +116,30 @@ impl<S: Stream> Transport<S> for Tls {
     }
 }
 
-/// Lets the client read the alert, and returns what was wrong.
-async fn refuse<S: Stream>(
-    stream: Option<ReadAhead<S>>,
-    error: &io::Error,
-    offer: Option<&Offer>,
-) -> End {
-    if let Some(stream) = stream {
-        super::refuse(stream, |stream| stream).await;
-    }
-    let mut reason = causes::explain(error);
-    if let Some(sni) = offer.and_then(|offer| offer.sni.as_deref()) {
+/// Refuses a client whose first message is not a ClientHello that can be read.
+fn refuse_hello<S: Stream>(stream: Option<ReadAhead<S>>, error: &io::Error) -> Refused {
+    let failed = |reason| End::Handshake(HandshakeError::Tls(reason));
+    let Some(stream) = stream else { return failed(causes::explain(error)).into() };
+    // Before the ClientHello is accepted, an alert is all that rustls writes. It writes none for
+    // some messages that have no place there.
+    let missing = causes::alert_before_hello(error).filter(|_| !stream.has_written());
+    let reason = causes::explain_before_hello(error, missing);
+    let alert = missing.map_or_else(Vec::new, fatal_alert);
+    super::refuse(stream, |stream| stream, failed(reason), alert)
+}
+
+/// A record with an alert that is fatal (RFC 8446 sections 5.1 and 6), unprotected.
+fn fatal_alert(description: AlertDescription) -> Vec<u8> {
+    vec![0x15, 3, 3, 0, 2, 2, description.into()]
+}
+
+/// Lets the client read the alert that rustls has sent, and closes.
+fn refuse<S: Stream>(stream: ReadAhead<S>, mut reason: String, offer: &Offer) -> Refused {
+    if let Some(sni) = &offer.sni {
         reason += &format!(" (SNI {sni})");
     }
-    End::Handshake(HandshakeError::Tls(reason))
+    let end = End::Handshake(HandshakeError::Tls(reason));
+    super::refuse(stream, |stream| stream, end, Vec::new())
 }
 
 /// Logs what was negotiated, for people who test TLS clients.

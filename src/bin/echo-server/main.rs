@@ -43,6 +43,18 @@ fn main() -> ExitCode {
 /// Prints one line on stderr, past the log: that may be off, or in JSON.
 fn fail(code: u8, message: &str) -> ExitCode {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "echo-server: {message}");
+    let _ = writeln!(std::io::stderr(), "echo-server: {}", without_pem(message));
     ExitCode::from(code)
+}
+
+/// `message` up to where it quotes an argument that is PEM text: somebody has given a private key
+/// itself, and not the path of its file.
+fn without_pem(message: &str) -> String {
+    // Our own messages speak of -----BEGIN, too, but a label is in capitals (RFC 7468 section 3).
+    let mut begins = message.match_indices("-----BEGIN ");
+    let is_label = |text: &str| text.starts_with(|c: char| c.is_ascii_uppercase());
+    match begins.find(|(at, begin)| is_label(&message[at + begin.len()..])) {
+        Some((at, _)) => format!("{}(PEM text in place of the path of a file)", &message[..at]),
+        None => message.to_owned(),
+    }
 }

@@ -46,25 +46,27 @@ pub fn run(options: Options) -> ExitCode {
 async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, String)> {
     let mut signals = Signals::catch()
         .map_err(|error| (REFUSED, format!("signals cannot be caught: {error}")))?;
+    let mut hangups =
+        Hangups::catch().map_err(|error| (REFUSED, format!("SIGHUP cannot be caught: {error}")))?;
     let ready_file = options.ready_file.map(ReadyFile::prepare).transpose();
     let ready_file = ready_file.map_err(|error| (REFUSED, error))?;
     let server = Server::bind_over(options.config, threads).await.map_err(|error| {
         (if error.is_config() { USAGE } else { REFUSED }, flags::start_error(&error))
     })?;
     let reloader = server.tls_reloader().filter(TlsReloader::has_files);
-    if let Some(reloader) = reloader {
-        let mut hangups = Hangups::catch()
-            .map_err(|error| (REFUSED, format!("SIGHUP cannot be caught: {error}")))?;
-        tokio::spawn(async move {
-            loop {
-                hangups.next().await;
-                let reloader = reloader.clone();
-                // The reload logs its outcome. It reads files, so it must not block the accept
-                // loop.
-                drop(tokio::task::spawn_blocking(move || reloader.reload()));
-            }
-        });
-    }
+    tokio::spawn(async move {
+        loop {
+            hangups.next().await;
+            let Some(reloader) = reloader.clone() else {
+                info!(
+                    "SIGHUP received; there is nothing to reload: no certificates are read from files"
+                );
+                continue;
+            };
+            // The reload logs its outcome. It reads files, so it must not block the accept loop.
+            drop(tokio::task::spawn_blocking(move || reloader.reload()));
+        }
+    });
     let mut early_signal = None;
     if let Some(file) = ready_file {
         // Opening a pipe blocks until somebody reads it, so this must not block the signals.

@@ -28,8 +28,8 @@ impl Signals {
     }
 }
 
-/// Catches SIGHUP. It is created only if there are certificates to reload, because otherwise
-/// closing the terminal has to end the process as usual.
+/// Catches SIGHUP, which would end the process otherwise. A service manager sends it to every
+/// server alike, whether or not there is anything to reload.
 #[cfg(unix)]
 pub struct Hangups(tokio::signal::unix::Signal);
 

@@ -128,6 +128,11 @@ impl Answers {
 
     /// Checks the origin, and adds the negotiated subprotocol and extension to the response.
     fn negotiate(&self, headers: &HeaderMap, response: Response<Bytes>) -> Result<Answer, Refusal> {
+        // RFC 6454 section 7.3 allows one. With several, it depends on who reads the request which
+        // of them counts.
+        if headers.get_all(ORIGIN).iter().count() > 1 {
+            return Err(bad_request("a request must have only one Origin field"));
+        }
         let origins = &self.policy.origins;
         if !origins.is_empty()
             && let Some(origin) = headers.get(ORIGIN)

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) use handshake::Answers;
 pub(crate) use settings::Settings;
 
-use crate::connection::{Connection, End, Handshake, HandshakeError, Opened, Opening};
+use crate::connection::{Connection, End, Handshake, HandshakeError, Opened, Opening, Refused};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic, Underlying};
 use crate::transport::{self, Carried, Replay, Transport};
 use http2::Http2;
@@ -52,9 +52,19 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
         let carrying = self.transport.carry(stream, connection);
         let settings = self.settings.clone();
         async move {
-            let Carried { stream, client } = carrying.await?;
+            let Carried { stream, client, alpn } = carrying.await?;
             let failed = |error| End::Failed(EchoError::Read(error));
             let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
+            // Without ALPN, or with a name that is not HTTP's, the preface alone decides.
+            match (alpn.as_deref(), is_http2) {
+                (Some(b"h2"), false) => {
+                    return Err(refuse(stream, T::UNDERLYING, NOT_HTTP2, PROTOCOL_ERROR.into()));
+                }
+                (Some(b"http/1.1"), true) => {
+                    return Err(refuse(stream, T::UNDERLYING, NOT_HTTP1, not_supported()));
+                }
+                _ => {}
+            }
             if is_http2 {
                 let carrier = Box::pin(Http2::first_request(stream, settings, connection)).await?;
                 return Ok(Opened::new(OverHttp::Http2(Box::new(carrier)), client));
@@ -67,6 +77,42 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
     }
 }
 
+const NOT_HTTP2: &str = "ALPN selected h2, and the client sent no HTTP/2 connection preface";
+const NOT_HTTP1: &str = "ALPN selected http/1.1, and the client sent an HTTP/2 connection preface";
+
+/// An empty SETTINGS frame, with which a server has to begin, and a GOAWAY frame with the code
+/// PROTOCOL_ERROR (RFC 9113 sections 3.4, 6.5 and 6.8).
+const PROTOCOL_ERROR: [u8; 26] =
+    [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+/// An HTTP/1.1 response for a client that speaks HTTP/2.
+fn not_supported() -> Vec<u8> {
+    let why = format!("This is a WebSocket echo server: {NOT_HTTP1}.\n");
+    let length = why.len();
+    let response = format!(
+        "HTTP/1.1 505 HTTP Version Not Supported\r\nConnection: close\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{why}"
+    );
+    response.into_bytes()
+}
+
+/// Refuses a client that does not speak the version of HTTP that ALPN selected, which is a
+/// connection error (RFC 7301 section 3.2, RFC 9113 section 3.2).
+fn refuse<S>(stream: Replay<S>, underlying: Underlying<S>, why: &str, answer: Vec<u8>) -> Refused
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (stream, read) = stream.into_parts();
+    let (why, answer) = match read.is_empty() {
+        true => (SENT_NOTHING, Vec::new()),
+        false => (why, answer),
+    };
+    let end = End::Handshake(HandshakeError::Http(why.to_owned()));
+    transport::refuse(stream, underlying, end, answer)
+}
+
+const SENT_NOTHING: &str = "the client sent none";
+
 /// Reads one HTTP/1.1 request and answers it. If the answer opens a WebSocket, bytes that the
 /// client has already sent after its request are its first input.
 async fn upgrade<S>(
@@ -74,7 +120,7 @@ async fn upgrade<S>(
     underlying: Underlying<S>,
     connection: Connection,
     settings: &Settings,
-) -> Result<StreamEcho<S, Frames>, End>
+) -> Result<StreamEcho<S, Frames>, Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -101,12 +147,12 @@ where
         input.extend(rest);
         return Ok(open(stream, underlying, agreed, settings, &input));
     }
-    transport::refuse(stream, underlying).await;
-    Err(match (served, answered.get()) {
+    let end = match (served, answered.get()) {
         (Err(error), _) => End::Handshake(HandshakeError::Http(error.to_string())),
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
-        (Ok(()), None) => End::Handshake(HandshakeError::Http("the client sent none".to_owned())),
-    })
+        (Ok(()), None) => End::Handshake(HandshakeError::Http(SENT_NOTHING.to_owned())),
+    };
+    Err(transport::refuse(stream, underlying, end, Vec::new()))
 }
 
 /// What an HTTP connection turned into.

@@ -7,7 +7,7 @@ use hyper::http::Version;
 use tracing::info;
 
 use super::handshake::{Agreed, Answers};
-use crate::connection::{Connection, Sessions};
+use crate::connection::{Connection, Sessions, shows};
 use crate::echo::{Frames, StreamEcho, Underlying};
 
 /// A request's head may have this many bytes; with more, the response is 431.
@@ -49,7 +49,7 @@ pub(super) fn log_opened(
     settings: &Settings,
 ) {
     let Connection { protocol, number, peer } = connection;
-    if !settings.sessions.log.shows() {
+    if !shows!(settings.sessions.log) {
         return;
     }
     // A client can make each of these as long as a request's head; the log line has to stay short.

@@ -221,15 +221,15 @@ struct Cli {
     #[arg(help_heading = "UDP", value_parser = parse_buffer_size)]
     udp_recv_buffer: Option<usize>,
 
-    /// Maximum number of connections at a time [90% of the descriptor limit]
+    /// Maximum number of connections at a time; 0: no limit [90% of the descriptor limit]
     #[arg(long, value_name = "N", env = "ECHO_MAX_CONNECTIONS", hide_env = true)]
     #[arg(help_heading = "Limits")]
     max_connections: Option<usize>,
 
-    /// Maximum number of connections from one IPv4 address or IPv6 /64 [no limit]
+    /// Maximum number of connections from one IPv4 address or IPv6 /64; 0: no limit
     #[arg(long, value_name = "N", env = "ECHO_MAX_CONNECTIONS_PER_IP", hide_env = true)]
-    #[arg(help_heading = "Limits")]
-    max_connections_per_ip: Option<usize>,
+    #[arg(help_heading = "Limits", default_value = "0")]
+    max_connections_per_ip: usize,
 
     /// Close a connection whose TLS handshake or WebSocket upgrade takes longer
     #[arg(long, value_name = "TIME", env = "ECHO_HANDSHAKE_TIMEOUT", hide_env = true)]
@@ -373,8 +373,13 @@ impl TryFrom<Cli> for Options {
         let mut config = Config::new()
             .buffer_size(cli.buffer_size)
             .limits(|limits| {
-                limits.max_connections = cli.max_connections;
-                limits.max_connections_per_ip = cli.max_connections_per_ip;
+                // `None` would mean the default, which follows the descriptor limit.
+                limits.max_connections = cli.max_connections.map(|max| match max {
+                    0 => usize::MAX,
+                    max => max,
+                });
+                limits.max_connections_per_ip =
+                    Some(cli.max_connections_per_ip).filter(|max| *max > 0);
             })
             .tls(|tls| {
                 tls.min = cli.tls_min.into();
@@ -530,6 +535,22 @@ mod tests {
         {
             assert!(refusal(text).contains("expected IP:PORT"), "{text}: {}", refusal(text));
         }
+    }
+
+    #[test]
+    fn a_limit_of_0_connections_is_no_limit() {
+        let limits = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["echo-server"], args].concat()).unwrap();
+            let limits = Options::try_from(cli).unwrap().config.limits;
+            (limits.max_connections, limits.max_connections_per_ip)
+        };
+        assert_eq!(limits(&[]), (None, None));
+        assert_eq!(limits(&["--max-connections", "0"]), (Some(usize::MAX), None));
+        assert_eq!(limits(&["--max-connections-per-ip", "0"]), (None, None));
+        assert_eq!(
+            limits(&["--max-connections", "1", "--max-connections-per-ip", "2"]),
+            (Some(1), Some(2))
+        );
     }
 
     #[test]

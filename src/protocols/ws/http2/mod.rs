@@ -206,7 +206,7 @@ where
                 log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
                 Ok(Opened::new(self.websocket(receiving, sending, &agreed), None))
             }
-            Err(error) => Err(End::Failed(cause(error))),
+            Err(error) => Err(End::Failed(cause(error)).into()),
         };
         tokio::spawn(Session::of_connection(sessions, admitted, future::ready(opened).boxed()));
     }
