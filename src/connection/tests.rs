@@ -320,6 +320,92 @@ async fn a_peer_that_stalls_in_a_drain_is_not_counted_as_drained() {
     assert_eq!(drained_and_aborted(&sessions), (0, 1));
 }
 
+fn sessions_within(max_buffered: usize) -> Arc<Sessions> {
+    let mut limits = Limits::default();
+    limits.max_buffered = Some(max_buffered as u64);
+    let timeouts = Timeouts { idle: None, stall: None, ..Timeouts::default() };
+    Arc::new(Sessions::new(limits, 100, timeouts))
+}
+
+/// A client that has not read the first [`PIPE`] bytes of its echo, and the session, which holds as
+/// many again. A second later nothing has changed.
+async fn stalled(sessions: &Arc<Sessions>) -> (DuplexStream, JoinHandle<()>) {
+    let (mut client, session) = connect(sessions);
+    for _ in 0..2 {
+        client.write_all(&[7; PIPE]).await.unwrap();
+    }
+    tokio::time::sleep(SECOND).await;
+    (client, session)
+}
+
+fn finished(clients: &[(DuplexStream, JoinHandle<()>)]) -> Vec<bool> {
+    clients.iter().map(|(_, session)| session.is_finished()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_the_memory_limit_the_peers_that_stalled_longest_are_closed_and_nobody_else() {
+    let sessions = sessions_within(3 * PIPE);
+    let (mut bystander, bystanding) = connect(&sessions);
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(stalled(&sessions).await);
+    }
+    assert_eq!(finished(&clients), [true, true, false, false, false]);
+    assert_eq!(sessions.statistics().evicted, 2);
+    // What was sent before is still there to read.
+    let mut echo = Vec::new();
+    clients[0].0.read_to_end(&mut echo).await.unwrap();
+    assert_eq!(echo, [7; PIPE]);
+    bystander.write_all(b"x").await.unwrap();
+    assert_eq!(bystander.read_u8().await.unwrap(), b'x');
+    assert!(!bystanding.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_its_echo_makes_room_and_one_that_takes_some_is_not_the_oldest() {
+    let sessions = sessions_within(3 * PIPE);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(stalled(&sessions).await);
+    }
+    // The first takes all, the second a little.
+    clients[0].0.read_exact(&mut [0; 2 * PIPE]).await.unwrap();
+    clients[1].0.read_exact(&mut [0; 8]).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    clients.push(stalled(&sessions).await);
+    assert_eq!(finished(&clients), [false, false, false, false]);
+    clients.push(stalled(&sessions).await);
+    assert_eq!(finished(&clients), [false, false, true, false, false]);
+    assert_eq!(sessions.statistics().evicted, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_kept_until_it_is_whole_counts_as_memory() {
+    let sessions = sessions_within(150);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let (mut client, server) = duplex(PIPE);
+        let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+        let session = tokio::spawn(session_of(&sessions, echo));
+        // A text frame of 100 bytes, of which 50 come.
+        client.write_all(&[0x81, 0x80 | 100, 0, 0, 0, 0]).await.unwrap();
+        client.write_all(&[b'x'; 50]).await.unwrap();
+        tokio::time::sleep(SECOND).await;
+        clients.push((client, session));
+    }
+    assert_eq!(finished(&clients), [true, false, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_memory_limit_nobody_is_closed_for_it() {
+    let sessions = sessions(|timeouts| timeouts.stall = None);
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(stalled(&sessions).await);
+    }
+    assert_eq!(finished(&clients), [false; 5]);
+}
+
 /// Panics at its first step, as a bug would.
 struct Buggy;
 

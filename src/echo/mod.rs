@@ -27,7 +27,7 @@ use std::time::Duration;
 pub(crate) use datagrams::LARGEST as MAX_DATAGRAM;
 pub use datagrams::{Answerable, DatagramEcho, Rules, Unanswered};
 pub use frames::Frames;
-pub use stream::{StreamEcho, Underlying};
+pub use stream::{LowerStream, StreamEcho, Underlying};
 
 /// An endpoint that sends back what it receives.
 pub trait Echo: Unpin {
@@ -70,6 +70,17 @@ pub trait Echo: Unpin {
 
     /// Whether the peer has yet to take something: an echo, or a farewell that has begun.
     fn owes(&self) -> bool;
+
+    /// Whether it holds memory beyond what it holds while it is idle: what it [`owes`](Echo::owes),
+    /// or input whose rest is to come.
+    fn holds(&self) -> bool {
+        self.owes()
+    }
+
+    /// An upper bound of that memory, in bytes.
+    fn held(&mut self) -> usize {
+        0
+    }
 
     /// How many bytes have moved, protocol overhead included. A connection is idle if nothing moves
     /// on it. It is stalled if it [`owes`](Echo::owes) and nothing moves out, whatever its peer

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::{Echo, Goodbye, PeerEnd, Step, StreamEcho};
+use super::{Echo, Goodbye, LowerStream, PeerEnd, Step, StreamEcho};
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -71,6 +71,8 @@ impl AsyncRead for Scripted {
         Poll::Ready(Ok(()))
     }
 }
+
+impl LowerStream for &mut Scripted {}
 
 impl AsyncWrite for Scripted {
     fn poll_write(

@@ -38,6 +38,9 @@ pub(super) struct Inflater {
 }
 
 impl Inflater {
+    /// About what one takes of memory.
+    pub(super) const SIZE: usize = 44 * 1024;
+
     pub(super) fn new() -> Self {
         let decompress = SPARE.take().unwrap_or_else(|| Box::new(Decompress::new(false)));
         Inflater { decompress: Some(decompress), compressed: 0, inflated: 0 }
