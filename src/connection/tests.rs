@@ -255,6 +255,49 @@ async fn a_peer_is_pinged_at_intervals_and_closed_if_it_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_dies_inside_a_frame_is_closed_by_the_next_ping() {
+    for (sent, echo) in [
+        (&[0x82, 0x82, 0, 0, 0, 0, 7][..], &[0x82, 2, 7][..]),
+        // A frame that is kept until it is whole can be pinged in front of.
+        (&[0x81, 0x82, 0, 0, 0, 0, b'x'], b"\x89\x0becho-server\x88\x02\x03\xe9"),
+        // Half of a header.
+        (&[0x82, 0x82, 0], b"\x89\x0becho-server\x88\x02\x03\xe9"),
+    ] {
+        let sessions = sessions(|timeouts| timeouts.ping = Some(10 * SECOND));
+        let (mut client, server) = duplex(PIPE);
+        let stream = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+        let session = tokio::spawn(session_of(&sessions, stream));
+        client.write_all(sent).await.unwrap();
+        let start = Instant::now();
+        let mut received = vec![0; echo.len()];
+        client.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, echo);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        let farewell = if echo.len() > 3 { 5 } else { 0 };
+        assert_eq!(start.elapsed().as_secs(), 20 + farewell, "{sent:x?}");
+        // The peer is dead and does not close.
+        session.await.unwrap();
+        assert!(start.elapsed() <= 30 * SECOND);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_goes_on_with_its_frame_is_not_closed_for_want_of_a_ping() {
+    let sessions = sessions(|timeouts| timeouts.ping = Some(10 * SECOND));
+    let (mut client, server) = duplex(PIPE);
+    let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+    let session = tokio::spawn(session_of(&sessions, echo));
+    client.write_all(&[0x82, 0x80 | 20, 0, 0, 0, 0]).await.unwrap();
+    client.read_exact(&mut [0; 2]).await.unwrap();
+    for _ in 0..19 {
+        tokio::time::sleep(9 * SECOND).await;
+        client.write_all(&[7]).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), 7);
+    }
+    assert!(!session.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_the_end_of_a_frame_but_not_for_ever() {
     for is_finished in [true, false] {
         let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));

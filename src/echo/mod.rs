@@ -59,8 +59,9 @@ pub trait Echo: Unpin {
     /// The connection broke before the farewell was complete.
     fn poll_close(&mut self, cx: &mut Context<'_>, why: Goodbye) -> Poll<Result<(), EchoError>>;
 
-    /// Has the next step send a ping. To be called at intervals. Returns `false` if a ping was sent
-    /// before and nothing has come from the peer since.
+    /// Has the next step send a ping. To be called at intervals. Returns `false` if nothing has come
+    /// from the peer since the last call, provided that a ping was sent, or that none could be sent
+    /// because the peer has not finished what it had begun to send.
     fn heartbeat(&mut self) -> bool {
         true
     }

@@ -198,9 +198,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
     fn heartbeat(&mut self) -> bool {
         match self.heartbeat {
             Heartbeat::Heard => self.heartbeat = Heartbeat::Due,
-            Heartbeat::Due => {}
-            // While echoes are owed nothing is read, so a pong may wait unread.
-            Heartbeat::Asked if self.owes() => {}
+            // While echoes are owed nothing is read, so what the peer sent may wait unread.
+            Heartbeat::Due | Heartbeat::Asked if self.owes() => {}
+            Heartbeat::Due if self.framing.is_at_boundary() => {}
+            Heartbeat::Due => {
+                // For a whole interval the peer has left its frame unfinished. Inside a frame no
+                // ping could be sent, and no Close frame can be, so the farewell is a FIN.
+                self.farewell = self.say_goodbye(Goodbye::GoingAway);
+                return false;
+            }
             Heartbeat::Asked => return false,
         }
         true
