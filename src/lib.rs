@@ -149,6 +149,8 @@ mod config;
 mod connection;
 mod echo;
 mod error;
+#[cfg(test)]
+mod logged;
 mod net;
 pub mod probe;
 mod protocols;
