@@ -332,7 +332,7 @@ impl<E: Echo> Session<E> {
                 evicted
             }
         };
-        this.sessions.count_evicted(evicted);
+        this.sessions.report_evicted(evicted);
     }
 
     /// Steps until there is nothing to do, the echo is over, or the turn is.

@@ -118,13 +118,11 @@ impl Sessions {
         }
     }
 
-    /// Counts connections that were told to end because all together held too much memory.
-    pub(super) fn count_evicted(&self, evicted: u64) {
-        if evicted == 0 {
-            return;
-        }
-        self.counters.evicted.fetch_add(evicted, Ordering::Relaxed);
-        if let Some(times) = self.counters.evictions.count() {
+    /// Logs that sessions were evicted, at most one line in a while.
+    pub(super) fn report_evicted(&self, evicted: u64) {
+        if evicted > 0
+            && let Some(times) = self.counters.evictions.count()
+        {
             warn!(
                 times,
                 "The limit on buffered bytes is reached: closing the connections that stalled longest"
@@ -134,6 +132,9 @@ impl Sessions {
 
     /// Counts a connection's end. `owes` says that its peer has not got everything.
     pub(super) fn count_end(&self, end: &End, owes: bool) {
+        if matches!(end, End::Evicted) {
+            self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+        }
         let counter = match end {
             End::Panicked => &self.counters.panicked,
             _ if self.drain.stage() == Stage::Serving => return,
