@@ -130,7 +130,7 @@
 //! | `protocols` | one protocol a module: bytes (TCP and TLS), UDP, WebSocket |
 //! | `transport` | what carries bytes: the stream itself, TLS; a stream with bytes read ahead |
 //! | `tls` | certificates and rustls' settings, and their reload |
-//! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, log limit |
+//! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, limits on memory and log |
 //! | `net` | sockets: binding, listeners whatever their family, who the peer is |
 //! | `echo` | the core: byte streams, WebSocket frames rewritten in place, datagrams |
 //! | [`certs`] | makes certificates |
@@ -149,6 +149,8 @@ mod config;
 mod connection;
 mod echo;
 mod error;
+#[cfg(test)]
+mod logged;
 mod net;
 pub mod probe;
 mod protocols;

@@ -201,6 +201,7 @@ fn wrong_usage_is_reported_in_one_line_with_exit_code_2() {
     assert_fails(&["--tcp", "host.invalid:80"], 2, &["--tcp", "host.invalid"]);
     assert_fails(&["--buffersize", "1"], 2, &["--buffersize", "--buffer-size"]);
     assert_fails(&["--buffer-size", "0"], 2, &["--buffer-size", "64MiB"]);
+    assert_fails(&["--max-buffered", "much"], 2, &["--max-buffered", "64MiB"]);
     assert_fails(&["--tls", "0", "--cert", &server_pem], 2, &["--key"]);
     assert_fails(&["--tls", "0", "--key", &client_key], 2, &["--cert"]);
     let missing = ["--tls", "0", "--cert", "/no/such/file", "--key", "/no/such/file"];

@@ -178,8 +178,9 @@ impl Default for UdpPolicy {
     }
 }
 
-/// How many connections a server may have at a time, over all its listeners. Beyond a limit, a new
-/// connection is accepted and closed at once; existing ones are not affected.
+/// How many connections a server may have at a time, over all its listeners, and how much memory may
+/// be held for them. Beyond a limit on their number, a new connection is accepted and closed at once;
+/// existing ones are not affected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -190,6 +191,12 @@ pub struct Limits {
     /// Connections from one IPv4 address, or from one IPv6 /64 network, since a single host usually
     /// has a whole /64. `None`: no limit.
     pub max_connections_per_ip: Option<usize>,
+    /// Bytes that the server holds in memory for all connections together: echoes that their peers
+    /// have not taken, and messages whose rest is to come. Beyond it, connections are closed, those
+    /// first that have been stalled longest. `None`: a quarter of the machine's memory or of the
+    /// control group's limit, whichever is less; 1 GiB on systems other than Linux. `u64::MAX`: no
+    /// limit.
+    pub max_buffered: Option<u64>,
 }
 
 /// How long the stages of a connection may take. `None` means no limit.

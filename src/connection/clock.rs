@@ -9,6 +9,14 @@ use tokio::time::Instant;
 pub(super) struct Moment(u64);
 
 impl Moment {
+    pub(super) fn from_nanos(nanos: u64) -> Moment {
+        Moment(nanos)
+    }
+
+    pub(super) fn to_nanos(self) -> u64 {
+        self.0
+    }
+
     /// The moment `duration` later, or the latest one there is.
     pub(super) fn after(self, duration: Duration) -> Moment {
         let nanos = duration.as_secs().saturating_mul(1_000_000_000);

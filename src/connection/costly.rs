@@ -268,7 +268,7 @@ mod tests {
         local
             .run_until(async {
                 while all[0].get() < 20 {
-                    yield_now().await
+                    yield_now().await;
                 }
             })
             .await;

@@ -24,6 +24,9 @@ pub(crate) enum End {
     Unanswered,
     /// The peer took nothing of what it was owed for too long.
     Stalled,
+    /// All connections together held more memory than they may, and this one had been stalled
+    /// longest.
+    Evicted,
     /// The connection reached the maximum lifetime.
     Lifetime,
     /// The server drained.
@@ -72,6 +75,9 @@ impl fmt::Display for End {
             End::Idle => f.write_str("idle timeout"),
             End::Unanswered => f.write_str("ping timeout: the peer was asked and sent nothing"),
             End::Stalled => f.write_str("stall timeout: the peer took nothing of what it was owed"),
+            End::Evicted => f.write_str(
+                "evicted: the limit on buffered bytes is reached, and this peer stalled longest",
+            ),
             End::Lifetime => f.write_str("maximum lifetime reached"),
             End::GoingAway => f.write_str("the server is shutting down"),
             End::Aborted => f.write_str("aborted by the server's shutdown"),

@@ -19,6 +19,7 @@ pub(crate) mod deadline;
 mod drain;
 mod end;
 mod log_limit;
+mod memory;
 mod session;
 mod sessions;
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::clock::Moment;
 use super::costly::CostlySteps;
 use super::deadline::Deadline;
 use super::drain::{Stage, StageWatch};
+use super::memory::Account;
 use super::{Admitted, Connection, End, Opened, Opening, Refused, Sessions, shows};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
 
@@ -119,6 +120,14 @@ struct Rare {
     client: Option<String>,
     /// The client has made costly work.
     costly: Option<CostlySteps>,
+    /// The session holds memory beyond what an idle one does.
+    account: Option<Account>,
+}
+
+impl Rare {
+    fn is_evicted(&self) -> bool {
+        self.account.as_ref().is_some_and(Account::is_evicted)
+    }
 }
 
 /// What a session drives.
@@ -200,12 +209,16 @@ impl<E: Echo> Future for Session<E> {
         if stage == Stage::Aborting {
             return self.abort();
         }
+        if self.as_mut().project().rare.as_ref().is_some_and(|rare| rare.is_evicted()) {
+            return self.finish(End::Evicted);
+        }
         loop {
             let (moved, owed) = (self.phase.moved(), self.phase.owes());
             if self.as_mut().poll_life(cx, stage).is_ready() {
                 return Poll::Ready(());
             }
             self.as_mut().record_progress(moved, owed);
+            self.as_mut().record_memory(cx);
             let Some((at, passed)) = self.next_deadline() else { return Poll::Pending };
             let this = self.as_mut().project();
             ready!(this.deadline.poll_passed(cx, this.sessions.clock.at(at)));
@@ -304,6 +317,37 @@ impl<E: Echo> Session<E> {
         if is_taking || (!owed && this.phase.owes()) {
             *this.taken = *this.moved;
         }
+    }
+
+    /// Keeps the session's account of the memory that it holds, if it holds any.
+    fn record_memory(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let this = self.project();
+        let holds = this.phase.echo().is_some_and(Echo::holds);
+        let has_account = this.rare.as_ref().is_some_and(|rare| rare.account.is_some());
+        // A datagram socket holds one batch at most.
+        if !(holds || has_account) || this.connection.is_none() {
+            return;
+        }
+        let Phase::Open(echo) = this.phase else { return };
+        let memory = &this.sessions.memory;
+        let bytes = if holds { echo.held() } else { 0 };
+        if bytes == 0 || !memory.is_limited() {
+            if let Some(rare) = this.rare {
+                rare.account = None;
+            }
+            return;
+        }
+        let since = if echo.owes() { *this.taken } else { *this.moved };
+        let account = &mut this.rare.get_or_insert_default().account;
+        let evicted = match account {
+            Some(account) => account.update(bytes, since),
+            None => {
+                let (opened, evicted) = memory.open(bytes, since, cx.waker());
+                *account = Some(opened);
+                evicted
+            }
+        };
+        this.sessions.report_evicted(evicted);
     }
 
     /// Steps until there is nothing to do, the echo is over, or the turn is.

@@ -9,6 +9,7 @@ use super::admission::{Admission, Permit};
 use super::clock::Clock;
 use super::drain::{Drain, Stage};
 use super::log_limit::{LogLimit, Throttle, shows};
+use super::memory::MemoryLimit;
 use super::{Connection, End};
 use crate::config::{Limits, Protocol, Timeouts};
 use crate::net::Peer;
@@ -23,6 +24,7 @@ pub(crate) struct Sessions {
     pub(crate) log: Arc<LogLimit>,
     pub(super) timeouts: Timeouts,
     pub(super) clock: Clock,
+    pub(super) memory: Arc<MemoryLimit>,
     admission: Arc<Admission>,
     counters: Box<Counters>,
 }
@@ -34,8 +36,10 @@ struct Counters {
     drained: AtomicU64,
     aborted: AtomicU64,
     refused: AtomicU64,
+    evicted: AtomicU64,
     panicked: AtomicU64,
     refusals: Throttle,
+    evictions: Throttle,
 }
 
 /// What became of a server's connections.
@@ -47,6 +51,8 @@ pub(crate) struct Statistics {
     pub(crate) aborted: u64,
     /// Connections that were not admitted.
     pub(crate) refused: u64,
+    /// Connections that were closed because all together held too much memory.
+    pub(crate) evicted: u64,
     /// Sessions that a panic has ended.
     pub(crate) panicked: u64,
 }
@@ -59,14 +65,17 @@ pub(crate) struct Admitted {
 }
 
 impl Sessions {
-    /// `max` is the limit on all connections if `limits` has none.
+    /// `max` is the limit on all connections if `limits` has none. Without a limit there, the memory
+    /// that they hold is not limited.
     pub(crate) fn new(limits: Limits, max: usize, timeouts: Timeouts) -> Self {
         let max = limits.max_connections.unwrap_or(max);
+        let max_buffered = limits.max_buffered.unwrap_or(u64::MAX);
         Sessions {
             drain: Arc::default(),
             log: Arc::new(LogLimit::new()),
             timeouts,
             clock: Clock::new(),
+            memory: Arc::new(MemoryLimit::new(max_buffered)),
             admission: Arc::new(Admission::new(max, limits.max_connections_per_ip)),
             counters: Box::default(),
         }
@@ -104,16 +113,32 @@ impl Sessions {
             drained: read(&self.counters.drained),
             aborted: read(&self.counters.aborted),
             refused: read(&self.counters.refused),
+            evicted: read(&self.counters.evicted),
             panicked: read(&self.counters.panicked),
+        }
+    }
+
+    /// Logs that sessions were evicted, at most one line in a while.
+    pub(super) fn report_evicted(&self, evicted: u64) {
+        if evicted > 0
+            && let Some(times) = self.counters.evictions.count()
+        {
+            warn!(
+                times,
+                "The limit on buffered bytes is reached: closing the connections that stalled longest"
+            );
         }
     }
 
     /// Counts a connection's end. `owes` says that its peer has not got everything.
     pub(super) fn count_end(&self, end: &End, owes: bool) {
+        if matches!(end, End::Evicted) {
+            self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+        }
         let counter = match end {
             End::Panicked => &self.counters.panicked,
             _ if self.drain.stage() == Stage::Serving => return,
-            End::Aborted | End::Stalled => &self.counters.aborted,
+            End::Aborted | End::Stalled | End::Evicted => &self.counters.aborted,
             _ if owes => &self.counters.aborted,
             _ => &self.counters.drained,
         };

@@ -352,6 +352,49 @@ async fn a_peer_is_pinged_at_intervals_and_closed_if_it_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_dies_inside_a_frame_is_closed_by_the_next_ping() {
+    for (sent, echo) in [
+        (&[0x82, 0x82, 0, 0, 0, 0, 7][..], &[0x82, 2, 7][..]),
+        // A frame that is kept until it is whole can be pinged in front of.
+        (&[0x81, 0x82, 0, 0, 0, 0, b'x'], b"\x89\x0becho-server\x88\x02\x03\xe9"),
+        // Half of a header.
+        (&[0x82, 0x82, 0], b"\x89\x0becho-server\x88\x02\x03\xe9"),
+    ] {
+        let sessions = sessions(|timeouts| timeouts.ping = Some(10 * SECOND));
+        let (mut client, server) = duplex(PIPE);
+        let stream = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+        let session = tokio::spawn(session_of(&sessions, stream));
+        client.write_all(sent).await.unwrap();
+        let start = Instant::now();
+        let mut received = vec![0; echo.len()];
+        client.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, echo);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        let farewell = if echo.len() > 3 { 5 } else { 0 };
+        assert_eq!(start.elapsed().as_secs(), 20 + farewell, "{sent:x?}");
+        // The peer is dead and does not close.
+        session.await.unwrap();
+        assert!(start.elapsed() <= 30 * SECOND);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_goes_on_with_its_frame_is_not_closed_for_want_of_a_ping() {
+    let sessions = sessions(|timeouts| timeouts.ping = Some(10 * SECOND));
+    let (mut client, server) = duplex(PIPE);
+    let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+    let session = tokio::spawn(session_of(&sessions, echo));
+    client.write_all(&[0x82, 0x80 | 20, 0, 0, 0, 0]).await.unwrap();
+    client.read_exact(&mut [0; 2]).await.unwrap();
+    for _ in 0..19 {
+        tokio::time::sleep(9 * SECOND).await;
+        client.write_all(&[7]).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), 7);
+    }
+    assert!(!session.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_the_end_of_a_frame_but_not_for_ever() {
     for is_finished in [true, false] {
         let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));
@@ -415,6 +458,91 @@ async fn a_peer_that_stalls_in_a_drain_is_not_counted_as_drained() {
     sessions.drain.advance(Stage::Draining);
     session.await.unwrap();
     assert_eq!(drained_and_aborted(&sessions), (0, 1));
+}
+
+fn sessions_within(max_buffered: usize) -> Arc<Sessions> {
+    let limits = Limits { max_buffered: Some(max_buffered as u64), ..Limits::default() };
+    let timeouts = Timeouts { idle: None, stall: None, ..Timeouts::default() };
+    Arc::new(Sessions::new(limits, 100, timeouts))
+}
+
+/// A client that has not read the first [`PIPE`] bytes of its echo, and the session, which holds as
+/// many again. A second later nothing has changed.
+async fn stalled(sessions: &Arc<Sessions>) -> (DuplexStream, JoinHandle<()>) {
+    let (mut client, session) = connect(sessions);
+    for _ in 0..2 {
+        client.write_all(&[7; PIPE]).await.unwrap();
+    }
+    tokio::time::sleep(SECOND).await;
+    (client, session)
+}
+
+fn finished(clients: &[(DuplexStream, JoinHandle<()>)]) -> Vec<bool> {
+    clients.iter().map(|(_, session)| session.is_finished()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_the_memory_limit_the_peers_that_stalled_longest_are_closed_and_nobody_else() {
+    let sessions = sessions_within(3 * PIPE);
+    let (mut bystander, bystanding) = connect(&sessions);
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(stalled(&sessions).await);
+    }
+    assert_eq!(finished(&clients), [true, true, false, false, false]);
+    assert_eq!(sessions.statistics().evicted, 2);
+    // What was sent before is still there to read.
+    let mut echo = Vec::new();
+    clients[0].0.read_to_end(&mut echo).await.unwrap();
+    assert_eq!(echo, [7; PIPE]);
+    bystander.write_all(b"x").await.unwrap();
+    assert_eq!(bystander.read_u8().await.unwrap(), b'x');
+    assert!(!bystanding.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_its_echo_makes_room_and_one_that_takes_some_is_not_the_oldest() {
+    let sessions = sessions_within(3 * PIPE);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(stalled(&sessions).await);
+    }
+    // The first takes all, the second a little.
+    clients[0].0.read_exact(&mut [0; 2 * PIPE]).await.unwrap();
+    clients[1].0.read_exact(&mut [0; 8]).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    clients.push(stalled(&sessions).await);
+    assert_eq!(finished(&clients), [false, false, false, false]);
+    clients.push(stalled(&sessions).await);
+    assert_eq!(finished(&clients), [false, false, true, false, false]);
+    assert_eq!(sessions.statistics().evicted, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_kept_until_it_is_whole_counts_as_memory() {
+    let sessions = sessions_within(150);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let (mut client, server) = duplex(PIPE);
+        let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+        let session = tokio::spawn(session_of(&sessions, echo));
+        // A text frame of 100 bytes, of which 50 come.
+        client.write_all(&[0x81, 0x80 | 100, 0, 0, 0, 0]).await.unwrap();
+        client.write_all(&[b'x'; 50]).await.unwrap();
+        tokio::time::sleep(SECOND).await;
+        clients.push((client, session));
+    }
+    assert_eq!(finished(&clients), [true, false, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_memory_limit_nobody_is_closed_for_it() {
+    let sessions = sessions(|timeouts| timeouts.stall = None);
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(stalled(&sessions).await);
+    }
+    assert_eq!(finished(&clients), [false; 5]);
 }
 
 /// Panics at its first step, as a bug would.

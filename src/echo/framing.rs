@@ -26,6 +26,10 @@ pub trait Framing: Unpin {
     /// pass, before anything that is read.
     fn take_unread(&mut self, most: usize) -> Option<Box<[u8]>>;
 
+    /// How many bytes of memory the framing holds for input whose rest is to come, and for input
+    /// that it has left unread.
+    fn held(&self) -> usize;
+
     /// Whether a frame of ours may be sent now: no other frame has been sent in part.
     fn is_at_boundary(&self) -> bool;
 
@@ -73,6 +77,10 @@ impl Framing for Bytes {
 
     fn take_unread(&mut self, _most: usize) -> Option<Box<[u8]>> {
         None
+    }
+
+    fn held(&self) -> usize {
+        0
     }
 
     fn is_at_boundary(&self) -> bool {

@@ -27,7 +27,7 @@ use std::time::Duration;
 pub(crate) use datagrams::LARGEST as MAX_DATAGRAM;
 pub use datagrams::{Answerable, DatagramEcho, Rules, Unanswered};
 pub use frames::Frames;
-pub use stream::{StreamEcho, Underlying};
+pub use stream::{LowerStream, StreamEcho, Underlying};
 
 /// An endpoint that sends back what it receives.
 pub trait Echo: Unpin {
@@ -59,8 +59,9 @@ pub trait Echo: Unpin {
     /// The connection broke before the farewell was complete.
     fn poll_close(&mut self, cx: &mut Context<'_>, why: Goodbye) -> Poll<Result<(), EchoError>>;
 
-    /// Has the next step send a ping. To be called at intervals. Returns `false` if a ping was sent
-    /// before and nothing has come from the peer since.
+    /// Has the next step send a ping. To be called at intervals. Returns `false` if nothing has come
+    /// from the peer since the last call, provided that a ping was sent, or that none could be sent
+    /// because the peer has not finished what it had begun to send.
     fn heartbeat(&mut self) -> bool {
         true
     }
@@ -70,6 +71,17 @@ pub trait Echo: Unpin {
 
     /// Whether the peer has yet to take something: an echo, or a farewell that has begun.
     fn owes(&self) -> bool;
+
+    /// Whether it holds memory beyond what it holds while it is idle: what it [`owes`](Echo::owes),
+    /// or input whose rest is to come.
+    fn holds(&self) -> bool {
+        self.owes()
+    }
+
+    /// An upper bound of that memory, in bytes.
+    fn held(&mut self) -> usize {
+        0
+    }
 
     /// How many bytes have moved, protocol overhead included. A connection is idle if nothing moves
     /// on it. It is stalled if it [`owes`](Echo::owes) and nothing moves out, whatever its peer

@@ -34,7 +34,18 @@ pub struct StreamEcho<S, F = Bytes> {
 }
 
 /// Gives the stream below the protocol, such as the TCP stream below TLS.
-pub type Underlying<S> = fn(&mut S) -> &mut (dyn AsyncRead + Unpin + Send);
+pub type Underlying<S> = fn(&mut S) -> &mut dyn LowerStream;
+
+/// A stream below a protocol.
+pub trait LowerStream: AsyncRead + Unpin + Send {
+    /// An upper bound of the memory in bytes that the stream and what is between it and the protocol
+    /// hold now, beyond what they hold while they are idle. `is_flushed` says that all that was
+    /// written to the protocol's stream has been flushed.
+    fn held(&self, is_flushed: bool) -> usize {
+        let _ = is_flushed;
+        0
+    }
+}
 
 /// Where the stream is between two pings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +79,7 @@ enum Farewell {
 }
 
 #[cfg(test)]
-impl<S: AsyncRead + Unpin + Send> StreamEcho<S> {
+impl<S: LowerStream> StreamEcho<S> {
     /// Echoes `io`, at most `batch` bytes at a time.
     ///
     /// # Panics
@@ -187,9 +198,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
     fn heartbeat(&mut self) -> bool {
         match self.heartbeat {
             Heartbeat::Heard => self.heartbeat = Heartbeat::Due,
-            Heartbeat::Due => {}
-            // While echoes are owed nothing is read, so a pong may wait unread.
-            Heartbeat::Asked if self.owes() => {}
+            // While echoes are owed nothing is read, so what the peer sent may wait unread.
+            Heartbeat::Due | Heartbeat::Asked if self.owes() => {}
+            Heartbeat::Due if self.framing.is_at_boundary() => {}
+            Heartbeat::Due => {
+                // For a whole interval the peer has left its frame unfinished. Inside a frame no
+                // ping could be sent, and no Close frame can be, so the farewell is a FIN.
+                self.farewell = self.say_goodbye(Goodbye::GoingAway);
+                return false;
+            }
             Heartbeat::Asked => return false,
         }
         true
@@ -205,6 +222,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
             Farewell::Finishing | Farewell::Flushing { .. } | Farewell::Ending
         );
         !self.owed.is_empty() || self.unflushed || is_leaving
+    }
+
+    fn holds(&self) -> bool {
+        self.owes() || self.framing.held() > 0
+    }
+
+    fn held(&mut self) -> usize {
+        let below = (self.underlying)(&mut self.io).held(!self.unflushed);
+        self.owed.held() + self.framing.held() + below
     }
 
     fn moved(&self) -> Moved {
@@ -393,6 +419,11 @@ impl Tail {
 
     fn as_slice(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |unsent| &unsent.bytes[unsent.sent..])
+    }
+
+    /// The memory that it owns, of which none is given back before all is sent.
+    fn held(&self) -> usize {
+        self.0.as_ref().map_or(0, |unsent| unsent.bytes.capacity())
     }
 
     fn is_empty(&self) -> bool {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::{Echo, Goodbye, PeerEnd, Step, StreamEcho};
+use super::{Echo, Goodbye, LowerStream, PeerEnd, Step, StreamEcho};
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -70,6 +70,15 @@ impl AsyncRead for Scripted {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+impl LowerStream for &mut Scripted {}
+
+impl<R, W> LowerStream for tokio::io::Join<R, W>
+where
+    R: AsyncRead + Unpin + Send,
+    W: Unpin + Send,
+{
 }
 
 impl AsyncWrite for Scripted {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
+use tracing::debug;
 
 use super::bind::BACKLOG;
 use super::tcp::would_block;
@@ -140,6 +141,25 @@ fn peer(stream: &UnixStream) -> io::Result<Peer> {
     Ok(Peer::Unix { uid: credentials.uid(), pid: credentials.pid().filter(|pid| *pid != 0) })
 }
 
+/// An accepted stream with its peer. `None` if the peer is not to be known: that concerns only this
+/// connection, which is closed, and not the listener.
+fn identified<S>(
+    accepted: io::Result<S>,
+    peer: impl FnOnce(&S) -> io::Result<Peer>,
+) -> Option<io::Result<(S, Peer)>> {
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(error) => return Some(Err(error)),
+    };
+    match peer(&stream) {
+        Ok(peer) => Some(Ok((stream, peer))),
+        Err(error) => {
+            debug!(%error, "A connection was closed: the system did not say who its peer is");
+            None
+        }
+    }
+}
+
 impl Stream for UnixStream {
     type Detached = net::UnixStream;
 
@@ -160,9 +180,12 @@ impl Listener for UnixListener {
     type Stream = UnixStream;
 
     async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
-        let (stream, _) = self.socket.accept().await?;
-        let peer = peer(&stream)?;
-        Ok((stream, peer))
+        loop {
+            let accepted = self.socket.accept().await.map(|(stream, _)| stream);
+            if let Some(identified) = identified(accepted, peer) {
+                return identified;
+            }
+        }
     }
 
     fn into_backlog(
@@ -174,10 +197,24 @@ impl Listener for UnixListener {
         let accept = move || {
             let (stream, _) = listener.accept()?;
             stream.set_nonblocking(true)?;
-            let stream = UnixStream::from_std(stream)?;
-            let peer = peer(&stream)?;
-            Ok((stream, peer))
+            UnixStream::from_std(stream)
         };
-        Ok(std::iter::repeat_with(accept).take_while(|accepted| !would_block(accepted)))
+        let accepted = std::iter::repeat_with(accept).take_while(|accepted| !would_block(accepted));
+        Ok(accepted.filter_map(|accepted| identified(accepted, peer)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_cannot_be_identified_is_no_failure_of_the_listener() {
+        let error = || io::Error::from(io::ErrorKind::NotConnected);
+        let known = |_: &u8| Ok(Peer::Unix { uid: 1, pid: None });
+        assert!(identified(Ok(7), |_| Err(error())).is_none());
+        assert!(matches!(identified(Ok(7), known), Some(Ok((7, _)))));
+        let failed = identified(Err(error()), known).and_then(Result::err);
+        assert_eq!(failed.map(|error| error.kind()), Some(io::ErrorKind::NotConnected));
     }
 }

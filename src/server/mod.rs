@@ -2,6 +2,7 @@
 //! together.
 
 mod accept;
+mod memory;
 mod placement;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -106,6 +107,9 @@ pub struct Summary {
     pub refused: u64,
     /// Connections ended by a panic, which is a bug in this library, since the start.
     pub panicked: u64,
+    /// Connections closed because of [`Limits::max_buffered`](crate::Limits::max_buffered), since
+    /// the start.
+    pub evicted: u64,
 }
 
 impl Server {
@@ -211,7 +215,9 @@ impl Server {
         let udp_sockets = self.datagrams.iter().map(Udp::sockets).sum::<usize>();
         let max_connections = default_max_connections(self.workers.descriptors() + udp_sockets);
         let timeouts = self.config.timeouts;
-        let sessions = Arc::new(Sessions::new(self.config.limits, max_connections, timeouts));
+        let mut limits = self.config.limits;
+        limits.max_buffered.get_or_insert_with(memory::default_max_buffered);
+        let sessions = Arc::new(Sessions::new(limits, max_connections, timeouts));
         let drain = Arc::clone(&sessions.drain);
         let _abort = AbortOnDrop(Arc::clone(&drain));
         for LocalAddr { protocol, address } in &self.local_addrs {
@@ -257,10 +263,10 @@ impl Server {
         }
         sessions.log.summarize();
         udp::summarize(&self.datagram_rules);
-        let Statistics { drained, aborted, refused, panicked } = sessions.statistics();
+        let Statistics { drained, aborted, refused, panicked, evicted } = sessions.statistics();
         let aborted = aborted + stuck;
-        info!(drained, aborted, refused, panicked, "Server stopped");
-        Summary { drained, aborted, refused, panicked }
+        info!(drained, aborted, refused, panicked, evicted, "Server stopped");
+        Summary { drained, aborted, refused, panicked, evicted }
     }
 }
 

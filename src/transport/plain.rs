@@ -5,12 +5,15 @@ use futures::future::ready;
 
 use super::{Carried, Transport};
 use crate::connection::{Connection, Refused};
-use crate::echo::Underlying;
+use crate::echo::{LowerStream, Underlying};
 use crate::net::Stream;
 
 /// Carries bytes as they are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plain;
+
+/// What a socket holds is the kernel's.
+impl<S: Stream> LowerStream for S {}
 
 impl<S: Stream> Transport<S> for Plain {
     type Carried = S;

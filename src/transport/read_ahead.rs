@@ -8,8 +8,16 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::echo::LowerStream;
+
 /// Four TLS records of the largest size, in bytes.
 const SIZE: usize = 4 * (16 * 1024 + 256 + 5);
+
+/// What rustls holds at most of what it was given to send: its own limit.
+const RUSTLS_UNSENT: usize = 64 * 1024;
+
+/// What rustls holds at most of what it has received: a record, decrypted and as it came.
+const RUSTLS_RECEIVED: usize = 2 * 16 * 1024;
 
 thread_local! {
     /// A connection takes the buffer when it reads, and returns it when rustls has consumed it.
@@ -69,6 +77,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
             BUFFER.set(std::mem::take(&mut this.buffer));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin + Send> LowerStream for ReadAhead<S> {
+    fn held(&self, is_flushed: bool) -> usize {
+        // While something waits to be sent nothing is read, and rustls keeps what it has read.
+        let rustls = if is_flushed { 0 } else { RUSTLS_UNSENT + RUSTLS_RECEIVED };
+        self.buffer.capacity() + rustls
     }
 }
 

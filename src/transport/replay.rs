@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,12 +26,19 @@ pub(crate) struct Meter {
     inward: AtomicU64,
     outward: AtomicU64,
     allowance: AtomicUsize,
+    /// The last write found no room.
+    is_blocked: AtomicBool,
 }
 
 impl Default for Meter {
     fn default() -> Self {
         let allowance = AtomicUsize::new(usize::MAX);
-        Meter { inward: AtomicU64::new(0), outward: AtomicU64::new(0), allowance }
+        Meter {
+            inward: AtomicU64::new(0),
+            outward: AtomicU64::new(0),
+            allowance,
+            is_blocked: AtomicBool::new(false),
+        }
     }
 }
 
@@ -39,6 +46,11 @@ impl Meter {
     /// Lets `bytes` be read before the task has to give others a turn.
     pub(crate) fn allow(&self, bytes: usize) {
         self.allowance.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the stream took nothing when it was last written to.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn moved(&self) -> Moved {
@@ -124,7 +136,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.meter.is_blocked.store(written.is_pending(), Ordering::Relaxed);
+        let sent = ready!(written)?;
         self.meter.outward.fetch_add(sent as u64, Ordering::Relaxed);
         Poll::Ready(Ok(sent))
     }

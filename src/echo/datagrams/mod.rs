@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use futures::Future;
 use tokio::net::UdpSocket;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tracing::{info, warn};
 
 use super::{Echo, EchoError, Goodbye, Moved, Step, Traffic};
 use batch::{Batch, LIMIT};
@@ -36,8 +37,13 @@ pub use rules::{Answerable, Rules, Unanswered};
 /// nothing is received, and the kernel drops what its receive buffer cannot hold.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long to wait after a failed receive.
-const RECOVERY: Duration = Duration::from_millis(100);
+/// The pauses after failed receives: the first, and the longest.
+const BACKOFF: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(1);
+
+/// An episode of failed receives is over once none has failed for this long. Single ones may succeed
+/// in between, while memory is scarce.
+const RECOVERED_AFTER: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// A batch is in use only during a poll, so each thread has one instead of each socket.
@@ -58,6 +64,8 @@ pub struct DatagramEcho<S: DatagramSocket = KernelSocket> {
     many: bool,
     /// Replies that the socket's send buffer had no room for.
     owed: Option<Box<Batch>>,
+    /// The end of the pause after the last failed receive, and its length.
+    failed: Option<(Instant, Duration)>,
     /// The end of a wait for room, or after a failed receive.
     until: Option<Pin<Box<Sleep>>>,
     traffic: Traffic,
@@ -81,7 +89,16 @@ impl DatagramEcho {
 impl<S: DatagramSocket> DatagramEcho<S> {
     fn over(socket: S, rules: Arc<Rules>, totals: Arc<Mutex<Traffic>>) -> Self {
         let traffic = Traffic::default();
-        DatagramEcho { socket, rules, totals, many: false, owed: None, until: None, traffic }
+        DatagramEcho {
+            socket,
+            rules,
+            totals,
+            many: false,
+            owed: None,
+            failed: None,
+            until: None,
+            traffic,
+        }
     }
 
     /// Receives a batch, which is empty if that failed.
@@ -91,11 +108,26 @@ impl<S: DatagramSocket> DatagramEcho<S> {
             self.until = None;
         }
         match ready!(self.socket.poll_receive(cx, batch, self.many)) {
-            Ok(count) => self.many = count > 1,
+            Ok(count) => {
+                self.many = count > 1;
+                if self.failed.is_some_and(|(at, _)| at.elapsed() >= RECOVERED_AFTER) {
+                    self.failed = None;
+                    info!(address = self.socket.name(), "Receiving datagrams again");
+                }
+            }
             Err(error) => {
-                tracing::debug!(%error, "Receiving datagrams failed");
+                let pause = match self.failed {
+                    None => {
+                        let address = self.socket.name();
+                        warn!(address, %error, "Receiving datagrams failed; backing off");
+                        *BACKOFF.start()
+                    }
+                    Some((_, pause)) => (pause * 2).min(*BACKOFF.end()),
+                };
                 let _ = batch.begin();
-                self.until = Some(Box::pin(sleep(RECOVERY)));
+                let until = Instant::now() + pause;
+                self.failed = Some((until, pause));
+                self.until = Some(Box::pin(sleep_until(until)));
             }
         }
         Poll::Ready(())

@@ -13,6 +13,9 @@ use super::calls::Calls;
 
 /// A datagram socket that receives and sends in batches.
 pub trait DatagramSocket: Unpin {
+    /// The address that it is bound to, for the log.
+    fn name(&self) -> String;
+
     /// Receives at least one datagram, and returns how many messages came. `many` says that more
     /// than one are to be expected.
     fn poll_receive(
@@ -56,6 +59,10 @@ impl KernelSocket {
 }
 
 impl DatagramSocket for KernelSocket {
+    fn name(&self) -> String {
+        self.socket.local_addr().map_or_else(|_| "unknown".to_owned(), |local| local.to_string())
+    }
+
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use super::batch::{Ancillary, Batch, LIMIT, Received};
 use super::rules::{Answerable, Rules, Unanswered};
 use super::socket::DatagramSocket;
-use super::{DatagramEcho, RECOVERY};
+use super::{BACKOFF, DatagramEcho, RECOVERED_AFTER};
 use crate::echo::{Echo, Step, Traffic};
+use crate::logged::Logged;
 
 /// The results of calls, in order. An error is an errno.
 type Script<T> = VecDeque<Result<T, i32>>;
@@ -42,6 +43,10 @@ fn peer() -> SocketAddr {
 }
 
 impl DatagramSocket for Scripted {
+    fn name(&self) -> String {
+        "192.0.2.1:7".to_owned()
+    }
+
     fn poll_receive(
         &mut self,
         _cx: &mut Context<'_>,
@@ -113,10 +118,42 @@ async fn a_receive_that_fails_is_tried_again_after_a_pause() {
         let (mut echo, _, calls) = echo(Scripted { received, ..Scripted::default() });
         let start = Instant::now();
         run(&mut echo, 4).await;
-        assert_eq!(start.elapsed(), 3 * RECOVERY, "{number}");
+        assert_eq!(start.elapsed(), (1 + 2 + 4) * *BACKOFF.start(), "{number}");
         assert_eq!(*calls.lock().unwrap(), Calls { receive: 4, send: 1, send_one: 0 });
         assert_eq!(echo.traffic(), Traffic { received: 10, sent: 10, messages: 1 });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn receives_that_fail_for_ever_are_tried_once_a_second_and_told_once() {
+    let received = (0..65).map(|_| Err(ENOMEM)).collect();
+    let (mut echo, _, _) = echo(Scripted { received, ..Scripted::default() });
+    let log = Logged::here();
+    let start = Instant::now();
+    run(&mut echo, 65).await;
+    // After 0.1, 0.3, 0.7 and 1.5 seconds, then once a second.
+    assert_eq!(start.elapsed().as_secs(), 61);
+    let lines = log.take();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["WARN", "backing off", "192.0.2.1:7", "memory"] {
+        assert!(lines[0].contains(part), "{part} is not in {lines:?}");
+    }
+    // One success does not end the episode, a while without failures does.
+    echo.socket.received.extend([Ok(vec![10]), Err(EPERM), Ok(vec![10])]);
+    run(&mut echo, 3).await;
+    assert_eq!(log.take(), Vec::<String>::new());
+    tokio::time::advance(RECOVERED_AFTER).await;
+    echo.socket.received.extend([Ok(vec![10]), Ok(vec![10])]);
+    run(&mut echo, 2).await;
+    let lines = log.take();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("INFO") && lines[0].contains("again"), "{lines:?}");
+    // The next episode is told again, and begins with a short pause.
+    echo.socket.received.extend([Err(ENOMEM), Ok(vec![10])]);
+    let start = Instant::now();
+    run(&mut echo, 2).await;
+    assert_eq!(start.elapsed(), *BACKOFF.start());
+    assert_eq!(log.take().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

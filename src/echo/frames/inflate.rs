@@ -18,11 +18,15 @@ const RATIO: u64 = 100;
 /// The end of every message, which its sender leaves out (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
+/// A final block that is empty (RFC 1951 section 3.2.4). A decompressor takes it as such only between
+/// two blocks, at the boundary of a byte.
+const FINAL_BLOCK: [u8; 5] = [0x01, 0x00, 0x00, 0xFF, 0xFF];
+
 /// The size of the buffer for inflated bytes, which are validated there and dropped.
 const WINDOW: usize = 8 * 1024;
 
 thread_local! {
-    /// A decompressor owns some 43 KiB. Most messages begin and end within one read, so one for
+    /// A decompressor owns some 47 KiB. Most messages begin and end within one read, so one for
     /// each thread is usually enough.
     static SPARE: Cell<Option<Box<Decompress>>> = const { Cell::new(None) };
 }
@@ -35,12 +39,17 @@ pub(super) struct Inflater {
     decompress: Option<Box<Decompress>>,
     compressed: u64,
     inflated: u64,
+    /// Nothing has been fed since the start, or since a final block.
+    is_fresh: bool,
 }
 
 impl Inflater {
+    /// About what one takes of memory.
+    pub(super) const SIZE: usize = 47 * 1024;
+
     pub(super) fn new() -> Self {
         let decompress = SPARE.take().unwrap_or_else(|| Box::new(Decompress::new(false)));
-        Inflater { decompress: Some(decompress), compressed: 0, inflated: 0 }
+        Inflater { decompress: Some(decompress), compressed: 0, inflated: 0, is_fresh: true }
     }
 
     /// Inflates `bytes`, which continue the message, into `text`. Returns how many bytes that gave.
@@ -50,8 +59,23 @@ impl Inflater {
     }
 
     /// Ends the message. Returns how many bytes that gave.
+    ///
+    /// A sender ends a message with an empty block, of which it leaves out [`TAIL`] (RFC 7692 section
+    /// 7.2.1). So with [`TAIL`] the data is at the end of a block, or it was cut. Some senders leave
+    /// out the empty block after a final one, or send nothing at all for an empty message: that is
+    /// whole all the same.
     pub(super) fn finish(&mut self, text: &mut Utf8) -> Result<u64, Violation> {
-        self.inflate(&TAIL, text)
+        if self.is_fresh {
+            return Ok(0);
+        }
+        let inflated = self.inflate(&TAIL, text)?;
+        let decompress = self.decompress.as_mut().expect("there until dropped");
+        let (read, written) = (decompress.total_in(), decompress.total_out());
+        let status = decompress.decompress(&FINAL_BLOCK, &mut [0; 8], FlushDecompress::Sync);
+        let is_whole = matches!(status, Ok(Status::StreamEnd))
+            && decompress.total_in() - read == FINAL_BLOCK.len() as u64
+            && decompress.total_out() == written;
+        if is_whole { Ok(inflated) } else { Err(data("compressed text ends inside a block")) }
     }
 
     fn inflate(&mut self, mut bytes: &[u8], text: &mut Utf8) -> Result<u64, Violation> {
@@ -75,6 +99,9 @@ impl Inflater {
             if status == Status::StreamEnd {
                 // Another block may follow a final one (section 7.2.3.4).
                 decompress.reset(false);
+                self.is_fresh = true;
+            } else if consumed > 0 {
+                self.is_fresh = false;
             }
             // Space left in the window means that these bytes have nothing more to give.
             if bytes.is_empty() && inflated < WINDOW {

@@ -177,6 +177,15 @@ impl Framing for Frames {
         Some(next.into())
     }
 
+    fn held(&self) -> usize {
+        let unread = self.unread.as_ref().map_or(0, |unread| unread.len());
+        let inflater = match self.message {
+            Some(Message::CompressedText(_)) => Inflater::SIZE,
+            _ => 0,
+        };
+        self.kept.capacity() + unread + inflater
+    }
+
     fn is_at_boundary(&self) -> bool {
         self.frame.as_ref().is_none_or(|frame| !frame.is_begun)
     }

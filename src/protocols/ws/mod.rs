@@ -206,6 +206,20 @@ where
         }
     }
 
+    fn holds(&self) -> bool {
+        match self {
+            OverHttp::Socket(socket) => socket.holds(),
+            OverHttp::Http2(carrier) => carrier.holds(),
+        }
+    }
+
+    fn held(&mut self) -> usize {
+        match self {
+            OverHttp::Socket(socket) => socket.held(),
+            OverHttp::Http2(carrier) => carrier.held(),
+        }
+    }
+
     fn moved(&self) -> Moved {
         match self {
             OverHttp::Socket(socket) => socket.moved(),

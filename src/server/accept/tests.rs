@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::{Limits, Timeouts};
+use crate::logged::Logged;
 use crate::net;
 use crate::protocols::bytes::Bytes;
 use crate::transport::Plain;
@@ -121,6 +122,22 @@ async fn endless_errors_of_single_connections_count_as_a_shortage() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         let calls = running.calls() - MAX_CONSECUTIVE_FAILURES as usize;
         assert!((60..=64).contains(&calls), "{number}: {calls}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_episode_is_one_line_of_the_log() {
+    for number in [EPERM, EMFILE] {
+        let log = Logged::here();
+        let running = Running::start(Vec::new(), Some(number));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        running.task.abort();
+        let lines = log.take();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let cause = io::Error::from_raw_os_error(number).to_string();
+        for part in ["WARN", "backing off", "tcp", &cause] {
+            assert!(lines[0].contains(part), "{part} is not in {lines:?}");
+        }
     }
 }
 

@@ -15,7 +15,9 @@ use echo_server::{
 
 pub use certs::Certs;
 pub use probe::{Mode, Probe};
-use values::{AddrArg, parse_alpn, parse_buffer_size, parse_mode, parse_origin, parse_token};
+use values::{
+    AddrArg, parse_alpn, parse_buffer_size, parse_mode, parse_origin, parse_size, parse_token,
+};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -231,6 +233,13 @@ struct Cli {
     #[arg(help_heading = "Limits", default_value = "0")]
     max_connections_per_ip: usize,
 
+    /// Bytes in memory for all connections together: unsent echoes and unfinished messages; beyond
+    /// it, the connections that stalled longest are closed; 0: no limit [a quarter of the memory,
+    /// or of the cgroup's limit]
+    #[arg(long, value_name = "SIZE", env = "ECHO_MAX_BUFFERED", hide_env = true)]
+    #[arg(help_heading = "Limits", value_parser = parse_size)]
+    max_buffered: Option<u64>,
+
     /// Close a connection whose TLS handshake or WebSocket upgrade takes longer
     #[arg(long, value_name = "TIME", env = "ECHO_HANDSHAKE_TIMEOUT", hide_env = true)]
     #[arg(help_heading = "Limits", default_value = "10s", value_parser = humantime::parse_duration)]
@@ -380,6 +389,9 @@ impl TryFrom<Cli> for Options {
                 });
                 limits.max_connections_per_ip =
                     Some(cli.max_connections_per_ip).filter(|max| *max > 0);
+                // 0 is no limit.
+                limits.max_buffered =
+                    cli.max_buffered.map(|bytes| if bytes == 0 { u64::MAX } else { bytes });
             })
             .tls(|tls| {
                 tls.min = cli.tls_min.into();

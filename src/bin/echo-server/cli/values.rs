@@ -95,6 +95,13 @@ pub(super) fn parse_alpn(text: &str) -> Result<String, String> {
     }
 }
 
+/// A number of bytes.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>()
+        .map(|size| size.0)
+        .map_err(|_| "expected a size, like 64MiB".to_owned())
+}
+
 /// A buffer size in bytes, from 1 byte to 64 MiB.
 pub(super) fn parse_buffer_size(text: &str) -> Result<usize, String> {
     const MAX: u64 = ByteSize::mib(64).0;

@@ -88,6 +88,8 @@ struct Streams {
     open: AtomicUsize,
     /// The last stream that ended was reset because the client took nothing.
     last_one_stalled: AtomicBool,
+    /// What the streams have given h2 to send since it last had sent everything.
+    queued: AtomicUsize,
     /// The connection's task.
     carrier: AtomicWaker,
 }
@@ -106,6 +108,10 @@ impl Streams {
 
     fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
+    }
+
+    fn queued(&self, bytes: usize) {
+        self.queued.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Whether the client has let the last of its streams stall: it will not take anything else.
@@ -163,7 +169,12 @@ where
         }
         self.meter.allow(READ_PER_TURN);
         self.poll_keep_alive(cx);
-        let accepted = ready!(self.connection.poll_accept(cx));
+        let accepted = self.connection.poll_accept(cx);
+        // Whatever is queued has its window, so only the connection itself can keep it back.
+        if !self.meter.is_blocked() {
+            self.streams.queued.store(0, Ordering::Relaxed);
+        }
+        let accepted = ready!(accepted);
         Poll::Ready(match accepted {
             Some(Ok((request, respond))) => {
                 self.answer(request, respond);
@@ -299,9 +310,18 @@ where
         Traffic::default()
     }
 
-    /// What the streams still owe; that a client only does not close is no debt of ours.
+    /// What the client does not take of the whole connection; and before a close, what the streams
+    /// still owe. That a client only does not close is no debt of ours.
     fn owes(&self) -> bool {
-        self.phase == Phase::Leaving && self.streams.open() > 0
+        self.holds() || (self.phase == Phase::Leaving && self.streams.open() > 0)
+    }
+
+    fn holds(&self) -> bool {
+        self.meter.is_blocked() && self.streams.queued.load(Ordering::Relaxed) > 0
+    }
+
+    fn held(&mut self) -> usize {
+        self.streams.queued.load(Ordering::Relaxed)
     }
 
     fn moved(&self) -> Moved {

@@ -9,7 +9,8 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Streams;
+use super::{SEND_BUFFER, Streams};
+use crate::echo::LowerStream;
 
 /// The bytes of one stream, in both directions.
 ///
@@ -111,6 +112,13 @@ fn reset(reason: Option<Reason>) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, why)
 }
 
+impl LowerStream for Http2Stream {
+    fn held(&self, _is_flushed: bool) -> usize {
+        let unsent = if self.is_waiting { SEND_BUFFER } else { 0 };
+        self.received.capacity() + unsent
+    }
+}
+
 impl AsyncRead for Http2Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -153,6 +161,7 @@ impl AsyncWrite for Http2Stream {
                 let window = window?;
                 let mut bytes = bytes;
                 let sent = this.sending.send_data(bytes.copy_to_bytes(window), false);
+                this.streams.queued(window);
                 this.is_waiting = false;
                 Poll::Ready(sent.map(|()| window).map_err(|error| reset(error.reason())))
             }
