@@ -59,6 +59,8 @@ pub enum Section {
     Idle,
     /// Time from exec to listening
     Start,
+    /// A bystander's echoes while other clients make costly work
+    Fairness,
 }
 
 /// What the arguments ask for.

@@ -9,6 +9,7 @@
 //! | `process` | what /proc says of a server: processor time, memory |
 //! | `syscalls` | system calls, counted by perf or strace |
 //! | `traffic`, `trains`, `churn`, `idle` | the questions |
+//! | `fairness` | a bystander's echoes while other clients make costly work |
 //! | `visit` | a connection made by hand, for churn and idle |
 //! | `pairs` | one server, then the other, and the ratios |
 //! | `sample` | what a measurement found |
@@ -18,6 +19,7 @@ mod args;
 mod chart;
 mod churn;
 mod cores;
+mod fairness;
 mod files;
 mod idle;
 mod pairs;
@@ -34,7 +36,7 @@ mod visit;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use args::{Args, Asked};
+use args::{Args, Asked, Section};
 use pairs::Comparison;
 use plan::{Case, Work};
 use sample::{Sample, Trouble};
@@ -68,7 +70,8 @@ impl Bench {
     fn run(&mut self) -> ExitCode {
         let began = Instant::now();
         let cases = plan::cases(&mut self.args);
-        if cases.is_empty() {
+        let is_fairness_asked = self.args.sections.contains(&Section::Fairness);
+        if cases.is_empty() && !is_fairness_asked {
             println!("--only: no question's name contains that");
             return ExitCode::FAILURE;
         }
@@ -91,7 +94,20 @@ impl Bench {
                 }
             }
         }
-        if !self.args.is_smoke {
+        if is_fairness_asked {
+            match fairness::measure(&self.args, &self.runtime, &self.cores) {
+                Ok(_) if self.args.is_smoke => println!("Fairness: all right"),
+                Ok(table) => {
+                    let seconds = fairness::SECONDS;
+                    println!("\n### Fairness, {seconds} s each\n\n{}", table.trim_end());
+                }
+                Err(trouble) => {
+                    println!("Fairness: not measured: {trouble}");
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        if !comparisons.is_empty() {
             match files::write(&self.setting(), &comparisons) {
                 Ok(directory) => println!("\nIn {}: {}", directory.display(), files::NAMES),
                 Err(error) => {
@@ -100,7 +116,8 @@ impl Bench {
                 }
             }
         }
-        println!("\n{} questions in {:.0?}", cases.len(), began.elapsed());
+        let questions = cases.len() + usize::from(is_fairness_asked);
+        println!("\n{questions} questions in {:.0?}", began.elapsed());
         code
     }
 

@@ -169,6 +169,8 @@ fn of_section(section: Section, args: &Args) -> Vec<Case> {
             each(&[Tcp, Tls, Ws, Wss], |args| Work::Idle(args.idle), &what, compared)
         }
         Section::Start => each(&[Tcp], |_| Work::Start, "start", &[Metric::Start]),
+        // Its table has no ratios.
+        Section::Fairness => Vec::new(),
     }
 }
 

@@ -74,16 +74,28 @@ pub struct Running {
     child: Child,
     pub protocol: Protocol,
     pub address: SocketAddr,
+    /// The line with the addresses.
+    ready: Value,
     took: Duration,
 }
 
 impl Running {
     /// Starts a server on the servers' core, and waits until it listens.
     pub fn start(which: &Which, protocol: Protocol, cores: &Cores) -> Result<Running, Trouble> {
+        Running::start_with(which, protocol, &[], cores)
+    }
+
+    /// The same, with more arguments.
+    pub fn start_with(
+        which: &Which,
+        protocol: Protocol,
+        arguments: &[&str],
+        cores: &Cores,
+    ) -> Result<Running, Trouble> {
         let protocol = if let Which::OursOver(other) = which { *other } else { protocol };
         let trouble = |what: &dyn std::fmt::Display| format!("{}: {what}", which.name());
         let mut command = which.command(protocol)?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         if !matches!(which, Which::Control(_)) {
             command.stderr(Stdio::null());
         }
@@ -94,11 +106,19 @@ impl Running {
             BufReader::new(stdout).read_line(&mut line).map_err(|error| trouble(&error))?;
         }
         let took = began.elapsed();
-        let address = address_in(&line);
+        let ready = serde_json::from_str(&line).unwrap_or_default();
+        let address = address_in(&ready, 0);
         let unknown = SocketAddr::from(([0; 4], 0));
-        let running = Running { child, protocol, address: address.unwrap_or(unknown), took };
+        let running = Running { child, protocol, address: address.unwrap_or(unknown), ready, took };
         // On an error the server is dropped here, which kills it.
         address.map(|_| running).ok_or_else(|| trouble(&"it does not print its address"))
+    }
+
+    /// The address of one of its listeners.
+    pub fn address_of(&self, protocol: Protocol) -> Option<SocketAddr> {
+        let listeners = self.ready["listeners"].as_array()?;
+        let at = listeners.iter().position(|one| one["protocol"] == protocol.name())?;
+        address_in(&self.ready, at)
     }
 
     pub fn pid(&self) -> u32 {
@@ -120,7 +140,6 @@ impl Drop for Running {
     }
 }
 
-fn address_in(line: &str) -> Option<SocketAddr> {
-    let ready: Value = serde_json::from_str(line).ok()?;
-    ready["listeners"][0]["address"].as_str()?.parse().ok()
+fn address_in(ready: &Value, listener: usize) -> Option<SocketAddr> {
+    ready["listeners"][listener]["address"].as_str()?.parse().ok()
 }

@@ -60,7 +60,7 @@ pub fn shown(ratio: &Ratio) -> String {
 }
 
 /// Aligns names left and numbers right.
-fn aligned(lines: &[Vec<String>]) -> String {
+pub fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines[0].len();
     let length = |cell: &String| cell.chars().count();
     let width = |column: usize| lines.iter().map(|line| length(&line[column])).max().unwrap_or(0);

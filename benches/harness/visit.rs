@@ -23,7 +23,7 @@ use crate::certificates::certs;
 /// Connections from one address. Linux has 28,000 ephemeral ports for each.
 const PER_ADDRESS: usize = 10_000;
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+pub const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
 
@@ -111,7 +111,7 @@ impl Visitor {
 }
 
 /// Reads the head of the HTTP response, and no byte more.
-async fn upgraded(stream: &mut Box<dyn ByteStream>) -> io::Result<()> {
+pub async fn upgraded(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     let (mut head, mut buffer) = (Vec::new(), [0; 1024]);
     while !head.ends_with(b"\r\n\r\n") {
         // The server sends nothing after the head before it gets a frame.
@@ -124,7 +124,7 @@ async fn upgraded(stream: &mut Box<dyn ByteStream>) -> io::Result<()> {
 }
 
 /// Settings that trust the test CA. Sessions are not resumed, so each handshake is a full one.
-fn trust() -> io::Result<ClientConfig> {
+pub fn trust() -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_file_iter(certs("ca.pem")).map_err(io::Error::other)? {
         roots.add(root.map_err(io::Error::other)?).map_err(io::Error::other)?;
