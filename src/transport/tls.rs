@@ -73,8 +73,8 @@ impl Tls {
             alpn: client.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect(),
         };
         let config = self.config_for(&offer);
-        // The first poll makes the signature, which takes up to a millisecond.
-        let accepting = hello.into_stream(config).into_fallible();
+        // `into_stream` makes the signature, which takes up to a millisecond.
+        let accepting = async move { hello.into_stream(config).into_fallible().await };
         match first_poll_in_turn(accepting).await {
             Ok(stream) => {
                 let tls = stream.get_ref().1;

@@ -38,6 +38,12 @@ use utf8::Utf8;
 /// takes much more than half a millisecond. The unit is a byte that is inflated and validated.
 const PASS_LIMIT: u64 = 256 * 1024;
 
+/// A pass that stays below that limit was costly, too, if it cost more than this, and each byte of its
+/// input more than a message of 10 bytes does. Without it, a flood of empty frames in batches just
+/// below the limit would never count.
+const COSTLY_PASS: u64 = PASS_LIMIT / 4;
+const COSTLY_BYTE: u64 = 4;
+
 /// What the header of a frame costs, in the same unit.
 const HEADER_COST: u64 = 64;
 
@@ -139,6 +145,7 @@ impl Framing for Frames {
         }
         let cut = usize::from(std::mem::take(&mut self.cut_length));
         let begin = header::MAX - cut;
+        let length = buffer.len() - begin;
         buffer[begin..header::MAX].copy_from_slice(&self.cut[..cut]);
         let mut pass = Pass {
             input: begin..buffer.len(),
@@ -164,7 +171,8 @@ impl Framing for Frames {
             let behind = self.unread.take().unwrap_or_default();
             self.unread = Some([&buffer[input], &behind].concat().into());
         }
-        Rewritten { released, output, end, was_costly: cost > PASS_LIMIT }
+        let is_much = cost > COSTLY_PASS && cost > COSTLY_BYTE * length as u64;
+        Rewritten { released, output, end, was_costly: cost > PASS_LIMIT || is_much }
     }
 
     fn take_unread(&mut self, most: usize) -> Option<Box<[u8]>> {

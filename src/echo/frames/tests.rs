@@ -675,7 +675,7 @@ fn text_inflates_to_sixteen_mebibytes_and_a_hundredfold_but_no_further() {
 
 #[test]
 #[cfg_attr(miri, ignore = "it inflates 4 MiB")]
-fn a_pass_is_costly_once_it_costs_more_than_a_quarter_of_a_mebibyte() {
+fn a_pass_is_costly_once_it_costs_more_than_64_kibibytes_of_inflated_text() {
     let compressed_xs = |count| sent(FIN | RSV1 | TEXT, &compressed(&vec![b'x'; count]));
     let matches = [LENGTH_258, DISTANCE_1].concat().repeat(32);
     // Frames, how many they are, and how many of the bytes that they inflate to are counted.
@@ -703,7 +703,7 @@ fn a_pass_is_costly_once_it_costs_more_than_a_quarter_of_a_mebibyte() {
         ),
     ];
     for (name, input, headers, inflated) in cases {
-        for (cost, is_costly) in [(256 * 1024, false), (256 * 1024 + 1, true)] {
+        for (cost, is_costly) in [(64 * 1024, false), (64 * 1024 + 1, true)] {
             let mut frames = Frames::new(true, BATCH);
             let mut was_costly = |input: &[u8]| {
                 let pass = frames.pass(&mut [&[0; Frames::HEADROOM], input].concat());
@@ -774,7 +774,7 @@ fn a_batch_of_tiny_frames_takes_several_passes() {
         let answer = answer.unwrap_or_default();
         let passes = passes(&mut Frames::new(false, BATCH), &frame.repeat(10_000));
         // After 4096 headers the limit is reached, and the next header exceeds it.
-        let expected = [(4097, true), (4097, true), (10_000 - 2 * 4097, false)];
+        let expected = [(4097, true), (4097, true), (10_000 - 2 * 4097, true)];
         let expected = expected
             .map(|(count, was_costly)| (frame.repeat(count), answer.repeat(count), was_costly));
         assert!(passes == expected, "{first:x}");
@@ -782,9 +782,13 @@ fn a_batch_of_tiny_frames_takes_several_passes() {
 }
 
 #[test]
-fn frames_that_do_not_exceed_the_limit_take_one_pass() {
-    let passes = passes(&mut Frames::new(false, BATCH), &sent(FIN | PING, b"").repeat(4096));
-    assert!(matches!(&passes[..], [(_, output, false)] if output.len() == 4096 * 2));
+fn few_tiny_frames_and_many_of_ordinary_size_take_one_pass_that_is_not_costly() {
+    for (payload, count) in [(&b""[..], 1024), (&[b'x'; 64], 4096)] {
+        let input = sent(FIN | PING, payload).repeat(count);
+        let passes = passes(&mut Frames::new(false, BATCH), &input);
+        let length = count * (2 + payload.len());
+        assert!(matches!(&passes[..], [(_, output, false)] if output.len() == length));
+    }
 }
 
 #[test]

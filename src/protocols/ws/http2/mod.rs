@@ -158,37 +158,48 @@ where
             carrier,
             phase: Phase::Serving,
         };
-        poll_fn(|cx| http2.poll_request(cx)).await.map_err(End::Failed)?;
+        poll_fn(|cx| http2.poll_requests(cx)).await.map_err(End::Failed)?;
         Ok(http2)
     }
 
-    /// Answers the next request. Ready with `false` when the connection is over.
-    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, EchoError>> {
+    /// Answers the requests that have come. Ready with `false` when the connection is over.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, EchoError>> {
         if self.phase == Phase::Over {
             return Poll::Ready(Ok(false));
         }
         self.meter.allow(READ_PER_TURN);
         self.poll_keep_alive(cx);
-        let accepted = self.connection.poll_accept(cx);
+        // Each poll sends what is queued. All requests are answered before the next one, so that
+        // the answers share a write.
+        let mut requests = Vec::new();
+        let ended = loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok(request))) => requests.push(request),
+                Poll::Ready(Some(Err(error))) => break Some(Err(cause(error))),
+                Poll::Ready(None) => break Some(Ok(false)),
+                Poll::Pending => break None,
+            }
+            if requests.len() == MAX_STREAMS as usize {
+                break None;
+            }
+        };
         // Whatever is queued has its window, so only the connection itself can keep it back.
         if !self.meter.is_blocked() {
             self.streams.queued.store(0, Ordering::Relaxed);
         }
-        let accepted = ready!(accepted);
-        Poll::Ready(match accepted {
-            Some(Ok((request, respond))) => {
-                self.answer(request, respond);
-                Ok(true)
-            }
-            Some(Err(error)) => {
+        let has_answered = !requests.is_empty();
+        for (request, respond) in requests {
+            self.answer(request, respond);
+        }
+        match ended {
+            Some(ended) => {
                 self.phase = Phase::Over;
-                Err(cause(error))
+                Poll::Ready(ended)
             }
-            None => {
-                self.phase = Phase::Over;
-                Ok(false)
-            }
-        })
+            // The next poll sends the answers.
+            None if has_answered => Poll::Ready(Ok(true)),
+            None => Poll::Pending,
+        }
     }
 
     /// Sends the PING that is due.
@@ -273,7 +284,7 @@ where
         if self.streams.have_all_stalled() {
             return Poll::Ready(Err(EchoError::Unresponsive("it has let all its streams stall")));
         }
-        Poll::Ready(match ready!(self.poll_request(cx)) {
+        Poll::Ready(match ready!(self.poll_requests(cx)) {
             Ok(true) => Ok(Step::Moved),
             Ok(false) => Ok(Step::Ended(PeerEnd::EndOfStream)),
             // rustls' error for a FIN without close_notify.
@@ -290,7 +301,7 @@ where
             self.phase = Phase::Leaving;
             self.connection.graceful_shutdown();
         }
-        while ready!(self.poll_request(cx))? {}
+        while ready!(self.poll_requests(cx))? {}
         Poll::Ready(Ok(()))
     }
 
