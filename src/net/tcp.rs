@@ -11,7 +11,8 @@ impl Stream for TcpStream {
     type Detached = net::TcpStream;
 
     async fn readable(&self) -> io::Result<()> {
-        TcpStream::readable(self).await
+        // tokio takes a new stream for readable until a call fails with EAGAIN.
+        self.peek(&mut [0]).await.map(drop)
     }
 
     fn detach(self) -> io::Result<net::TcpStream> {

@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tracing::debug;
 
@@ -164,7 +166,16 @@ impl Stream for UnixStream {
     type Detached = net::UnixStream;
 
     async fn readable(&self) -> io::Result<()> {
-        UnixStream::readable(self).await
+        // tokio takes a new stream for readable until a call fails with EAGAIN.
+        loop {
+            UnixStream::readable(self).await?;
+            let mut byte = [MaybeUninit::uninit()];
+            let peek = || SockRef::from(self).peek(&mut byte);
+            match self.try_io(Interest::READABLE, peek) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                peeked => return peeked.map(drop),
+            }
+        }
     }
 
     fn detach(self) -> io::Result<net::UnixStream> {

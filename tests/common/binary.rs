@@ -1,9 +1,10 @@
 //! The real binary, as a child process.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -40,6 +41,8 @@ pub struct Running {
     child: Child,
     /// Reads the log as it comes, since a full pipe would block the server.
     log: Option<JoinHandle<String>>,
+    /// The same lines, for whoever waits for one.
+    lines: Mutex<mpsc::Receiver<String>>,
     pub ready: Value,
 }
 
@@ -60,17 +63,22 @@ impl Running {
             .expect("the binary starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let mut stderr = child.stderr.take().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
         let log = std::thread::spawn(move || {
-            let mut log = Vec::new();
-            stderr.read_to_end(&mut log).unwrap();
-            String::from_utf8(log).expect("the log is UTF-8")
+            let (mut log, mut read) = (String::new(), 0);
+            while stderr.read_line(&mut log).expect("the log is UTF-8") > 0 {
+                // Hardly any test waits for a line.
+                let _ = sender.send(log[read..].to_owned());
+                read = log.len();
+            }
+            log
         });
         if line.is_empty() {
             panic!("the binary did not get ready: {}", log.join().unwrap());
         }
         let ready = serde_json::from_str(&line).expect("a line of JSON");
-        Running { child, log: Some(log), ready }
+        Running { child, log: Some(log), lines: Mutex::new(lines), ready }
     }
 
     /// The address of the listener for `protocol`.
@@ -78,6 +86,15 @@ impl Running {
         let listeners = self.ready["listeners"].as_array().unwrap();
         let listener = listeners.iter().find(|l| l["protocol"] == protocol).unwrap();
         listener["address"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Waits until the log has a line, after those that were waited for, that contains `text`.
+    pub fn wait_for_line(&self, text: &str) {
+        let lines = self.lines.lock().unwrap();
+        let mut seen = String::new();
+        while !seen.contains(text) {
+            seen = lines.recv().unwrap_or_else(|_| panic!("the log ends without '{text}'"));
+        }
     }
 
     pub fn pid(&self) -> u32 {
