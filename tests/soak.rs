@@ -102,6 +102,77 @@ async fn echo_messages<S: AsyncRead + AsyncWrite + Unpin>(stream: S, n: u64, tal
     }
 }
 
+/// An empty binary message, masked with zeros.
+const EMPTY_MESSAGE: [u8; 6] = [0x82, 0x80, 0, 0, 0, 0];
+
+/// Sends without reading, until the server has enough of it.
+async fn flood(mut client: TcpStream, bytes: &[u8]) {
+    let flood = async { while client.write_all(bytes).await.is_ok() {} };
+    drop(tokio::time::timeout(Duration::from_secs(5), flood).await);
+}
+
+/// A WebSocket with compression.
+async fn opened(mut client: TcpStream) -> TcpStream {
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+        Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+    drop(client.write_all(request.as_bytes()).await);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && client.read_buf(&mut head).await.is_ok_and(|n| n > 0) {}
+    client
+}
+
+/// A text message of a mebibyte in a kibibyte.
+fn inflating() -> Vec<u8> {
+    let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
+    let mut compressed = Vec::with_capacity(4096);
+    deflate.compress_vec(&[b'x'; 1 << 20], &mut compressed, flate2::FlushCompress::Sync).unwrap();
+    compressed.truncate(compressed.len() - 4);
+    let length = u16::try_from(compressed.len()).unwrap().to_be_bytes();
+    [&[0xC1, 0xFE, length[0], length[1], 0, 0, 0, 0], &compressed[..]].concat()
+}
+
+/// WebSockets over HTTP/2 whose echoes have no window.
+async fn streams_without_a_window(client: TcpStream) {
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let Ok((mut client, connection)) = builder.handshake::<_, bytes::Bytes>(client).await else {
+        return;
+    };
+    let connection = tokio::spawn(connection);
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let request = hyper::Request::builder()
+            .method(hyper::Method::CONNECT)
+            .uri("http://localhost/")
+            .header("sec-websocket-version", "13")
+            .extension(h2::ext::Protocol::from_static("websocket"))
+            .body(())
+            .unwrap();
+        let Ok(ready) = client.ready().await else { break };
+        client = ready;
+        // Until the server's settings have come, an extended CONNECT is refused here.
+        let Ok((response, mut stream)) = client.send_request(request, false) else { continue };
+        drop(stream.send_data(EMPTY_MESSAGE.repeat(100).into(), false));
+        streams.push((response, stream));
+    }
+    drop(tokio::time::timeout(Duration::from_secs(10), connection).await);
+}
+
+/// A ClientHello, and no more after the server's flight.
+async fn hello_and_goodbye(mut client: TcpStream) {
+    let config = tokio_rustls::rustls::ClientConfig::builder()
+        .with_root_certificates(tokio_rustls::rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut tls = tokio_rustls::rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).unwrap();
+    drop(client.write_all(&hello).await);
+    drop(client.read(&mut [0; 4096]).await);
+}
+
 /// One client's life.
 async fn visit(addresses: Addresses, n: u64, tally: &Tally) {
     let tcp = |address| async move { TcpStream::connect(address).await.expect("it connects") };
@@ -135,12 +206,15 @@ async fn visit(addresses: Addresses, n: u64, tally: &Tally) {
             drop(client.write_all(&payload(n | 3)).await);
             drop(client.set_zero_linger());
         }
-        _ => {
-            let mut client = tcp([addresses.tcp, addresses.tls][n as usize / 10 % 2]).await;
-            let bulk = vec![7; 1 << 16];
-            let flood = async { while client.write_all(&bulk).await.is_ok() {} };
-            drop(tokio::time::timeout(Duration::from_secs(5), flood).await);
-        }
+        // Clients that make much work, or take nothing of what they are owed.
+        _ => match n / 10 % 6 {
+            0 => flood(tcp(addresses.tcp).await, &[7; 1 << 16]).await,
+            1 => flood(tcp(addresses.tls).await, &[7; 1 << 16]).await,
+            2 => flood(opened(tcp(addresses.ws).await).await, &inflating()).await,
+            3 => flood(opened(tcp(addresses.ws).await).await, &EMPTY_MESSAGE.repeat(4096)).await,
+            4 => streams_without_a_window(tcp(addresses.ws).await).await,
+            _ => hello_and_goodbye(tcp(addresses.tls).await).await,
+        },
     }
     tally.visits.fetch_add(1, Ordering::Relaxed);
 }
