@@ -364,8 +364,7 @@ async fn a_peer_that_stalls_in_a_drain_is_not_counted_as_drained() {
 }
 
 fn sessions_within(max_buffered: usize) -> Arc<Sessions> {
-    let mut limits = Limits::default();
-    limits.max_buffered = Some(max_buffered as u64);
+    let limits = Limits { max_buffered: Some(max_buffered as u64), ..Limits::default() };
     let timeouts = Timeouts { idle: None, stall: None, ..Timeouts::default() };
     Arc::new(Sessions::new(limits, 100, timeouts))
 }
