@@ -58,11 +58,12 @@ fn raise_descriptor_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
-/// A TCP connection for which the kernel buffers little, so that thousands stall soon.
+/// A TCP connection whose client receives little, so that thousands stall soon, and sends much, so
+/// that the server reads as much at a time as it can.
 async fn tcp(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    socket.set_send_buffer_size(4096).unwrap();
+    socket.set_send_buffer_size(128 * 1024).unwrap();
     socket.connect(address).await.unwrap()
 }
 

@@ -320,12 +320,21 @@ impl<E: Echo> Session<E> {
     }
 
     /// Keeps the session's account of the memory that it holds, if it holds any.
+    #[inline]
     fn record_memory(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let holds = self.phase.echo().is_some_and(Echo::holds);
+        if holds || self.rare.as_ref().is_some_and(|rare| rare.account.is_some()) {
+            self.keep_account(holds, cx);
+        }
+    }
+
+    /// Opens, updates or closes the session's account. Out of line, as few polls come here.
+    #[cold]
+    #[inline(never)]
+    fn keep_account(self: Pin<&mut Self>, holds: bool, cx: &mut Context<'_>) {
         let this = self.project();
-        let holds = this.phase.echo().is_some_and(Echo::holds);
-        let has_account = this.rare.as_ref().is_some_and(|rare| rare.account.is_some());
         // A datagram socket holds one batch at most.
-        if !(holds || has_account) || this.connection.is_none() {
+        if this.connection.is_none() {
             return;
         }
         let Phase::Open(echo) = this.phase else { return };

@@ -26,6 +26,9 @@ pub trait Framing: Unpin {
     /// pass, before anything that is read.
     fn take_unread(&mut self, most: usize) -> Option<Box<[u8]>>;
 
+    /// Whether [`held`](Framing::held) is more than 0.
+    fn holds(&self) -> bool;
+
     /// How many bytes of memory the framing holds for input whose rest is to come, and for input
     /// that it has left unread.
     fn held(&self) -> usize;
@@ -77,6 +80,10 @@ impl Framing for Bytes {
 
     fn take_unread(&mut self, _most: usize) -> Option<Box<[u8]>> {
         None
+    }
+
+    fn holds(&self) -> bool {
+        false
     }
 
     fn held(&self) -> usize {

@@ -225,7 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
     }
 
     fn holds(&self) -> bool {
-        self.owes() || self.framing.held() > 0
+        self.owes() || self.framing.holds()
     }
 
     fn held(&mut self) -> usize {

@@ -185,6 +185,11 @@ impl Framing for Frames {
         Some(next.into())
     }
 
+    fn holds(&self) -> bool {
+        let inflates = matches!(self.message, Some(Message::CompressedText(_)));
+        !self.kept.is_empty() || self.unread.is_some() || inflates
+    }
+
     fn held(&self) -> usize {
         let unread = self.unread.as_ref().map_or(0, |unread| unread.len());
         let inflater = match self.message {
