@@ -1,7 +1,7 @@
 //! The future that drives one echo from its handshake to its closing log line.
 
 use std::ops::Deref;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::Future;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::task::{coop, yield_now};
+use tokio::task::coop;
 use tracing::{error, info};
 
 use super::admission::Permit;
@@ -19,7 +19,7 @@ use super::deadline::Deadline;
 use super::drain::{Stage, StageWatch};
 use super::memory::Account;
 use super::{Admitted, Connection, End, Opened, Opening, Refused, Sessions, shows};
-use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic};
+use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, yield_turn};
 
 /// A session yields after this many steps in one poll, so that a peer that always sends does not
 /// starve the other tasks.
@@ -389,9 +389,7 @@ impl<E: Echo> Session<E> {
                 Poll::Pending => return Turn::Waiting,
             }
         }
-        // A wake of oneself would come before the runtime asks the kernel, some sixty times over.
-        let yielded = pin!(yield_now()).poll(cx);
-        debug_assert!(yielded.is_pending(), "yield_now is pending once");
+        yield_turn(cx);
         Turn::Busy
     }
 
@@ -410,13 +408,12 @@ impl<E: Echo> Session<E> {
             return false;
         }
         // The runtime learns from the kernel that a socket is readable, and it polls the kernel
-        // between tasks. This task may have been woken before that. `yield_now` wakes it after the
-        // next kernel poll. With more sockets than EVENTS, ours may be reported by a later one.
+        // between tasks. This task may have been woken before that, so it waits for the next
+        // kernel poll. With more sockets than EVENTS, ours may be reported by a later one.
         let enough = Handle::current().metrics().num_alive_tasks() / EVENTS + 1;
         if usize::from(*this.kernel_polls) < enough {
             *this.kernel_polls += 1;
-            let is_over = pin!(yield_now()).poll(cx);
-            debug_assert!(is_over.is_pending(), "yield_now is pending once");
+            yield_turn(cx);
             return false;
         }
         true

@@ -19,6 +19,7 @@ mod scratch;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::io;
 use std::task::{Context, Poll};
@@ -28,6 +29,7 @@ pub(crate) use datagrams::LARGEST as MAX_DATAGRAM;
 pub use datagrams::{Answerable, DatagramEcho, Rules, Unanswered};
 pub use frames::Frames;
 pub use stream::{LowerStream, StreamEcho, Underlying};
+pub(crate) use turn::yield_turn;
 
 /// An endpoint that sends back what it receives.
 pub trait Echo: Unpin {

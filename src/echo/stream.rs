@@ -2,14 +2,14 @@
 //! framing that turns a client's frames into a server's.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::{Bytes, Framing, Rewritten};
-use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch};
+use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch, yield_turn};
 
 /// Echoes a byte stream through the thread's scratch buffer.
 ///
@@ -167,7 +167,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
                 }
                 Farewell::Finishing => match ready!(self.poll_step(cx)) {
                     Ok(Step::Moved) => {}
-                    Ok(Step::Costly) => return yield_now(cx),
+                    Ok(Step::Costly) => {
+                        yield_turn(cx);
+                        return Poll::Pending;
+                    }
                     Ok(Step::Ended(_)) => self.farewell = self.say_goodbye(Goodbye::Answer),
                     Err(error) if error.allows_farewell() => {
                         self.farewell = self.say_goodbye(Goodbye::Answer);
@@ -182,7 +185,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
                 // The driver will not wait for the peer's farewell any longer.
                 Farewell::Awaiting if why == Goodbye::Answer => self.farewell = Farewell::Ending,
                 Farewell::Awaiting => match ready!(self.poll_await(cx)) {
-                    Step::Costly => return yield_now(cx),
+                    Step::Costly => {
+                        yield_turn(cx);
+                        return Poll::Pending;
+                    }
                     Step::Moved | Step::Ended(_) => {}
                 },
                 Farewell::Ending => {
@@ -378,13 +384,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
             Poll::Ready(())
         })
     }
-}
-
-/// Returns `Pending`, and has the task woken once the runtime has asked the kernel for events.
-fn yield_now<T>(cx: &mut Context<'_>) -> Poll<T> {
-    let yielded = pin!(tokio::task::yield_now()).poll(cx);
-    debug_assert!(yielded.is_pending(), "it yields once");
-    Poll::Pending
 }
 
 /// `poll_write` that reports 0 written bytes as [`io::ErrorKind::WriteZero`].

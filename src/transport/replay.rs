@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::echo::Moved;
+use crate::echo::{Moved, yield_turn};
 
 /// Gives what was read first, then the stream itself.
 #[derive(Debug)]
@@ -108,8 +108,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         let this = &mut *self;
         let allowance = this.meter.allowance.load(Ordering::Relaxed);
         if allowance == 0 {
-            // The task goes on behind those that wait for their turn.
-            cx.waker().wake_by_ref();
+            yield_turn(cx);
             return Poll::Pending;
         }
         let early = &this.read[this.replayed..];

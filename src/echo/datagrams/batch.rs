@@ -1,6 +1,8 @@
 //! Datagrams that were received together, with what is needed to answer them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+#[cfg(any(target_os = "linux", test))]
+use std::ops::Range;
 
 /// The most messages (datagrams or trains) that one system call receives.
 pub(super) const LIMIT: usize = if cfg!(target_os = "linux") { 32 } else { 1 };
@@ -108,6 +110,17 @@ impl Batch {
         self.answered == self.received.len()
     }
 
+    /// The run of datagrams from `at` on that are no trains, and whose replies need no ancillary
+    /// data if the socket is bound to one address.
+    #[cfg(any(target_os = "linux", test))]
+    pub(super) fn without_ancillary(&self, at: usize) -> Range<usize> {
+        let is_bare = |i: &usize| {
+            let Ancillary { tos, segment, .. } = self.received[*i].ancillary;
+            tos == 0 && segment == 0 && self.train(*i) == i + 1
+        };
+        at..(at..self.received.len()).take_while(is_bare).last().map_or(at, |last| last + 1)
+    }
+
     /// The end of the run of datagrams from `at` on that can be sent as one train. They have one
     /// peer and one size; the last may be shorter. An empty datagram cannot be in a train.
     #[cfg(any(target_os = "linux", test))]
@@ -201,6 +214,19 @@ mod tests {
         assert_eq!(batch.train(1), 2);
         batch.received[0].ancillary.segment = 10;
         assert_eq!(batch.train(0), 1, "one train is no part of another");
+    }
+
+    #[test]
+    fn datagrams_without_ancillary_data_are_a_run_that_ends_at_a_train() {
+        let mut batch = batch(&[(1, 100), (2, 100), (1, 0), (2, 100), (3, 9), (3, 9)]);
+        assert_eq!(batch.without_ancillary(0), 0..4);
+        assert_eq!(batch.without_ancillary(3), 3..4);
+        assert_eq!(batch.without_ancillary(4), 4..4, "a train");
+        batch.received[1].ancillary.tos = 0xb8;
+        assert_eq!(batch.without_ancillary(0), 0..1);
+        assert_eq!(batch.without_ancillary(1), 1..1);
+        batch.received[2].ancillary.segment = 10;
+        assert_eq!(batch.without_ancillary(2), 2..2, "a train that was received as one");
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! Three peculiarities of nix shape this file. Its `recvmmsg` does not reset the space for control
 //! messages when headers are reused (nix issue 2813), so each call makes new headers, at a cost too
 //! small to measure. Its `sendmmsg` has one set of control messages for all messages (nix issue
-//! 1954), so one call sends only messages with the same ancillary data. It tells how
-//! many messages were sent only through an iterator, which copies memory that was never written.
+//! 1954), and tells how many were sent only through an iterator that reads memory that was never
+//! written. So nix sends one message in a call. Datagrams that need no control message are sent
+//! together by rustix, whose `sendmmsg` returns a number, but which has no control messages for IP.
 
+use std::array;
 use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -18,6 +20,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6,
     SockaddrLike, recvmmsg, sendmmsg, setsockopt, sockopt,
 };
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny};
 use tokio::net::UdpSocket;
 
 use super::batch::{Ancillary, Batch, LIMIT, Received};
@@ -92,39 +95,29 @@ impl Calls {
         batch: &Batch,
         ends: &mut [usize; LIMIT],
     ) -> io::Result<usize> {
-        let waiting = &batch.received[batch.answered..];
-        if let [received] = waiting {
-            ends[0] = batch.answered + 1;
+        let at = batch.answered;
+        if self.fixed.is_some() {
+            let run = batch.without_ancillary(at);
+            if run.len() > 1 {
+                for (message_end, i) in ends.iter_mut().zip(run.clone()) {
+                    *message_end = i + 1;
+                }
+                return send_without_ancillary(socket, batch, &batch.received[run]);
+            }
+        }
+        let received = &batch.received[at];
+        let end = batch.train(at);
+        ends[0] = end;
+        if end == at + 1 {
             let slice = [IoSlice::new(batch.payload(received))];
-            return self.send_all::<1>(socket, &[&slice], &[received.peer], received.ancillary);
+            return self.send_message(socket, &slice, received.peer, received.ancillary);
         }
         let mut slices = [IoSlice::new(&[]); LIMIT];
-        for (slice, received) in slices.iter_mut().zip(waiting) {
+        for (slice, received) in slices.iter_mut().zip(&batch.received[at..end]) {
             *slice = IoSlice::new(batch.payload(received));
         }
-        let mut messages: [&[IoSlice<'_>]; LIMIT] = [&[]; LIMIT];
-        let mut peers = [Received::NOTHING.peer; LIMIT];
-        let mut ancillary = waiting[0].ancillary;
-        let (mut count, mut at) = (0, batch.answered);
-        while at < batch.received.len() {
-            let received = &batch.received[at];
-            let end = batch.train(at);
-            let is_train = end - at > 1;
-            let segment =
-                if is_train { received.length as u16 } else { received.ancillary.segment };
-            let this = Ancillary { segment, ..received.ancillary };
-            if count == 0 {
-                ancillary = this;
-            } else if this != ancillary && !is_short_train(this, received.length, ancillary) {
-                break;
-            }
-            messages[count] = &slices[at - batch.answered..end - batch.answered];
-            peers[count] = received.peer;
-            ends[count] = end;
-            count += 1;
-            at = end;
-        }
-        self.send_all::<LIMIT>(socket, &messages[..count], &peers[..count], ancillary)
+        let ancillary = Ancillary { segment: received.length as u16, ..received.ancillary };
+        self.send_message(socket, &slices[..end - at], received.peer, ancillary)
     }
 
     /// Sends one datagram by itself.
@@ -137,15 +130,16 @@ impl Calls {
     ) -> io::Result<()> {
         let slice = [IoSlice::new(payload)];
         let ancillary = Ancillary { segment: 0, ..ancillary };
-        self.send_all::<1>(socket, &[&slice], &[peer], ancillary).map(drop)
+        self.send_message(socket, &slice, peer, ancillary).map(drop)
     }
 
-    /// Sends up to `N` messages with the same ancillary data. Returns how many were sent.
-    fn send_all<const N: usize>(
+    /// Sends one message: a datagram, or a train if its ancillary data has a segment size. Returns
+    /// that one was sent.
+    fn send_message(
         &self,
         socket: &UdpSocket,
-        messages: &[&[IoSlice<'_>]],
-        peers: &[SocketAddr],
+        payload: &[IoSlice<'_>],
+        peer: SocketAddr,
         ancillary: Ancillary,
     ) -> io::Result<usize> {
         let Ancillary { source, interface, tos, segment } = ancillary;
@@ -173,15 +167,17 @@ impl Calls {
                 },
                 ControlMessage::UdpGsoSegments(&segment),
             ];
-            let peers = peers.iter().map(|peer| match peer {
-                SocketAddr::V6(peer) => SockaddrIn6::from(*peer),
+            let peer = match peer {
+                SocketAddr::V6(peer) => SockaddrIn6::from(peer),
                 SocketAddr::V4(peer) => {
                     SocketAddrV6::new(peer.ip().to_ipv6_mapped(), peer.port(), 0, 0).into()
                 }
-            });
-            send::<_, N>(socket, &mut headers.v6[shape], messages, peers, &control[..used])
+            };
+            send(socket, &mut headers.v6[shape], payload, peer, &control[..used])
         } else {
-            let IpAddr::V4(source) = source else { return Err(io::ErrorKind::Unsupported.into()) };
+            let (IpAddr::V4(source), SocketAddr::V4(peer)) = (source, peer) else {
+                return Err(io::ErrorKind::Unsupported.into());
+            };
             let info = in_pktinfo {
                 ipi_ifindex: 0,
                 ipi_spec_dst: in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
@@ -192,22 +188,11 @@ impl Calls {
                 ControlMessage::Ipv4Tos(&tos),
                 ControlMessage::UdpGsoSegments(&segment),
             ];
-            let peers = peers.iter().filter_map(|peer| match peer {
-                SocketAddr::V4(peer) => Some(SockaddrIn::from(*peer)),
-                SocketAddr::V6(_) => None,
-            });
-            send::<_, N>(socket, &mut headers.v4[shape], messages, peers, &control[..used])
+            send(socket, &mut headers.v4[shape], payload, SockaddrIn::from(peer), &control[..used])
         };
         HEADERS.set(Some(headers));
         sent
     }
-}
-
-/// Whether a single datagram of `length` bytes can be sent as a train of one segment, with the
-/// ancillary data of the train before it.
-fn is_short_train(this: Ancillary, length: usize, ancillary: Ancillary) -> bool {
-    let has_room = (1..=usize::from(ancillary.segment)).contains(&length);
-    this.segment == 0 && has_room && Ancillary { segment: ancillary.segment, ..this } == ancillary
 }
 
 /// Whether a train may have been refused for being one, so that its datagrams can be sent one by
@@ -232,8 +217,8 @@ impl Default for Headers {
         let v6 =
             [None, Some(cmsg_space!(in6_pktinfo, i32)), Some(cmsg_space!(in6_pktinfo, i32, u16))];
         Headers {
-            v4: v4.map(|space| MultiHeaders::preallocate(LIMIT, space)),
-            v6: v6.map(|space| MultiHeaders::preallocate(LIMIT, space)),
+            v4: v4.map(|space| MultiHeaders::preallocate(1, space)),
+            v6: v6.map(|space| MultiHeaders::preallocate(1, space)),
         }
     }
 }
@@ -249,27 +234,35 @@ fn to_v6(address: IpAddr) -> Ipv6Addr {
     }
 }
 
-fn send<S: SockaddrLike + Copy, const N: usize>(
+fn send<S: SockaddrLike + Copy>(
     socket: &UdpSocket,
     headers: &mut MultiHeaders<S>,
-    messages: &[&[IoSlice<'_>]],
-    peers: impl Iterator<Item = S>,
+    payload: &[IoSlice<'_>],
+    peer: S,
     control: &[ControlMessage<'_>],
 ) -> io::Result<usize> {
-    let mut addresses = [None; N];
-    for (address, peer) in addresses.iter_mut().zip(peers) {
-        *address = Some(peer);
-    }
-    let addresses = &addresses[..messages.len()];
     let flags = MsgFlags::MSG_DONTWAIT;
-    let sent = sendmmsg(socket.as_raw_fd(), headers, messages, addresses, control, flags)?;
-    // The call fails if not even the first message was sent.
-    if messages.len() == 1 {
-        return Ok(1);
-    }
-    // nix tells how many were sent only by the number of results, and each result contains an address
-    // that nobody has written. See "Datagrams" in docs/design.md.
-    Ok(sent.count())
+    // The results are not looked at: the call fails if the first message was not sent.
+    sendmmsg(socket.as_raw_fd(), headers, &[payload], [Some(peer)], control, flags)?;
+    Ok(1)
+}
+
+/// Sends datagrams that need no control message. Returns how many were sent.
+fn send_without_ancillary(
+    socket: &UdpSocket,
+    batch: &Batch,
+    datagrams: &[Received],
+) -> io::Result<usize> {
+    let at = |i: usize| datagrams.get(i).unwrap_or(&Received::NOTHING);
+    let peers: [_; LIMIT] = array::from_fn(|i| SocketAddrAny::from(at(i).peer));
+    let slices: [_; LIMIT] = array::from_fn(|i| [IoSlice::new(batch.payload(at(i)))]);
+    let mut control: [_; LIMIT] = array::from_fn(|_| SendAncillaryBuffer::default());
+    let mut addressed = peers.iter().zip(&slices);
+    let mut messages = control.each_mut().map(|none| {
+        let (peer, slice) = addressed.next().expect("the three arrays have one length");
+        MMsgHdr::new_with_addr(peer, slice, none)
+    });
+    Ok(rustix::net::sendmmsg(socket, &mut messages[..datagrams.len()], SendFlags::DONTWAIT)?)
 }
 
 fn receive<S: SockaddrLike + Copy, const N: usize>(
