@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use crate::address::Address;
+use crate::address::{Address, ListenAddress};
 use crate::config::{Protocol, Source};
 
 /// Why a server did not start.
@@ -39,15 +39,27 @@ pub enum StartError {
         /// The error of the system.
         source: io::Error,
     },
-    /// A protocol cannot listen on an address of this kind.
+    /// A name has no address, or a protocol cannot listen on an address of this kind.
     #[error("{protocol} on {address}: {problem}")]
     Address {
         /// The protocol to be served there.
         protocol: Protocol,
         /// The address.
-        address: Address,
+        address: ListenAddress,
         /// The reason.
-        problem: &'static str,
+        problem: String,
+    },
+    /// Two listeners of the configuration want the same address.
+    #[error("{protocol} on {address}: {other_protocol} on {other} has it already")]
+    Twice {
+        /// The protocol to be served there.
+        protocol: Protocol,
+        /// The address.
+        address: Address,
+        /// The protocol that was bound first.
+        other_protocol: Protocol,
+        /// Its address.
+        other: Address,
     },
     /// The system refused an address.
     #[error("{protocol} on {address}: {source}")]
@@ -112,7 +124,10 @@ impl StartError {
     pub fn is_config(&self) -> bool {
         matches!(
             self,
-            StartError::Setting { .. } | StartError::Credential(_) | StartError::Address { .. }
+            StartError::Setting { .. }
+                | StartError::Credential(_)
+                | StartError::Address { .. }
+                | StartError::Twice { .. }
         )
     }
 

@@ -159,7 +159,7 @@ mod testing;
 mod tls;
 mod transport;
 
-pub use address::{Address, UnixAddress, UnixAddressError};
+pub use address::{Address, ListenAddress, ListenAddressError, UnixAddress, UnixAddressError};
 pub use config::{
     ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol,
     Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,

@@ -185,7 +185,7 @@ fn flags_are_read_from_the_environment_too() {
 
 #[test]
 fn rust_log_overrides_the_flags() {
-    let server = Running::spawn(command().args(["--tcp", "0", "-vv"]).env("RUST_LOG", "off"));
+    let server = Running::spawn(command().args(["--tcp", "0", "--verbose"]).env("RUST_LOG", "off"));
     assert_eq!(server.terminate().1, "");
     let output = command().env("RUST_LOG", "echo_server=loud").output().unwrap();
     assert_eq!(output.status.code(), Some(2));

@@ -151,9 +151,9 @@ async fn only_an_allowed_subprotocol_is_selected() {
 
 #[tokio::test]
 async fn pages_of_other_origins_are_refused() {
-    let config = Config::new()
-        .listen(Protocol::Ws, ([127, 0, 0, 1], 0))
-        .websocket(|websocket| websocket.origins = vec!["https://example.com".into()]);
+    let config = Config::new().listen(Protocol::Ws, ([127, 0, 0, 1], 0)).websocket(|websocket| {
+        websocket.origins = vec!["https://example.com".into(), "https://*.example.org".into()];
+    });
     let server = TestServer::with(config).await;
     let cases = [
         ("", "101"),
@@ -162,6 +162,13 @@ async fn pages_of_other_origins_are_refused() {
         ("Origin: http://example.com\r\n", "403"),
         ("Origin: https://example.com.evil.example\r\n", "403"),
         ("Origin: null\r\n", "403"),
+        ("Origin: https://a.example.org\r\n", "101"),
+        ("Origin: HTTPS://A.B.Example.org\r\n", "101"),
+        ("Origin: https://example.org\r\n", "403"),
+        ("Origin: https://.example.org\r\n", "403"),
+        ("Origin: https://evilexample.org\r\n", "403"),
+        ("Origin: http://a.example.org\r\n", "403"),
+        ("Origin: https://a.example.org:8443\r\n", "403"),
         ("Origin: https://example.com, https://evil.example\r\n", "403"),
         ("Origin: https://example.com\r\nOrigin: https://evil.example\r\n", "400"),
         ("Origin: https://evil.example\r\nOrigin: https://example.com\r\n", "400"),

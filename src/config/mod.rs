@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use tls::{ClientAuth, Credentials, Identity, Source, TlsPolicy, TlsVersion};
 
-use crate::address::Address;
+use crate::address::ListenAddress;
 
 /// A protocol that the server echoes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,26 +64,20 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A protocol, and the addresses to serve it on.
+/// A protocol, and where to serve it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Listen {
     /// The protocol.
     pub protocol: Protocol,
-    /// The addresses, usually one. If a host name has resolved to several, those that this machine
-    /// does not have are skipped; at least one has to be bound.
-    pub addresses: Vec<Address>,
+    /// Where.
+    pub address: ListenAddress,
 }
 
 impl Listen {
-    /// `protocol` on one address.
-    pub fn new(protocol: Protocol, address: impl Into<Address>) -> Self {
-        Listen { protocol, addresses: vec![address.into()] }
-    }
-
-    /// `protocol` on those of `addresses` that this machine has, which must be at least one.
-    pub fn any_of(protocol: Protocol, addresses: Vec<Address>) -> Self {
-        Listen { protocol, addresses }
+    /// `protocol` at `address`.
+    pub fn new(protocol: Protocol, address: impl Into<ListenAddress>) -> Self {
+        Listen { protocol, address: address.into() }
     }
 
     /// `protocol` on 127.0.0.1 and its default port.
@@ -137,7 +131,8 @@ pub struct WebSocketPolicy {
     pub subprotocols: Vec<String>,
     /// The origins whose pages may connect (RFC 6454 section 6.1), such as `https://example.com`. A
     /// page of any other origin gets 403. A client that sends no Origin field is not a browser, and
-    /// may connect. Empty: all origins may connect.
+    /// may connect. `https://*.example.com` stands for all subdomains of example.com, though not for
+    /// example.com itself. Empty: all origins may connect.
     pub origins: Vec<String>,
 }
 
@@ -254,7 +249,7 @@ impl Config {
     /// Adds a listener. With port 0 the system chooses a free port, which
     /// [`Server::local_addrs`](crate::Server::local_addrs) returns.
     #[must_use]
-    pub fn listen(mut self, protocol: Protocol, address: impl Into<Address>) -> Self {
+    pub fn listen(mut self, protocol: Protocol, address: impl Into<ListenAddress>) -> Self {
         self.listeners.push(Listen::new(protocol, address));
         self
     }

@@ -203,8 +203,8 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
-    use tokio::task::yield_now;
     use tokio::task::LocalSet;
+    use tokio::task::yield_now;
 
     use super::super::clock::Clock;
     use super::*;

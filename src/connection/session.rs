@@ -533,12 +533,12 @@ fn log_end(
     let reason = end.to_string();
     if end.is_our_fault() {
         error!(
-            %protocol, conn = number, client, received, sent, messages, duration_ms, reason,
+            %protocol, conn = number, %peer, client, received, sent, messages, duration_ms, reason,
             "Connection closed: {peer}"
         );
     } else {
         info!(
-            %protocol, conn = number, client, received, sent, messages, duration_ms, reason,
+            %protocol, conn = number, %peer, client, received, sent, messages, duration_ms, reason,
             "Connection closed: {peer}"
         );
     }

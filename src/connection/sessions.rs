@@ -96,7 +96,7 @@ impl Sessions {
         let number = self.counters.accepted.fetch_add(1, Ordering::Relaxed) + 1;
         if shows!(self.log) {
             let (uid, pid) = (peer.uid(), peer.pid());
-            info!(%protocol, conn = number, uid, pid, "New connection from: {peer}");
+            info!(%protocol, conn = number, %peer, uid, pid, "New connection from: {peer}");
         }
         Some(Admitted { connection: Connection { protocol, number, peer }, permit })
     }

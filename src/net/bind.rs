@@ -1,7 +1,7 @@
 //! Binds addresses to sockets, and sets the options of those sockets.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Type};
@@ -10,8 +10,9 @@ use tokio::net::TcpListener;
 use super::AnyListener;
 #[cfg(unix)]
 use super::UnixListener;
+use super::resolve::Candidates;
 use crate::address::{Address, UnixAddress};
-use crate::config::{Listen, Protocol};
+use crate::config::Protocol;
 use crate::error::StartError;
 
 /// How many completed connections the kernel queues for accept. We set it because mio's default
@@ -44,13 +45,13 @@ pub(crate) struct Options {
 
 /// Binds listeners in the current runtime to the addresses of `listen`, which is one of `all`.
 pub(crate) fn listeners(
-    listen: &Listen,
-    all: &[Listen],
+    listen: &Candidates,
+    all: &[Candidates],
     options: &Options,
 ) -> Result<Vec<(Address, AnyListener)>, StartError> {
     bind_each(listen, |address| match address {
         Address::Ip(address) => {
-            let is_v6_only = has_ipv4_wildcard(listen.protocol, *address, all);
+            let is_v6_only = has_ipv4_wildcard(listen, *address, all);
             let listener = bind_tcp(*address, is_v6_only, options)?;
             Ok((listener.local_addr()?.into(), AnyListener::Tcp(listener)))
         }
@@ -67,43 +68,33 @@ pub(crate) type SharedAddress = (SocketAddr, Vec<UdpSocket>);
 /// non-blocking and not registered with a runtime. On Linux several share an address, and the
 /// kernel balances clients over them.
 pub(crate) fn datagrams(
-    listen: &Listen,
-    all: &[Listen],
+    listen: &Candidates,
+    all: &[Candidates],
     options: &Options,
 ) -> Result<Vec<SharedAddress>, StartError> {
-    for address in &listen.addresses {
-        let problem = match address {
-            Address::Ip(ip) if is_multicast_or_broadcast(ip.ip().to_canonical()) => {
-                "datagrams sent to a multicast or broadcast address are not answered"
-            }
-            Address::Ip(_) => continue,
-            Address::Unix(_) => "UDP has no Unix sockets",
-        };
-        let (protocol, address) = (listen.protocol, address.clone());
-        return Err(StartError::Address { protocol, address, problem });
-    }
     bind_each(listen, |address| {
         let address = address.ip().ok_or(io::ErrorKind::Unsupported)?;
-        let is_v6_only = has_ipv4_wildcard(listen.protocol, address, all);
+        let is_v6_only = has_ipv4_wildcard(listen, address, all);
         let sockets = bind_udp(address, is_v6_only, options)?;
         Ok((sockets[0].local_addr()?, sockets))
     })
 }
 
-/// Binds each address of `listen`. An address that this machine does not have is skipped as long as
-/// another one can be bound: `localhost` resolves to `::1` even on machines without IPv6.
+/// Binds each address of `listen`, or the first that can be bound. An address that this machine does
+/// not have is skipped as long as another one can be bound: `localhost` resolves to `::1` even on
+/// machines without IPv6.
 fn bind_each<T>(
-    listen: &Listen,
+    listen: &Candidates,
     bind: impl Fn(&Address) -> io::Result<T>,
 ) -> Result<Vec<T>, StartError> {
     let mut bound = Vec::new();
     let mut unavailable = None;
     for address in &listen.addresses {
-        let address = canonical(address);
-        match bind(&address) {
+        match bind(address) {
             Ok(socket) => bound.push(socket),
             Err(source) => {
                 let is_unavailable = is_unavailable(&source);
+                let address = address.clone();
                 let error = StartError::Bind { protocol: listen.protocol, address, source };
                 if !is_unavailable {
                     return Err(error);
@@ -111,18 +102,13 @@ fn bind_each<T>(
                 unavailable.get_or_insert(error);
             }
         }
+        if listen.is_first_of && !bound.is_empty() {
+            break;
+        }
     }
     match unavailable {
         Some(error) if bound.is_empty() => Err(error),
         _ => Ok(bound),
-    }
-}
-
-/// Turns an IPv4-mapped IPv6 address into the IPv4 address, so that both are treated alike.
-fn canonical(address: &Address) -> Address {
-    match address {
-        Address::Ip(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).into(),
-        Address::Unix(_) => address.clone(),
     }
 }
 
@@ -232,7 +218,7 @@ fn set_recv_buffer(
     let given = if cfg!(target_os = "linux") { given / 2 } else { given };
     if may_warn && asked.is_some() && given < wanted {
         tracing::warn!(
-            %address, given,
+            protocol = "udp", %address, given,
             "The receive buffer is smaller than the {wanted} bytes asked for (net.core.rmem_max)"
         );
     }
@@ -257,20 +243,20 @@ fn set_stall_options(_socket: &socket2::Socket, options: &Options) -> io::Result
     Ok(())
 }
 
-/// Whether `listeners` has the IPv4 wildcard on the same port as the IPv6 wildcard `address`. The
-/// latter then has to be bound with IPV6_V6ONLY.
-fn has_ipv4_wildcard(protocol: Protocol, address: SocketAddr, listeners: &[Listen]) -> bool {
-    let is_udp = protocol == Protocol::Udp;
-    let same_kind = listeners.iter().filter(|other| (other.protocol == Protocol::Udp) == is_udp);
-    let mut others = same_kind.flat_map(|other| &other.addresses).filter_map(Address::ip);
+/// Whether another listener has the IPv4 wildcard on the same port as the IPv6 wildcard `address` of
+/// `listen`. The latter then has to be bound with IPV6_V6ONLY.
+fn has_ipv4_wildcard(listen: &Candidates, address: SocketAddr, all: &[Candidates]) -> bool {
+    let is_udp = |candidates: &Candidates| candidates.protocol == Protocol::Udp;
+    let mut others = all
+        .iter()
+        .filter(|other| is_udp(other) == is_udp(listen) && !other.is_first_of)
+        .flat_map(|other| &other.addresses)
+        .filter_map(Address::ip);
     address.ip().is_unspecified()
+        && !listen.is_first_of
         && others.any(|other| {
             other.is_ipv4() && other.ip().is_unspecified() && other.port() == address.port()
         })
-}
-
-fn is_multicast_or_broadcast(address: IpAddr) -> bool {
-    address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// Whether a bind failed because the machine lacks the address or its whole family.
@@ -290,7 +276,8 @@ mod tests {
 
     #[tokio::test]
     async fn accepted_connections_do_not_wait_in_nagles_algorithm() {
-        let listen = Listen::new(Protocol::Tcp, ([127, 0, 0, 1], 0));
+        let addresses = vec![([127, 0, 0, 1], 0).into()];
+        let listen = Candidates { protocol: Protocol::Tcp, addresses, is_first_of: false };
         let options = Options { stall: None, unix_mode: None, workers: 1, recv_buffer: None };
         let bound = listeners(&listen, &[], &options).unwrap();
         let [(Address::Ip(address), AnyListener::Tcp(listener))] = &bound[..] else {

@@ -3,6 +3,7 @@
 
 pub(crate) mod bind;
 mod peer;
+mod resolve;
 mod tcp;
 #[cfg(unix)]
 mod unix;
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
 pub(crate) use peer::Peer;
+pub(crate) use resolve::candidates;
 #[cfg(unix)]
 pub(crate) use unix::UnixListener;
 

@@ -64,6 +64,13 @@ pub struct TargetError {
     problem: &'static str,
 }
 
+impl TargetError {
+    /// What is wrong with the URL, without the URL itself.
+    pub fn problem(&self) -> &str {
+        self.problem
+    }
+}
+
 /// The server's name where a Unix socket has none.
 const LOCALHOST: &str = "localhost";
 

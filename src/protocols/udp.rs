@@ -34,7 +34,7 @@ pub(crate) fn rules(policy: &UdpPolicy, own: Vec<SocketAddr>) -> Arc<Rules> {
     let throttles: [Throttle; Unanswered::ALL.len()] = Default::default();
     let report = move |peer: SocketAddr, reason: Unanswered| {
         if let Some(times) = throttles[reason as usize].count() {
-            info!(%peer, %reason, times, "Datagrams not answered");
+            info!(protocol = %Protocol::Udp, %peer, %reason, times, "Datagrams not answered");
         }
     };
     Arc::new(Rules::new(answerable, Box::new(report)))
@@ -95,7 +95,7 @@ impl Udp {
             tokio::select! {
                 ended = running.join_next() => match ended {
                     None => break,
-                    Some(Err(error)) => error!(%local, %error, "A task failed; its UDP socket is not echoed any more"),
+                    Some(Err(error)) => error!(protocol = %Protocol::Udp, address = %local, %error, "A task failed; its UDP socket is not echoed any more"),
                     Some(Ok(())) => {}
                 },
                 _ = checks.tick() => drops.report(local),
@@ -107,7 +107,7 @@ impl Udp {
         let Traffic { received, sent, messages } =
             *totals.lock().unwrap_or_else(PoisonError::into_inner);
         let dropped = drops.seen;
-        info!(protocol = %Protocol::Udp, received, sent, messages, dropped, "Socket closed: {local}");
+        info!(protocol = %Protocol::Udp, address = %local, received, sent, messages, dropped, "Socket closed: {local}");
     }
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn summarize(rules: &Rules) {
     for reason in Unanswered::ALL {
         let datagrams = rules.unanswered(reason);
         if datagrams > 0 {
-            info!(datagrams, %reason, "Datagrams not answered in all");
+            info!(protocol = %Protocol::Udp, datagrams, %reason, "Datagrams not answered in all");
         }
     }
 }
@@ -136,7 +136,7 @@ impl KernelDrops {
         let more = now.saturating_sub(self.seen);
         if more > 0 {
             self.seen = now;
-            warn!(%local, datagrams = more, "Dropped by the kernel: the receive buffer was full (SO_RCVBUF)");
+            warn!(protocol = %Protocol::Udp, address = %local, datagrams = more, "Dropped by the kernel: the receive buffer was full (SO_RCVBUF)");
         }
     }
 }

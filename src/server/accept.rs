@@ -96,7 +96,7 @@ impl<H> Acceptor<H> {
             tokio::spawn(Session::of_connection(&self.sessions, admitted, opening));
         });
         placed.inspect_err(
-            |error| error!(%peer, %error, "Connection closed: no runtime could take it"),
+            |error| error!(protocol = %self.protocol, %peer, %error, "Connection closed: no runtime could take it"),
         )
     }
 }

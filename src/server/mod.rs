@@ -5,6 +5,7 @@ mod accept;
 mod memory;
 mod placement;
 
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,11 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::{error, info, warn};
 
 use crate::address::Address;
-use crate::config::{Config, Identity, Protocol};
+use crate::config::{Config, Identity, Protocol, TlsPolicy};
 use crate::connection::{Drain, Handshake, Sessions, Stage, Statistics};
 use crate::echo::Rules;
 use crate::error::{Setting, StartError};
-use crate::net::{AnyListener, Listener, bind};
+use crate::net::{AnyListener, Listener, bind, candidates};
 use crate::protocols::bytes::Bytes;
 use crate::protocols::udp::{self, Udp};
 use crate::protocols::ws::{Answers, Settings, WebSocket};
@@ -122,9 +123,8 @@ impl Server {
     ///
     /// # Panics
     /// If called outside a tokio runtime whose I/O driver and timers are enabled.
-    #[expect(clippy::unused_async, reason = "sockets need a runtime, and a caller must notice")]
     pub async fn bind(config: Config) -> Result<Server, StartError> {
-        Server::bind_with(config, Workers::current())
+        Server::bind_with(config, Workers::current()).await
     }
 
     /// Like [`Server::bind`], but spreads connections evenly over `runtimes`; the runtime that
@@ -143,12 +143,11 @@ impl Server {
     ///
     /// # Panics
     /// If called outside a tokio runtime, or if one of the runtimes has no I/O driver or no timers.
-    #[expect(clippy::unused_async, reason = "sockets need a runtime, and a caller must notice")]
     pub async fn bind_over(config: Config, runtimes: Vec<Handle>) -> Result<Server, StartError> {
-        Server::bind_with(config, Workers::over(runtimes))
+        Server::bind_with(config, Workers::over(runtimes)).await
     }
 
-    fn bind_with(config: Config, workers: Workers) -> Result<Server, StartError> {
+    async fn bind_with(config: Config, workers: Workers) -> Result<Server, StartError> {
         workers.check_drivers();
         validate(&config)?;
         // A bad file must be found before anything is bound.
@@ -156,8 +155,9 @@ impl Server {
         let services =
             config.listeners.iter().map(|listen| service(listen.protocol, &config, &mut tls));
         let services = services.collect::<Result<Vec<_>, _>>()?;
-        if tls.is_none() && config.identity != Identity::SelfSigned {
-            warn!("The certificates are not used: no listener speaks TLS");
+        let is_set = config.identity != Identity::SelfSigned || config.tls != TlsPolicy::default();
+        if tls.is_none() && is_set {
+            warn!("The TLS settings are not used: no listener speaks TLS (--tls, --wss)");
         }
         let options = bind::Options {
             stall: config.timeouts.stall,
@@ -165,17 +165,23 @@ impl Server {
             workers: workers.threads().len(),
             recv_buffer: config.udp.recv_buffer,
         };
+        let mut all = Vec::new();
+        for listen in &config.listeners {
+            all.push(candidates(listen).await?);
+        }
         let (mut listeners, mut shared, mut local_addrs) = (Vec::new(), Vec::new(), Vec::new());
-        for (listen, service) in config.listeners.iter().zip(services) {
+        for (listen, service) in all.iter().zip(services) {
             let protocol = listen.protocol;
             let Some(service) = service else {
-                for (address, sockets) in bind::datagrams(listen, &config.listeners, &options)? {
+                let bound = bind::datagrams(listen, &all, &options);
+                for (address, sockets) in bound.map_err(|error| twice(error, &local_addrs))? {
                     local_addrs.push(LocalAddr { protocol, address: address.into() });
                     shared.push((address, sockets));
                 }
                 continue;
             };
-            for (address, listener) in bind::listeners(listen, &config.listeners, &options)? {
+            let bound = bind::listeners(listen, &all, &options);
+            for (address, listener) in bound.map_err(|error| twice(error, &local_addrs))? {
                 local_addrs.push(LocalAddr { protocol, address });
                 listeners.push((protocol, listener, service.clone()));
             }
@@ -267,6 +273,32 @@ impl Server {
         let aborted = aborted + stuck;
         info!(drained, aborted, refused, panicked, evicted, "Server stopped");
         Summary { drained, aborted, refused, panicked, evicted }
+    }
+}
+
+/// `error`, or that an address in use is in use by this server itself.
+fn twice(error: StartError, bound: &[LocalAddr]) -> StartError {
+    let StartError::Bind { protocol, address, source } = error else { return error };
+    let overlaps = |other: &&LocalAddr| {
+        let is_udp = |protocol| protocol == Protocol::Udp;
+        is_udp(other.protocol) == is_udp(protocol)
+            && match (address.ip(), other.address.ip()) {
+                (Some(this), Some(other)) => {
+                    let is_same = this.ip() == other.ip();
+                    let is_wildcard = this.ip().is_unspecified() || other.ip().is_unspecified();
+                    this.port() == other.port() && (is_same || is_wildcard)
+                }
+                _ => address == other.address,
+            }
+    };
+    match bound.iter().find(overlaps) {
+        Some(LocalAddr { protocol: other_protocol, address: other })
+            if source.kind() == io::ErrorKind::AddrInUse =>
+        {
+            let (other_protocol, other) = (*other_protocol, other.clone());
+            StartError::Twice { protocol, address, other_protocol, other }
+        }
+        _ => StartError::Bind { protocol, address, source },
     }
 }
 

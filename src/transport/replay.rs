@@ -93,6 +93,11 @@ impl<S> Replay<S> {
         (self.io, self.read)
     }
 
+    /// The first byte that was read and nobody has taken.
+    pub(crate) fn first(&self) -> Option<u8> {
+        self.read.get(self.replayed).copied()
+    }
+
     pub(crate) fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.meter)
     }

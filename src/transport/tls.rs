@@ -164,6 +164,7 @@ fn log_handshake(
     info!(
         %protocol,
         conn = number,
+        %peer,
         version,
         cipher,
         group,

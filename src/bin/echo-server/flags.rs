@@ -19,6 +19,15 @@ pub fn start_error(error: &StartError) -> String {
         StartError::Address { protocol, address, problem } => {
             format!("--{protocol} {address}: {problem}")
         }
+        StartError::Twice { protocol, address, other_protocol, other } => {
+            match (protocol == other_protocol, address == other) {
+                (true, true) => format!("--{protocol} {address}: it was asked for twice"),
+                (false, true) => {
+                    format!("--{protocol} {address}: --{other_protocol} has it already")
+                }
+                _ => format!("--{protocol} {address}: --{other_protocol} {other} has it already"),
+            }
+        }
         StartError::Bind { protocol, address, source } => {
             format!("--{protocol} {address}: {}", bind_reason(address, source))
         }
@@ -82,15 +91,17 @@ fn probe_flag_of(setting: ProbeSetting) -> Option<&'static str> {
     })
 }
 
-/// The system's message, with a hint at the likely cause.
+/// Why the system refused an address.
 fn bind_reason(address: &Address, error: &std::io::Error) -> String {
     use std::io::ErrorKind;
+    let is_low = address.ip().is_some_and(|ip| (1..1024).contains(&ip.port()));
     match error.kind() {
-        ErrorKind::AddrInUse => format!("{error}: another program listens there"),
-        ErrorKind::PermissionDenied if address.ip().is_some() => {
-            format!("{error}: ports below 1024 usually need privileges")
+        ErrorKind::AddrInUse => "the address is in use: another program listens there".to_owned(),
+        ErrorKind::PermissionDenied if is_low => {
+            "permission denied: ports below 1024 usually need privileges (CAP_NET_BIND_SERVICE)"
+                .to_owned()
         }
-        ErrorKind::AddrNotAvailable => format!("{error}: this machine has no such address"),
+        ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
         _ => error.to_string(),
     }
 }

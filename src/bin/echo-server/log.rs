@@ -1,7 +1,10 @@
 //! The log: writes tracing events to stderr.
 
-use std::io::{self, IsTerminal};
+mod format;
 
+use std::io;
+
+use anstream::{AutoStream, ColorChoice};
 use tracing::warn;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -32,16 +35,34 @@ pub fn start(options: LogOptions) -> Result<Log, ParseError> {
         .lossy(true)
         .finish(io::stderr());
     let log = Log { dropped: stderr.error_counter(), _writer: writer };
+    let verbose = options.verbosity > 0;
+    let journal = format::Journal::is_stderr();
     // The layer would report its own errors on stderr with eprintln, which panics if stderr is
     // closed, in the connection that was logging.
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(AutoStream::choice(&io::stderr()) != ColorChoice::Never)
+        .with_target(verbose)
         .log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     match options.format {
-        LogFormat::Text => registry.with(layer.with_target(false)).init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+        LogFormat::Text => {
+            let layer = layer.fmt_fields(format::Logfmt);
+            match journal {
+                // The journal has a time of its own.
+                true => {
+                    registry.with(layer.without_time().map_event_format(format::Journal)).init();
+                }
+                false => registry.with(layer).init(),
+            }
+        }
+        LogFormat::Json => {
+            let layer = layer.json().flatten_event(true);
+            match journal {
+                true => registry.with(layer.map_event_format(format::Journal)).init(),
+                false => registry.with(layer).init(),
+            }
+        }
     }
     Ok(log)
 }
@@ -62,7 +83,6 @@ fn default_filter(verbosity: i8) -> &'static str {
     match verbosity {
         ..0 => "error,echo_server=warn",
         0 => "error,echo_server=info",
-        1 => "info,echo_server=debug",
-        2.. => "debug,echo_server=trace",
+        1.. => "info,echo_server=debug",
     }
 }

@@ -43,8 +43,22 @@ fn main() -> ExitCode {
 /// Prints one line on stderr, past the log: that may be off, or in JSON.
 fn fail(code: u8, message: &str) -> ExitCode {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "echo-server: {}", without_pem(message));
+    let message = without_error_numbers(&without_pem(message));
+    let _ = writeln!(std::io::stderr(), "echo-server: {message}");
     ExitCode::from(code)
+}
+
+/// `message` without the numbers that the standard library puts behind the system's words, as in
+/// "No such file or directory (os error 2)".
+pub fn without_error_numbers(message: &str) -> String {
+    let mut parts = message.split(" (os error ");
+    let mut words = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        words.push_str(
+            part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(')'),
+        );
+    }
+    words
 }
 
 /// `message` up to where it quotes an argument that is PEM text: somebody has given a private key

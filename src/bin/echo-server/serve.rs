@@ -20,6 +20,9 @@ pub fn run(options: Options) -> ExitCode {
         Ok(log) => log,
         Err(error) => return crate::fail(USAGE, &format!("RUST_LOG: {error}")),
     };
+    for problem in &options.unknown_variables {
+        warn!("{problem}");
+    }
     std::panic::set_hook(Box::new(|panic| error!("A bug: {panic}")));
     if let Err(error) = descriptors::raise_limit() {
         warn!(%error, "Could not raise the limit on open descriptors");

@@ -112,14 +112,18 @@ impl<S: DatagramSocket> DatagramEcho<S> {
                 self.many = count > 1;
                 if self.failed.is_some_and(|(at, _)| at.elapsed() >= RECOVERED_AFTER) {
                     self.failed = None;
-                    info!(address = self.socket.name(), "Receiving datagrams again");
+                    info!(
+                        protocol = "udp",
+                        address = self.socket.name(),
+                        "Receiving datagrams again"
+                    );
                 }
             }
             Err(error) => {
                 let pause = match self.failed {
                     None => {
                         let address = self.socket.name();
-                        warn!(address, %error, "Receiving datagrams failed; backing off");
+                        warn!(protocol = "udp", address, %error, "Receiving datagrams failed; backing off");
                         *BACKOFF.start()
                     }
                     Some((_, pause)) => (pause * 2).min(*BACKOFF.end()),

@@ -136,9 +136,7 @@ impl Answers {
         let origins = &self.policy.origins;
         if !origins.is_empty()
             && let Some(origin) = headers.get(ORIGIN)
-            && !origins
-                .iter()
-                .any(|allowed| origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
+            && !origins.iter().any(|allowed| is_of(origin.as_bytes(), allowed))
         {
             let why = "this origin is not allowed to connect".to_owned();
             return Err(Refusal { status: StatusCode::FORBIDDEN, why, field: None });
@@ -171,6 +169,20 @@ impl Answers {
         let selected = offers.iter().find(is_allowed);
         Ok(selected.and_then(|name| HeaderValue::from_str(name).ok()))
     }
+}
+
+/// Whether an allowed origin stands for `origin`. One with `*.` stands for every subdomain, but not
+/// for the domain itself, as in certificates and in the Content-Security-Policy.
+fn is_of(origin: &[u8], allowed: &str) -> bool {
+    let Some((scheme, domain)) = allowed.split_once("://*.") else {
+        return origin.eq_ignore_ascii_case(allowed.as_bytes());
+    };
+    let Some((prefix, host)) = origin.split_at_checked(scheme.len() + 3) else { return false };
+    let Some(at) = host.len().checked_sub(domain.len() + 1) else { return false };
+    prefix.eq_ignore_ascii_case(format!("{scheme}://").as_bytes())
+        && at > 0
+        && host[at] == b'.'
+        && host[at + 1..].eq_ignore_ascii_case(domain.as_bytes())
 }
 
 /// The response to a request that does not ask for a WebSocket.
@@ -207,7 +219,13 @@ fn invalid_upgrade(error: &Error) -> Refusal {
             why: "a WebSocket needs HTTP/1.1 or HTTP/2".to_owned(),
             field: None,
         },
-        error => bad_request(&error.to_string()),
+        Error::Protocol(ProtocolError::MissingConnectionUpgradeHeader) => {
+            bad_request("the Connection field must have the option Upgrade")
+        }
+        Error::Protocol(ProtocolError::MissingSecWebSocketKey) => {
+            bad_request("the Sec-WebSocket-Key field is missing")
+        }
+        _ => bad_request("it is not a valid request for a WebSocket (RFC 6455 section 4.2.1)"),
     }
 }
 

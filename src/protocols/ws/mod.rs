@@ -1,6 +1,7 @@
 //! WebSocket, and the HTTP request that opens it. Over HTTP/1.1 the connection itself becomes the
 //! WebSocket (RFC 6455 section 4.2); over HTTP/2 each stream can become one (`http2.rs`).
 
+mod causes;
 mod deflate;
 mod fields;
 mod handshake;
@@ -61,7 +62,8 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
                     return Err(refuse(stream, T::UNDERLYING, NOT_HTTP2, PROTOCOL_ERROR.into()));
                 }
                 (Some(b"http/1.1"), true) => {
-                    return Err(refuse(stream, T::UNDERLYING, NOT_HTTP1, not_supported()));
+                    let answer = plain_text("505 HTTP Version Not Supported", NOT_HTTP1);
+                    return Err(refuse(stream, T::UNDERLYING, NOT_HTTP1, answer));
                 }
                 _ => {}
             }
@@ -85,12 +87,18 @@ const NOT_HTTP1: &str = "ALPN selected http/1.1, and the client sent an HTTP/2 c
 const PROTOCOL_ERROR: [u8; 26] =
     [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
-/// An HTTP/1.1 response for a client that speaks HTTP/2.
-fn not_supported() -> Vec<u8> {
-    let why = format!("This is a WebSocket echo server: {NOT_HTTP1}.\n");
+/// The first byte of a TLS connection: the type of a handshake record (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+const IS_TLS: &str = "what came is not HTTP, perhaps TLS: that is what wss:// and https:// begin with, \
+                      and this port speaks ws:// and http://";
+
+/// An HTTP/1.1 response of text, for a client that does not speak HTTP/1.1.
+fn plain_text(status: &str, why: &str) -> Vec<u8> {
+    let why = format!("This is a WebSocket echo server: {why}.\n");
     let length = why.len();
     let response = format!(
-        "HTTP/1.1 505 HTTP Version Not Supported\r\nConnection: close\r\n\
+        "HTTP/1.1 {status}\r\nConnection: close\r\n\
          Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{why}"
     );
     response.into_bytes()
@@ -111,7 +119,7 @@ where
     transport::refuse(stream, underlying, end, answer)
 }
 
-const SENT_NOTHING: &str = "the client sent none";
+const SENT_NOTHING: &str = "the client closed the connection without one";
 
 /// Reads one HTTP/1.1 request and answers it. If the answer opens a WebSocket, bytes that the
 /// client has already sent after its request are its first input.
@@ -124,6 +132,10 @@ async fn upgrade<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let first = stream.first();
+    if first == Some(TLS_HANDSHAKE) {
+        return Err(refuse(stream, underlying, IS_TLS, plain_text("400 Bad Request", IS_TLS)));
+    }
     let answered = Arc::new(OnceLock::new());
     let service = service_fn(|request: Request<Incoming>| {
         let (head, _body) = request.into_parts();
@@ -148,7 +160,7 @@ where
         return Ok(open(stream, underlying, agreed, settings, &input));
     }
     let end = match (served, answered.get()) {
-        (Err(error), _) => End::Handshake(HandshakeError::Http(error.to_string())),
+        (Err(error), _) => End::Handshake(HandshakeError::Http(causes::http1(&error, first))),
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
         (Ok(()), None) => End::Handshake(HandshakeError::Http(SENT_NOTHING.to_owned())),
     };

@@ -61,6 +61,7 @@ pub(super) fn log_opened(
     info!(
         %protocol,
         conn = number,
+        %peer,
         http = ?version,
         path = shorten(path),
         subprotocol = text(&agreed.subprotocol),

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
+
+use super::usage::without_scheme;
+use super::values::{parse_number, parse_time as parse_any_time};
 use echo_server::probe::{self, Family, LoadOptions, MtuOptions, PingOptions, Target};
 use echo_server::{Credentials, Source};
 
@@ -39,11 +42,11 @@ pub enum Mode {
 )]
 pub(super) struct ProbeArgs {
     /// The echo service
-    #[arg(value_name = "URL")]
+    #[arg(value_name = "URL", value_parser = parse_target)]
     target: Target,
 
     /// Messages to send [until Ctrl-C]
-    #[arg(short, long, value_name = "N", help_heading = "Ping")]
+    #[arg(short, long, value_name = "N", help_heading = "Ping", value_parser = parse_number::<u64>)]
     count: Option<u64>,
 
     /// From one message to the next
@@ -53,10 +56,12 @@ pub(super) struct ProbeArgs {
 
     /// Connections; over UDP, flows [1]
     #[arg(long, value_name = "N", help_heading = "Load", conflicts_with = "count")]
+    #[arg(value_parser = parse_number::<usize>)]
     connections: Option<usize>,
 
     /// Messages in flight on each connection [1]
     #[arg(long, value_name = "N", help_heading = "Load", conflicts_with = "count")]
+    #[arg(value_parser = parse_number::<usize>)]
     in_flight: Option<usize>,
 
     /// How long to send [10s]
@@ -191,9 +196,16 @@ impl From<ProbeArgs> for Probe {
     }
 }
 
+fn parse_target(text: &str) -> Result<Target, String> {
+    text.parse::<Target>().map_err(|error| match without_scheme(text) {
+        Some(url) => format!("it has no scheme; did you mean {url}?"),
+        None => error.problem().to_owned(),
+    })
+}
+
 fn parse_time(text: &str) -> Result<Duration, String> {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let time = parse_any_time(text)?;
     if time > YEAR { Err("must be a year at most".to_owned()) } else { Ok(time) }
 }
 

@@ -1,68 +1,107 @@
-//! Parses the values of flags.
+//! Parses the values of flags. The errors say what was expected, in one line.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::fmt;
+use std::net::IpAddr;
+use std::num::{IntErrorKind, ParseIntError};
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytesize::ByteSize;
-use echo_server::{Address, UnixAddress};
+use echo_server::ListenAddress;
 use hyper::header::HeaderName;
 
 /// The ADDR of a listener flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum AddrArg {
-    /// An empty environment variable: many launchers cannot unset one.
-    Unset,
+pub(super) enum ListenerArg {
     /// The flag was given without an address, or with the word `default`.
     Default,
-    At(Vec<Address>),
+    /// A port on the host of all listeners.
+    Port(u16),
+    At(ListenAddress),
 }
 
-impl FromStr for AddrArg {
+impl FromStr for ListenerArg {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<AddrArg, String> {
-        match text {
-            "" => return Ok(AddrArg::Unset),
-            "default" => return Ok(AddrArg::Default),
-            _ => {}
+    fn from_str(text: &str) -> Result<ListenerArg, String> {
+        if text == "default" {
+            return Ok(ListenerArg::Default);
         }
-        if text.starts_with(UnixAddress::PREFIX) {
-            let address = text.parse::<UnixAddress>().map_err(|error| error.to_string())?;
-            return Ok(AddrArg::At(vec![address.into()]));
+        if let Ok(port) = text.parse() {
+            return Ok(ListenerArg::Port(port));
         }
-        if let Ok(port) = text.parse::<u16>() {
-            return Ok(AddrArg::At(vec![(Ipv4Addr::LOCALHOST, port).into()]));
+        let address = text.parse::<ListenAddress>();
+        address.map(ListenerArg::At).map_err(|error| error.to_string())
+    }
+}
+
+/// The value of `--host`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Host {
+    /// As it stands before `:PORT`, an IPv6 address in brackets.
+    text: String,
+}
+
+impl Host {
+    /// This host's port.
+    pub(super) fn with_port(&self, port: u16) -> ListenAddress {
+        format!("{}:{port}", self.text).parse().expect("it was parsed with another port")
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Host { text: "127.0.0.1".to_owned() }
+    }
+}
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Host, String> {
+        let address = text.split_once('%').map_or(text, |(address, _)| address);
+        let is_v6 = address.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6());
+        let text = if is_v6 { format!("[{text}]") } else { text.to_owned() };
+        if text.is_empty() || text.starts_with("unix:") {
+            return Err("expected an IP address, a name, or '*' for all interfaces".to_owned());
         }
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(AddrArg::At(vec![address.into()]));
-        }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Err(format!(
-                "it has no port; did you mean {}?",
-                SocketAddr::new(address, 8080)
-            ));
-        }
-        let expected = "expected IP:PORT, [IPv6]:PORT, NAME:PORT, PORT or unix:PATH";
-        let (name, port) = text.rsplit_once(':').ok_or(expected)?;
-        let port =
-            port.parse::<u16>().map_err(|_| format!("'{port}' is not a port; {expected}"))?;
-        if name.is_empty() || name.contains([':', '[', ']', '/']) {
-            return Err(expected.to_owned());
-        }
-        let found = (name, port)
-            .to_socket_addrs()
-            .map_err(|error| format!("the name '{name}' could not be resolved: {error}"))?;
-        let mut addresses = Vec::new();
-        for address in found.map(Address::from) {
-            if !addresses.contains(&address) {
-                addresses.push(address);
+        match format!("{text}:0").parse::<ListenAddress>() {
+            Ok(_) => Ok(Host { text }),
+            Err(_) if text.parse::<ListenAddress>().is_ok() => {
+                Err("it has a port; ports go to the flags of the listeners".to_owned())
             }
-        }
-        match addresses.is_empty() {
-            false => Ok(AddrArg::At(addresses)),
-            true => Err(format!("the name '{name}' has no address")),
+            Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// A time: a number with a unit, several of them, or a number of seconds.
+pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok();
+    let bare = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    bare.or_else(|| humantime::parse_duration(text).ok())
+        .ok_or_else(|| "expected a time, like 10s, 1.5 (seconds), 500ms or 1h 30m".to_owned())
+}
+
+/// The variable of a flag that has no value.
+pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("expected 1 or 0, true or false".to_owned()),
+    }
+}
+
+/// A whole number.
+pub(super) fn parse_number<T>(text: &str) -> Result<T, String>
+where
+    T: FromStr<Err = ParseIntError>,
+{
+    text.parse::<T>().map_err(|error| match error.kind() {
+        IntErrorKind::Zero => "must be at least 1".to_owned(),
+        IntErrorKind::PosOverflow => "the number is too large".to_owned(),
+        _ => "expected a whole number, 0 or more".to_owned(),
+    })
 }
 
 /// The name of a subprotocol (RFC 6455 section 4.1, RFC 9110 section 5.6.2).
@@ -76,14 +115,19 @@ pub(super) fn parse_token(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// An origin as browsers send it (RFC 6454 section 6.1).
+/// An origin as browsers send it (RFC 6454 section 6.1), or one with `*.` for all subdomains.
 pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     let host = text.split_once("://").map(|(_, host)| host);
     let is_host = |host: &str| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']);
-    if text == "null" || host.is_some_and(is_host) {
-        return Ok(text.to_owned());
+    match host {
+        _ if text == "null" => {}
+        Some(host) if host.strip_prefix("*.").unwrap_or(host).contains('*') => {
+            return Err("a * stands for subdomains only, as in https://*.example.com".to_owned());
+        }
+        Some(host) if is_host(host) && host != "*." => {}
+        _ => return Err("expected SCHEME://HOST or SCHEME://HOST:PORT, without a path".to_owned()),
     }
-    Err("expected SCHEME://HOST or SCHEME://HOST:PORT, without a path".to_owned())
+    Ok(text.to_owned())
 }
 
 /// An ALPN protocol's name (RFC 7301 section 3.1).
@@ -117,5 +161,83 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode @ 0..=0o777) if text.len() <= 4 => Ok(mode),
         _ => Err("expected permission bits in octal, like 0660".to_owned()),
+    }
+}
+
+/// A text in single quotes, unless it has none of what a shell or a reader would stumble over.
+pub(super) struct Quoted<'a>(pub(super) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:%+=@,[]".contains(c);
+        match self.0 {
+            "" => f.write_str("''"),
+            text if text.chars().all(is_plain) => f.write_str(text),
+            text => write!(f, "'{}'", text.escape_debug()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_is_octal() {
+        assert_eq!(parse_mode("0660"), Ok(0o660));
+        assert_eq!(parse_mode("600"), Ok(0o600));
+        for text in ["", "8", "1777", "00660", "rw", "-1"] {
+            assert!(parse_mode(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn buffer_sizes() {
+        assert_eq!(parse_buffer_size("64KiB"), Ok(65536));
+        assert_eq!(parse_buffer_size("1"), Ok(1));
+        assert_eq!(parse_buffer_size("64MiB"), Ok(64 << 20));
+        for text in ["0", "65MiB", "", "many", "-1"] {
+            assert!(parse_buffer_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_a_number_of_seconds() {
+        for (text, milliseconds) in
+            [("5", 5000), ("0.2", 200), ("0", 0), ("0s", 0), ("10ms", 10), ("1m 30s", 90_000)]
+        {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "-1", "soon", "5 parsecs", "inf", "NaN", "1e300"] {
+            assert!(parse_time(text).unwrap_err().contains("expected a time"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_has_no_port() {
+        for text in ["*", "0.0.0.0", "::1", "[::1]", "fe80::1%eth0", "localhost"] {
+            let address = text.parse::<Host>().expect(text).with_port(7);
+            assert!(address.to_string().ends_with(":7"), "{address}");
+        }
+        for (text, said) in [
+            ("localhost:80", "it has a port"),
+            ("*:80", "it has a port"),
+            ("", "expected an IP address"),
+            ("unix:/x", "expected an IP address"),
+            ("a/b", "neither an IP address nor a host name"),
+        ] {
+            let error = text.parse::<Host>().unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_star_in_an_origin_stands_for_subdomains() {
+        for text in ["null", "https://example.com", "http://h:80", "https://*.example.com:444"] {
+            assert_eq!(parse_origin(text), Ok(text.to_owned()));
+        }
+        for text in ["https://*", "https://a.*.com", "https://*.", "*.example.com", "https://a/"] {
+            assert!(parse_origin(text).is_err(), "{text}");
+        }
     }
 }

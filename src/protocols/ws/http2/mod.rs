@@ -24,6 +24,7 @@ use hyper::http::Version;
 use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::causes;
 use super::handshake::{Agreed, full};
 use super::settings::{MAX_HEAD, Settings, log_opened, open};
 use crate::connection::{Connection, End, Opened, Session};
@@ -147,7 +148,8 @@ where
             .data_frame_budget(DATA_FRAME_BUDGET)
             .handshake(stream)
             .await;
-        let mut connection = connection.map_err(|error| End::Failed(cause(error)))?;
+        let mut connection =
+            connection.map_err(|error| End::Failed(EchoError::Read(causes::http2(error))))?;
         let mut http2 = Http2 {
             pings: connection.ping_pong(),
             connection,
@@ -175,7 +177,9 @@ where
         let ended = loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok(request))) => requests.push(request),
-                Poll::Ready(Some(Err(error))) => break Some(Err(cause(error))),
+                Poll::Ready(Some(Err(error))) => {
+                    break Some(Err(EchoError::Read(causes::http2(error))));
+                }
                 Poll::Ready(None) => break Some(Ok(false)),
                 Poll::Pending => break None,
             }
@@ -228,7 +232,7 @@ where
                 log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
                 Ok(Opened::new(self.websocket(receiving, sending, &agreed), None))
             }
-            Err(error) => Err(End::Failed(cause(error)).into()),
+            Err(error) => Err(End::Failed(EchoError::Read(causes::http2(error))).into()),
         };
         tokio::spawn(Session::of_connection(sessions, admitted, future::ready(opened).boxed()));
     }
@@ -263,12 +267,6 @@ fn dated<B>(mut response: Response<B>) -> Response<B> {
     let now = httpdate::fmt_http_date(SystemTime::now());
     response.headers_mut().insert(DATE, now.try_into().expect("a date is ASCII"));
     response
-}
-
-/// What is behind an error of h2's.
-fn cause(error: h2::Error) -> EchoError {
-    let said = error.to_string();
-    EchoError::Read(error.into_io().unwrap_or_else(|| io::Error::other(said)))
 }
 
 /// What its peers are told, they are told by h2.
@@ -385,13 +383,5 @@ mod tests {
         let date = response.headers()[DATE].to_str().unwrap();
         let date = httpdate::parse_http_date(date).unwrap();
         assert!(date.elapsed().unwrap() < Duration::from_secs(60), "{date:?}");
-    }
-
-    #[test]
-    fn the_kind_of_a_failure_below_http2_is_kept() {
-        let error = cause(h2::Error::from(h2::Reason::INTERNAL_ERROR));
-        let EchoError::Read(error) = error else { panic!("{error:?}") };
-        assert_eq!(error.kind(), io::ErrorKind::Other);
-        assert!(error.to_string().contains("unexpected internal error"), "{error}");
     }
 }

@@ -1,9 +1,13 @@
 //! Socket addresses of every family. They are plain data and exist on every system.
 
+mod listen;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+
+pub use listen::{ListenAddress, ListenAddressError};
 
 /// The address of a socket: an IP address with a port, or the name of a Unix socket.
 ///
@@ -47,6 +51,19 @@ impl Address {
         match self {
             Address::Ip(address) => Some(*address),
             Address::Unix(_) => None,
+        }
+    }
+}
+
+impl Address {
+    /// An IPv4-mapped IPv6 address as the IPv4 address that it stands for; any other as it is.
+    pub(crate) fn canonical(&self) -> Address {
+        match self {
+            Address::Ip(SocketAddr::V6(v6)) => match v6.ip().to_ipv4_mapped() {
+                Some(v4) => (v4, v6.port()).into(),
+                None => self.clone(),
+            },
+            Address::Ip(SocketAddr::V4(_)) | Address::Unix(_) => self.clone(),
         }
     }
 }

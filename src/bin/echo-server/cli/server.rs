@@ -1,0 +1,498 @@
+//! The flags of the server. Each of them, `--log-format` for example, can be given as an environment
+//! variable too, `ECHO_LOG_FORMAT`; see [`super::environment`].
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueEnum};
+use echo_server::{
+    ClientAuth, Config, Credentials, Identity, Listen, Protocol, Source, TlsVersion,
+};
+
+use super::values::{
+    Host, ListenerArg, parse_alpn, parse_buffer_size, parse_mode, parse_number, parse_origin,
+    parse_size, parse_time, parse_token,
+};
+use super::{LogFormat, LogOptions, Options};
+
+#[derive(Debug, Args)]
+pub(super) struct ServerArgs {
+    #[command(flatten)]
+    listeners: Listeners,
+    #[command(flatten)]
+    tls: Tls,
+    #[command(flatten)]
+    websocket: WebSocket,
+    #[command(flatten)]
+    udp: Udp,
+    #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
+    process: Process,
+    #[command(flatten)]
+    log: Log,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Listeners")]
+struct Listeners {
+    /// Echo plain TCP [127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    #[arg(num_args = 0..=1, default_missing_value = "default")]
+    tcp: Vec<ListenerArg>,
+
+    /// Echo TLS 1.2 and 1.3 [127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    #[arg(num_args = 0..=1, default_missing_value = "default")]
+    tls: Vec<ListenerArg>,
+
+    /// Echo UDP datagrams [127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    #[arg(num_args = 0..=1, default_missing_value = "default")]
+    udp: Vec<ListenerArg>,
+
+    /// Echo WebSocket messages [127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    #[arg(num_args = 0..=1, default_missing_value = "default")]
+    ws: Vec<ListenerArg>,
+
+    /// Echo WebSocket messages over TLS [127.0.0.1:8444]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    #[arg(num_args = 0..=1, default_missing_value = "default")]
+    wss: Vec<ListenerArg>,
+
+    /// All five, each at its default address unless given
+    #[arg(long)]
+    all: bool,
+
+    /// The host of every ADDR that is only a port or is left out; '*' is all interfaces [127.0.0.1]
+    #[arg(long, value_name = "HOST")]
+    host: Option<Host>,
+
+    /// Permission bits of Unix socket files, in octal [0777 less the umask]
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    unix_mode: Option<u32>,
+}
+
+impl Listeners {
+    fn listen(self) -> (Vec<Listen>, Option<u32>) {
+        let host = self.host.unwrap_or_default();
+        let given = [
+            (Protocol::Tcp, self.tcp),
+            (Protocol::Tls, self.tls),
+            (Protocol::Udp, self.udp),
+            (Protocol::Ws, self.ws),
+            (Protocol::Wss, self.wss),
+        ];
+        let default =
+            |protocol: Protocol| Listen::new(protocol, host.with_port(protocol.default_port()));
+        let mut listeners = Vec::new();
+        for (protocol, args) in given {
+            if args.is_empty() && self.all {
+                listeners.push(default(protocol));
+            }
+            listeners.extend(args.into_iter().map(|arg| match arg {
+                ListenerArg::Default => default(protocol),
+                ListenerArg::Port(port) => Listen::new(protocol, host.with_port(port)),
+                ListenerArg::At(address) => Listen::new(protocol, address),
+            }));
+        }
+        if listeners.is_empty() {
+            listeners.push(default(Protocol::Tcp));
+        }
+        (listeners, self.unix_mode)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS")]
+struct Tls {
+    /// PEM certificate chain; if repeated, the client's SNI selects one [self-signed, made at
+    /// start]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Vec<PathBuf>,
+
+    /// PEM private key of the certificate: PKCS#8, PKCS#1 or SEC1; repeated in the order of --cert
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Vec<PathBuf>,
+
+    /// DER OCSP response to staple; repeated in the order of --cert
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    ocsp: Vec<PathBuf>,
+
+    /// Ask clients for a certificate issued by one of these CAs, PEM
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
+
+    /// Whether a client needs a certificate [required, with --client-ca]
+    #[arg(long, value_name = "HOW", value_enum, requires = "client_ca")]
+    client_auth: Option<ClientAuthArg>,
+
+    /// PEM certificate revocation lists (CRLs) of the client CAs
+    #[arg(long, value_name = "FILE", requires = "client_ca")]
+    crl: Vec<PathBuf>,
+
+    /// Lowest TLS version
+    #[arg(long, value_name = "VERSION", value_enum, default_value = "1.2")]
+    tls_min: TlsVersionArg,
+
+    /// Highest TLS version
+    #[arg(long, value_name = "VERSION", value_enum, default_value = "1.3")]
+    tls_max: TlsVersionArg,
+
+    /// Cipher suites, preferred one first [the defaults of rustls]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    tls_ciphers: Vec<String>,
+
+    /// Key-exchange groups, preferred one first [X25519MLKEM768,X25519,secp256r1,secp384r1]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    tls_groups: Vec<String>,
+
+    /// ALPN protocols, preferred one first [--tls: the client's first offer; --wss: h2,http/1.1]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = parse_alpn)]
+    alpn: Vec<String>,
+
+    /// Write the TLS secrets of every connection to the file named by SSLKEYLOGFILE
+    #[arg(long)]
+    key_log: bool,
+}
+
+impl Tls {
+    fn configure(self, config: Config) -> Result<Config, String> {
+        let identity = identity(self.cert, self.key, self.ocsp)?;
+        Ok(config.identity(identity).tls(|tls| {
+            tls.min = self.tls_min.into();
+            tls.max = self.tls_max.into();
+            tls.ciphers = self.tls_ciphers;
+            tls.groups = self.tls_groups;
+            tls.alpn = self.alpn;
+            tls.client_ca = self.client_ca.map(Source::from);
+            tls.client_auth = self.client_auth.map(ClientAuth::from);
+            tls.crls = self.crl.into_iter().map(Source::from).collect();
+            tls.key_log = self.key_log;
+        }))
+    }
+}
+
+/// Pairs certificates, keys and OCSP responses by their order on the command line.
+fn identity(
+    certs: Vec<PathBuf>,
+    keys: Vec<PathBuf>,
+    ocsp: Vec<PathBuf>,
+) -> Result<Identity, String> {
+    if certs.len() != keys.len() {
+        let (certs, keys) = (certs.len(), keys.len());
+        return Err(format!("--key: {keys} given, and {certs} --cert; each --cert needs a --key"));
+    }
+    if ocsp.len() > certs.len() {
+        return Err("--ocsp: more are given than --cert".to_owned());
+    }
+    if certs.is_empty() {
+        return Ok(Identity::SelfSigned);
+    }
+    let ocsp = ocsp.into_iter().map(Some).chain(std::iter::repeat(None));
+    let given = certs.into_iter().zip(keys).zip(ocsp);
+    let given = given.map(|((cert, key), ocsp)| {
+        let credentials = Credentials::new(cert, key);
+        match ocsp {
+            Some(ocsp) => credentials.stapled(ocsp),
+            None => credentials,
+        }
+    });
+    Ok(Identity::Given(given.collect()))
+}
+
+/// A TLS version, as a flag's value.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TlsVersionArg {
+    #[value(name = "1.2")]
+    Tls12,
+    #[value(name = "1.3")]
+    Tls13,
+}
+
+impl From<TlsVersionArg> for TlsVersion {
+    fn from(version: TlsVersionArg) -> TlsVersion {
+        match version {
+            TlsVersionArg::Tls12 => TlsVersion::Tls12,
+            TlsVersionArg::Tls13 => TlsVersion::Tls13,
+        }
+    }
+}
+
+/// The values of `--client-auth`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ClientAuthArg {
+    Optional,
+    Required,
+}
+
+impl From<ClientAuthArg> for ClientAuth {
+    fn from(auth: ClientAuthArg) -> ClientAuth {
+        match auth {
+            ClientAuthArg::Optional => ClientAuth::Optional,
+            ClientAuthArg::Required => ClientAuth::Required,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "WebSocket")]
+struct WebSocket {
+    /// Allowed subprotocols; the client's first allowed offer is selected [all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    #[arg(value_parser = parse_token)]
+    ws_subprotocol: Vec<String>,
+
+    /// Origins whose pages may connect, such as https://example.com, or https://*.example.com for
+    /// its subdomains [all]
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', num_args = 1..)]
+    #[arg(value_parser = parse_origin)]
+    ws_origin: Vec<String>,
+
+    /// Ping at this interval, and close connections whose client sends nothing in between; 0: no
+    /// pings
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    ws_ping_interval: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "UDP")]
+struct Udp {
+    /// Replies per second to one IPv4 address or IPv6 /64, with bursts of twice as many; 0: no
+    /// limit [1000, no limit for loopback]
+    #[arg(long, value_name = "N", value_parser = parse_number::<u32>)]
+    udp_rate_limit: Option<u32>,
+
+    /// Replies per second to all clients together, with bursts of twice as many; 0: no limit
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse_number::<u32>)]
+    udp_total_rate_limit: u32,
+
+    /// Also answer datagrams from source ports below 1024, and from 2049
+    #[arg(long)]
+    udp_allow_low_ports: bool,
+
+    /// Size of the kernel's receive buffer [4MiB, or as much as the system allows]
+    #[arg(long, value_name = "SIZE", value_parser = parse_buffer_size)]
+    udp_recv_buffer: Option<usize>,
+}
+
+impl Udp {
+    fn configure(self, config: Config) -> Config {
+        config.udp(|udp| {
+            if let Some(rate) = self.udp_rate_limit {
+                udp.rate_limit = Some(rate).filter(|rate| *rate > 0);
+                // Someone who sets a limit explicitly expects it on loopback too.
+                udp.rate_limit_loopback = true;
+            }
+            udp.total_rate_limit = Some(self.udp_total_rate_limit).filter(|rate| *rate > 0);
+            udp.allow_low_ports = self.udp_allow_low_ports;
+            udp.recv_buffer = self.udp_recv_buffer;
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+struct Limits {
+    /// Maximum number of connections at a time; 0: no limit [90% of the descriptor limit]
+    #[arg(long, value_name = "N", value_parser = parse_number::<usize>)]
+    max_connections: Option<usize>,
+
+    /// Maximum number of connections from one IPv4 address or IPv6 /64; 0: no limit
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse_number::<usize>)]
+    max_connections_per_ip: usize,
+
+    /// Bytes in memory for all connections together: unsent echoes and unfinished messages; beyond
+    /// it, the connections that stalled longest are closed; 0: no limit [a quarter of the memory,
+    /// or of the cgroup's limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_buffered: Option<u64>,
+
+    /// Close a connection whose TLS handshake or WebSocket upgrade takes longer
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    handshake_timeout: Duration,
+
+    /// Close a connection on which no byte was sent or received for this long
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_time)]
+    idle_timeout: Duration,
+
+    /// Close a connection whose client reads nothing of a pending echo for this long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_time)]
+    stall_timeout: Duration,
+
+    /// Close a connection after this long, whatever it is doing
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    max_lifetime: Duration,
+
+    /// On SIGTERM or SIGINT, time for connections to receive the rest of their echo
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    drain_timeout: Duration,
+}
+
+impl Limits {
+    fn configure(self, ping: Duration, config: Config) -> Config {
+        let config = config.limits(|limits| {
+            // `None` would mean the default, which follows the descriptor limit.
+            limits.max_connections = self.max_connections.map(|max| match max {
+                0 => usize::MAX,
+                max => max,
+            });
+            limits.max_connections_per_ip =
+                Some(self.max_connections_per_ip).filter(|max| *max > 0);
+            // 0 is no limit.
+            limits.max_buffered =
+                self.max_buffered.map(|bytes| if bytes == 0 { u64::MAX } else { bytes });
+        });
+        config.timeouts(|timeouts| {
+            timeouts.ping = unless_zero(ping);
+            timeouts.handshake = unless_zero(self.handshake_timeout);
+            timeouts.idle = unless_zero(self.idle_timeout);
+            timeouts.stall = unless_zero(self.stall_timeout);
+            timeouts.lifetime = unless_zero(self.max_lifetime);
+            timeouts.drain = self.drain_timeout;
+        })
+    }
+}
+
+/// `None` for a timeout of 0.
+fn unless_zero(timeout: Duration) -> Option<Duration> {
+    Some(timeout).filter(|timeout| !timeout.is_zero())
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Process")]
+struct Process {
+    /// Number of threads that echo [one for each core]
+    #[arg(long, value_name = "N", value_parser = parse_number::<NonZeroUsize>)]
+    threads: Option<NonZeroUsize>,
+
+    /// Size of the buffer that each thread uses to echo
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = parse_buffer_size)]
+    buffer_size: usize,
+
+    /// Write the bound addresses to this file, as a line of JSON, once the server listens
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+struct Log {
+    /// Log every line about single connections, and what the libraries say; RUST_LOG, if set,
+    /// overrides it
+    #[arg(short, long, action = ArgAction::SetTrue, overrides_with = "verbose")]
+    verbose: bool,
+
+    /// Log only warnings and errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Format of the log lines on stderr
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+impl TryFrom<ServerArgs> for Options {
+    type Error = String;
+
+    fn try_from(args: ServerArgs) -> Result<Options, String> {
+        let ServerArgs { listeners, tls, websocket, udp, limits, process, log } = args;
+        let mut config = Config::new().buffer_size(process.buffer_size);
+        (config.listeners, config.unix_mode) = listeners.listen();
+        config = tls.configure(config)?;
+        config = config.websocket(|settings| {
+            settings.subprotocols = websocket.ws_subprotocol;
+            settings.origins = websocket.ws_origin;
+        });
+        config = limits.configure(websocket.ws_ping_interval, udp.configure(config));
+        let verbosity = log.verbose as i8 - log.quiet as i8;
+        Ok(Options {
+            config,
+            threads: process.threads,
+            log: LogOptions { verbosity, format: log.log_format },
+            ready_file: process.ready_file,
+            unknown_variables: Vec::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Only {
+        #[command(flatten)]
+        server: ServerArgs,
+    }
+
+    fn options(args: &[&str]) -> Options {
+        let only = Only::try_parse_from([&["echo-server"], args].concat()).expect("valid");
+        only.server.try_into().expect("consistent")
+    }
+
+    fn listeners(args: &[&str]) -> Vec<String> {
+        let describe = |listen: &Listen| format!("{} {}", listen.protocol, listen.address);
+        options(args).config.listeners.iter().map(describe).collect()
+    }
+
+    #[test]
+    fn plain_tcp_is_the_default() {
+        assert_eq!(listeners(&[]), ["tcp 127.0.0.1:8080"]);
+        assert_eq!(listeners(&["--udp"]), ["udp 127.0.0.1:8080"]);
+    }
+
+    #[test]
+    fn flags_can_be_given_several_times() {
+        assert_eq!(
+            listeners(&["--tcp", "--tcp", "9000", "--ws", "[::1]:0", "--ws", "unix:/run/echo"]),
+            ["tcp 127.0.0.1:8080", "tcp 127.0.0.1:9000", "ws [::1]:0", "ws unix:/run/echo"]
+        );
+        assert_eq!(listeners(&["--ws=default,9000"]), ["ws 127.0.0.1:8081", "ws 127.0.0.1:9000"]);
+    }
+
+    #[test]
+    fn all_leaves_given_addresses_alone() {
+        assert_eq!(
+            listeners(&["--all", "--tls", "10.0.0.1:443"]),
+            [
+                "tcp 127.0.0.1:8080",
+                "tls 10.0.0.1:443",
+                "udp 127.0.0.1:8080",
+                "ws 127.0.0.1:8081",
+                "wss 127.0.0.1:8444"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_host_is_that_of_every_listener_that_has_none() {
+        assert_eq!(
+            listeners(&["--host", "*", "--tcp", "--ws", "80", "--udp", "localhost:7"]),
+            ["tcp *:8080", "udp localhost:7", "ws *:80"]
+        );
+        assert_eq!(listeners(&["--host", "::1"]), ["tcp [::1]:8080"]);
+        assert_eq!(listeners(&["--host", "[::1]", "--tls"]), ["tls [::1]:8443"]);
+        assert_eq!(listeners(&["--host", "fe80::1%eth0"]), ["tcp [fe80::1%eth0]:8080"]);
+        assert_eq!(listeners(&["--host", "0.0.0.0", "--all"]).len(), 5);
+    }
+
+    #[test]
+    fn a_limit_of_0_connections_is_no_limit() {
+        let limits = |args: &[&str]| {
+            let limits = options(args).config.limits;
+            (limits.max_connections, limits.max_connections_per_ip)
+        };
+        assert_eq!(limits(&[]), (None, None));
+        assert_eq!(limits(&["--max-connections", "0"]), (Some(usize::MAX), None));
+        assert_eq!(limits(&["--max-connections-per-ip", "0"]), (None, None));
+        assert_eq!(
+            limits(&["--max-connections", "1", "--max-connections-per-ip", "2"]),
+            (Some(1), Some(2))
+        );
+    }
+}
