@@ -178,36 +178,3 @@ async fn both_wildcard_addresses_can_be_bound_to_one_port() {
         .listen(Protocol::Udp, (Ipv6Addr::UNSPECIFIED, port));
     echo_server::Server::bind(config).await.expect("both");
 }
-
-/// The client sends and the server reads on one thread, so all has arrived before the first read.
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn urgent_data_is_echoed_in_line() {
-    use socket2::SockRef;
-    let server = TestServer::start(Protocol::Tcp).await;
-    for sends in [
-        &[("urgent", true)][..],
-        &[("before", false), ("u", true), ("after", false)],
-        &[("first", true), ("second", true), ("third", true)],
-        &[("before", false), ("urgent", true)],
-    ] {
-        let mut client = connect_to(server.address);
-        let mut sent: Vec<u8> = Vec::new();
-        for (bytes, is_urgent) in sends {
-            let socket = SockRef::from(&client);
-            let bytes = bytes.as_bytes();
-            let length = match is_urgent {
-                true => socket.send_out_of_band(bytes).unwrap(),
-                false => socket.send(bytes).unwrap(),
-            };
-            assert_eq!(length, bytes.len());
-            sent.extend(bytes);
-        }
-        client.write_all(b"more").await.unwrap();
-        client.shutdown().await.unwrap();
-        sent.extend(b"more");
-        let mut echo = Vec::new();
-        client.read_to_end(&mut echo).await.unwrap();
-        assert_eq!(echo, sent, "{sends:?}");
-    }
-}

@@ -1101,7 +1101,7 @@ async fn a_socket_has_no_deadline_and_no_closing_line() {
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[test]
 fn a_session_is_small() {
-    type TcpStream = <tokio::net::TcpListener as crate::net::Listener>::Stream;
+    type TcpStream = <crate::net::TcpListener as crate::net::Listener>::Stream;
     let tcp = size_of::<Session<StreamEcho<TcpStream>>>();
     let websocket = size_of::<Session<StreamEcho<TcpStream, Frames>>>();
     assert!(tcp <= 408 && websocket <= 536, "TCP {tcp}, WebSocket {websocket}");

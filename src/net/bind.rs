@@ -1,16 +1,15 @@
 //! Binds addresses to sockets, and sets the options of those sockets.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{self, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Type};
-use tokio::net::TcpListener;
 
-use super::AnyListener;
 #[cfg(unix)]
 use super::UnixListener;
 use super::resolve::Candidates;
+use super::{AnyListener, TcpListener};
 use crate::address::{Address, UnixAddress};
 use crate::config::Protocol;
 use crate::error::StartError;
@@ -53,7 +52,8 @@ pub(crate) fn listeners(
         Address::Ip(address) => {
             let is_v6_only = has_ipv4_wildcard(listen, *address, all);
             let listener = bind_tcp(*address, is_v6_only, options)?;
-            Ok((listener.local_addr()?.into(), AnyListener::Tcp(listener)))
+            let bound = listener.local_addr()?.into();
+            Ok((bound, AnyListener::Tcp(TcpListener::from_std(listener)?)))
         }
         Address::Unix(name) => {
             Ok((Address::Unix(name.clone()), bind_unix(name, options.unix_mode)?))
@@ -122,8 +122,13 @@ fn bind_unix(_address: &UnixAddress, _mode: Option<u32>) -> io::Result<AnyListen
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets"))
 }
 
-/// Listens on one address. The IPv6 wildcard accepts IPv4 too, unless `is_v6_only`.
-fn bind_tcp(address: SocketAddr, is_v6_only: bool, options: &Options) -> io::Result<TcpListener> {
+/// Listens on one address. The IPv6 wildcard accepts IPv4 too, unless `is_v6_only`. The listener is
+/// non-blocking and not registered with a runtime.
+fn bind_tcp(
+    address: SocketAddr,
+    is_v6_only: bool,
+    options: &Options,
+) -> io::Result<net::TcpListener> {
     let socket = new_socket(address, Type::STREAM, is_v6_only)?;
     // A restart must not wait for the old server's connections to leave TIME_WAIT. On Windows,
     // SO_REUSEADDR would let two servers share the port.
@@ -139,7 +144,7 @@ fn bind_tcp(address: SocketAddr, is_v6_only: bool, options: &Options) -> io::Res
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 fn new_socket(address: SocketAddr, kind: Type, is_v6_only: bool) -> io::Result<socket2::Socket> {
@@ -273,6 +278,7 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+    use crate::net::Listener;
 
     #[tokio::test]
     async fn accepted_connections_do_not_wait_in_nagles_algorithm() {

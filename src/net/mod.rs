@@ -1,9 +1,15 @@
 //! Sockets of every family: binding addresses, accepting streams, and identifying their peers. This
 //! module knows protocols only by the names that its errors mention, and no connections.
 
+#[cfg(unix)]
+#[cfg_attr(target_os = "linux", path = "accept/linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "accept/plain.rs")]
+mod accept;
 pub(crate) mod bind;
 mod peer;
 mod resolve;
+#[cfg_attr(target_os = "linux", path = "tcp/linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "tcp/plain.rs")]
 mod tcp;
 #[cfg(unix)]
 mod unix;
@@ -12,42 +18,40 @@ use std::future::Future;
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 
 pub(crate) use peer::Peer;
 pub(crate) use resolve::candidates;
+pub(crate) use tcp::TcpListener;
 #[cfg(unix)]
 pub(crate) use unix::UnixListener;
 
 /// A stream that a listener accepted: TCP, or a Unix socket of type SOCK_STREAM.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
-    /// The stream while no runtime has it registered.
+    /// The stream as it was accepted: non-blocking, and registered with no runtime.
     type Detached: Send;
 
     /// Waits until there is something to read, or an error to be read.
     fn readable(&self) -> impl Future<Output = io::Result<()>> + Send;
 
-    /// Deregisters the stream from its runtime.
-    fn detach(self) -> io::Result<Self::Detached>;
-
-    /// Registers a stream with the current runtime.
+    /// Registers a stream with the current runtime, where it stays.
     fn attach(stream: Self::Detached) -> io::Result<Self>;
 }
 
+/// What a listener accepts: a stream that is yet to be registered with a runtime, and its peer.
+pub(crate) type Accepted<L> = (<<L as Listener>::Stream as Stream>::Detached, Peer);
+
 /// A socket that accepts connections.
 pub(crate) trait Listener: Send + Sync + Sized + 'static {
-    /// The type of the accepted streams.
+    /// The type of the accepted streams, once they are registered.
     type Stream: Stream;
 
     /// Waits for a connection.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Accepted<Self>>> + Send;
 
     /// The connections that the kernel has completed by now, accepted without the runtime, which
     /// may not know of them yet. The name of a Unix socket is removed first. The socket is closed
     /// when the iterator is dropped.
-    fn into_backlog(
-        self,
-    ) -> io::Result<impl Iterator<Item = io::Result<(Self::Stream, Peer)>> + Send>;
+    fn into_backlog(self) -> io::Result<impl Iterator<Item = io::Result<Accepted<Self>>> + Send>;
 }
 
 /// A listener of any family.
@@ -56,4 +60,9 @@ pub(crate) enum AnyListener {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix(UnixListener),
+}
+
+/// Whether accept failed with EAGAIN: the backlog is empty.
+fn would_block<T>(accepted: &io::Result<T>) -> bool {
+    matches!(accepted, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -3,18 +3,16 @@
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::io::Interest;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
 use tracing::debug;
 
+use super::accept::AcceptSocket;
 use super::bind::BACKLOG;
-use super::tcp::would_block;
 use super::{Listener, Peer, Stream};
 use crate::address::UnixAddress;
 
@@ -23,7 +21,7 @@ use crate::address::UnixAddress;
 pub(crate) struct UnixListener {
     // Dropped first: without its name, no client can connect to a socket that is about to close.
     file: Option<SocketFile>,
-    socket: tokio::net::UnixListener,
+    socket: AcceptSocket,
 }
 
 impl UnixListener {
@@ -45,8 +43,7 @@ impl UnixListener {
         };
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        let socket = tokio::net::UnixListener::from_std(net::UnixListener::from(socket))?;
-        Ok(UnixListener { file, socket })
+        Ok(UnixListener { file, socket: AcceptSocket::register(socket.into())? })
     }
 }
 
@@ -138,8 +135,19 @@ impl Drop for SocketFile {
     }
 }
 
-fn peer(stream: &UnixStream) -> io::Result<Peer> {
-    let credentials = stream.peer_cred()?;
+/// The credentials with which the peer has connected.
+#[cfg(target_os = "linux")]
+fn peer(stream: &net::UnixStream) -> io::Result<Peer> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    let credentials = getsockopt(stream, PeerCredentials)?;
+    Ok(Peer::Unix { uid: credentials.uid(), pid: Some(credentials.pid()).filter(|pid| *pid != 0) })
+}
+
+/// The credentials with which the peer has connected. tokio knows how each system tells them, but
+/// asks only for a stream that is registered; therefore the copy.
+#[cfg(not(target_os = "linux"))]
+fn peer(stream: &net::UnixStream) -> io::Result<Peer> {
+    let credentials = UnixStream::from_std(stream.try_clone()?)?.peer_cred()?;
     Ok(Peer::Unix { uid: credentials.uid(), pid: credentials.pid().filter(|pid| *pid != 0) })
 }
 
@@ -166,20 +174,7 @@ impl Stream for UnixStream {
     type Detached = net::UnixStream;
 
     async fn readable(&self) -> io::Result<()> {
-        // tokio takes a new stream for readable until a call fails with EAGAIN.
-        loop {
-            UnixStream::readable(self).await?;
-            let mut byte = [MaybeUninit::uninit()];
-            let peek = || SockRef::from(self).peek(&mut byte);
-            match self.try_io(Interest::READABLE, peek) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                peeked => return peeked.map(drop),
-            }
-        }
-    }
-
-    fn detach(self) -> io::Result<net::UnixStream> {
-        self.into_std()
+        UnixStream::readable(self).await
     }
 
     fn attach(stream: net::UnixStream) -> io::Result<Self> {
@@ -190,9 +185,9 @@ impl Stream for UnixStream {
 impl Listener for UnixListener {
     type Stream = UnixStream;
 
-    async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
+    async fn accept(&self) -> io::Result<(net::UnixStream, Peer)> {
         loop {
-            let accepted = self.socket.accept().await.map(|(stream, _)| stream);
+            let accepted = self.socket.accept().await.map(|(stream, _)| stream.into());
             if let Some(identified) = identified(accepted, peer) {
                 return identified;
             }
@@ -201,17 +196,12 @@ impl Listener for UnixListener {
 
     fn into_backlog(
         self,
-    ) -> io::Result<impl Iterator<Item = io::Result<(UnixStream, Peer)>> + Send> {
+    ) -> io::Result<impl Iterator<Item = io::Result<(net::UnixStream, Peer)>> + Send> {
         let UnixListener { file, socket } = self;
         drop(file);
-        let listener = socket.into_std()?;
-        let accept = move || {
-            let (stream, _) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream)
-        };
-        let accepted = std::iter::repeat_with(accept).take_while(|accepted| !would_block(accepted));
-        Ok(accepted.filter_map(|accepted| identified(accepted, peer)))
+        let streams =
+            socket.into_backlog()?.map(|accepted| accepted.map(|(stream, _)| stream.into()));
+        Ok(streams.filter_map(|accepted| identified(accepted, peer)))
     }
 }
 

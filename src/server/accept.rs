@@ -11,7 +11,7 @@ use tracing::{debug, error, info, warn};
 use super::placement::Workers;
 use crate::config::Protocol;
 use crate::connection::{Handshake, Member, Session, Sessions, Stage};
-use crate::net::{Listener, Peer};
+use crate::net::{Listener, Peer, Stream};
 
 /// The pauses between attempts while accepting fails: the first, and the longest.
 const BACKOFF: std::ops::RangeInclusive<Duration> =
@@ -58,7 +58,7 @@ impl<H> Acceptor<H> {
             let placed = accepted.and_then(|(stream, peer)| {
                 shortage.record_success(self.protocol);
                 failures = 0;
-                self.admit(stream, peer)
+                self.admit::<L::Stream>(stream, peer)
             });
             match placed {
                 Ok(()) => {}
@@ -73,7 +73,7 @@ impl<H> Acceptor<H> {
         // closes.
         let Ok(backlog) = listener.into_backlog() else { return };
         for accepted in backlog.take(MAX_BACKLOG_ACCEPTS) {
-            match accepted.and_then(|(stream, peer)| self.admit(stream, peer)) {
+            match accepted.and_then(|(stream, peer)| self.admit::<L::Stream>(stream, peer)) {
                 Ok(()) => {}
                 Err(error) if is_per_connection(&error) => {}
                 Err(_) => return,
@@ -85,13 +85,13 @@ impl<H> Acceptor<H> {
     ///
     /// # Errors
     /// The stream could not be registered with a runtime.
-    fn admit<S>(&self, stream: S, peer: Peer) -> io::Result<()>
+    fn admit<S>(&self, stream: S::Detached, peer: Peer) -> io::Result<()>
     where
-        S: crate::net::Stream,
+        S: Stream,
         H: Handshake<S>,
     {
         let Some(admitted) = self.sessions.admit(self.protocol, peer) else { return Ok(()) };
-        let placed = self.workers.place(stream, |stream| {
+        let placed = self.workers.place(stream, |stream: S| {
             let opening = self.handshake.begin(stream, admitted.connection);
             tokio::spawn(Session::of_connection(&self.sessions, admitted, opening));
         });

@@ -83,17 +83,20 @@ impl Workers {
         }
     }
 
-    /// Chooses a runtime for a connection, and calls `start` in its context: a task that `start`
-    /// spawns runs there.
+    /// Chooses a runtime for a connection, registers the stream with it, and calls `start` in its
+    /// context: a task that `start` spawns runs there.
     ///
     /// # Errors
     /// The stream could not be registered with the runtime, or that runtime was dropped.
-    pub(super) fn place<S: Stream>(&self, stream: S, start: impl FnOnce(S)) -> io::Result<()> {
+    pub(super) fn place<S: Stream>(
+        &self,
+        stream: S::Detached,
+        start: impl FnOnce(S),
+    ) -> io::Result<()> {
         let Workers::Dedicated(workers) = self else {
-            start(stream);
+            start(S::attach(stream)?);
             return Ok(());
         };
-        let stream = stream.detach()?;
         let now = Instant::now();
         let load = |worker: &&Worker| worker.load(now);
         let worker = workers.iter().min_by_key(load).expect("there is at least one worker");

@@ -150,6 +150,9 @@ where
     let mut http1 = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_FIELDS)
+        // A client may send FIN behind its request. Otherwise hyper would close without an answer if
+        // the FIN has come by the time that the request is read.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     let served = poll_fn(|cx| http1.poll_without_shutdown(cx)).await;
     let parts = http1.into_parts();

@@ -26,10 +26,6 @@ impl net::Stream for DuplexStream {
         Ok(())
     }
 
-    fn detach(self) -> io::Result<DuplexStream> {
-        Ok(self)
-    }
-
     fn attach(stream: DuplexStream) -> io::Result<DuplexStream> {
         Ok(stream)
     }
@@ -87,7 +83,6 @@ impl Running {
             protocol: Protocol::Tcp,
             handshake: Bytes { transport: Plain, buffer_size: 1024 },
             sessions: Arc::clone(&sessions),
-            // Streams are detached and attached again, as for a runtime on another thread.
             workers: Arc::new(Workers::over(vec![Handle::current()])),
         };
         let task = tokio::spawn(acceptor.run(listener, sessions.drain.join()));

@@ -1,0 +1,42 @@
+//! TCP with tokio's own types, on any system.
+
+use std::io;
+use std::net;
+
+pub(crate) use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+
+use crate::net::{Listener, Peer, Stream, would_block};
+
+impl Stream for TcpStream {
+    type Detached = net::TcpStream;
+
+    async fn readable(&self) -> io::Result<()> {
+        TcpStream::readable(self).await
+    }
+
+    fn attach(stream: net::TcpStream) -> io::Result<Self> {
+        TcpStream::from_std(stream)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(net::TcpStream, Peer)> {
+        let (stream, address) = TcpListener::accept(self).await?;
+        Ok((stream.into_std()?, Peer::Ip(address)))
+    }
+
+    fn into_backlog(
+        self,
+    ) -> io::Result<impl Iterator<Item = io::Result<(net::TcpStream, Peer)>> + Send> {
+        let listener = self.into_std()?;
+        let accept = move || {
+            let (stream, address) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((stream, Peer::Ip(address)))
+        };
+        Ok(std::iter::repeat_with(accept).take_while(|accepted| !would_block(accepted)))
+    }
+}
