@@ -152,7 +152,7 @@ async fn the_server_name_chooses_the_certificate() {
         assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], expected.der, "{name}");
     }
     let log = log_of(server).await;
-    assert!(log.contains("sni=\"other.example.com\""), "{log}");
+    assert!(log.contains("sni=other.example.com"), "{log}");
 }
 
 #[tokio::test]
@@ -215,11 +215,11 @@ async fn versions_suites_and_groups_follow_the_policy() {
     let ca = Authority::new();
     let issued = ca.server(&["localhost"], 1);
     for (policy, expected) in [
-        (&["--tls-max", "1.2"][..], "version=\"TLSv1.2\""),
-        (&["--tls-min", "1.3"], "version=\"TLSv1.3\""),
+        (&["--tls-max", "1.2"][..], "version=TLSv1.2"),
+        (&["--tls-min", "1.3"], "version=TLSv1.3"),
         (&["--tls-ciphers", "TLS_CHACHA20_POLY1305_SHA256"], "TLS_CHACHA20_POLY1305_SHA256"),
-        (&["--tls-groups", "secp384r1"], "group=\"secp384r1\""),
-        (&["--tls-groups", "X25519MLKEM768"], "group=\"X25519MLKEM768\" handshake=\"full, after"),
+        (&["--tls-groups", "secp384r1"], "group=secp384r1"),
+        (&["--tls-groups", "X25519MLKEM768"], "group=X25519MLKEM768 handshake=\"full, after"),
     ] {
         let server = start(&[&issued], policy);
         // Each server gets a new client: its cached sessions are wrong for another one.
@@ -240,7 +240,7 @@ async fn versions_suites_and_groups_follow_the_policy() {
     let server = start(&[&issued], &[]);
     connect(&server, &Arc::new(hybrid), "localhost").await.unwrap();
     let log = log_of(server).await;
-    assert!(log.contains("group=\"X25519MLKEM768\" handshake=\"full\""), "{log}");
+    assert!(log.contains("group=X25519MLKEM768 handshake=full"), "{log}");
 }
 
 #[tokio::test]
@@ -268,7 +268,7 @@ async fn alpn_is_the_clients_choice_unless_it_is_configured() {
     assert!(connect(&told, &client(&["foo"]), "localhost").await.is_err());
     let log = log_of(told).await;
     assert!(log.contains("alert sent: no_application_protocol: no ALPN protocol"), "{log}");
-    assert!(log.contains("alpn=\"bar\" alpn_offered=\"foo,bar\""), "{log}");
+    assert!(log.contains("alpn=bar alpn_offered=foo,bar"), "{log}");
 }
 
 #[tokio::test]
@@ -285,7 +285,7 @@ async fn sessions_are_resumed() {
         }
         assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed], "TLS {version}");
         let log = log_of(server).await;
-        assert!(log.contains("handshake=\"resumed\""), "{log}");
+        assert!(log.contains("handshake=resumed"), "{log}");
     }
 }
 

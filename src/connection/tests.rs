@@ -998,7 +998,7 @@ async fn the_closing_line_has_all_of_its_fields() {
     let session = Session::of_connection(&sessions, admit(&sessions), opening.boxed());
     let (lines, _guard) = Lines::collect();
     session.await;
-    let line = "INFO message=Connection closed: 127.0.0.1:1 protocol=tcp conn=1 \
+    let line = "INFO message=Connection closed: 127.0.0.1:1 protocol=tcp conn=1 peer=127.0.0.1:1 \
         client=\"CN=somebody\" received=1 sent=2 messages=3 duration_ms=2.5 \
         reason=\"closed by the peer with 1000\"";
     assert_eq!(lines.take(), [line]);

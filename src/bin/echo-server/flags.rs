@@ -96,6 +96,8 @@ fn bind_reason(address: &Address, error: &std::io::Error) -> String {
     use std::io::ErrorKind;
     let is_low = address.ip().is_some_and(|ip| (1..1024).contains(&ip.port()));
     match error.kind() {
+        // What is no error number says itself what is wrong.
+        _ if error.raw_os_error().is_none() => error.to_string(),
         ErrorKind::AddrInUse => "the address is in use: another program listens there".to_owned(),
         ErrorKind::PermissionDenied if is_low => {
             "permission denied: ports below 1024 usually need privileges (CAP_NET_BIND_SERVICE)"

@@ -225,6 +225,9 @@ fn invalid_upgrade(error: &Error) -> Refusal {
         Error::Protocol(ProtocolError::MissingSecWebSocketKey) => {
             bad_request("the Sec-WebSocket-Key field is missing")
         }
+        Error::Protocol(ProtocolError::InvalidSecWebSocketKey) => {
+            bad_request("the Sec-WebSocket-Key field must have 16 bytes in base64")
+        }
         _ => bad_request("it is not a valid request for a WebSocket (RFC 6455 section 4.2.1)"),
     }
 }
