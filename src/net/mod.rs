@@ -30,9 +30,6 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static
     /// The stream as it was accepted: non-blocking, and registered with no runtime.
     type Detached: Send;
 
-    /// Waits until there is something to read, or an error to be read.
-    fn readable(&self) -> impl Future<Output = io::Result<()>> + Send;
-
     /// Registers a stream with the current runtime, where it stays.
     fn attach(stream: Self::Detached) -> io::Result<Self>;
 }

@@ -173,10 +173,6 @@ fn identified<S>(
 impl Stream for UnixStream {
     type Detached = net::UnixStream;
 
-    async fn readable(&self) -> io::Result<()> {
-        UnixStream::readable(self).await
-    }
-
     fn attach(stream: net::UnixStream) -> io::Result<Self> {
         UnixStream::from_std(stream)
     }

@@ -4,6 +4,7 @@
 mod plain;
 mod read_ahead;
 mod replay;
+mod strays;
 mod tls;
 
 use std::future::poll_fn;
@@ -15,6 +16,7 @@ use tokio::io::{self, AsyncRead, AsyncWrite, AsyncWriteExt};
 pub(crate) use plain::Plain;
 pub(crate) use read_ahead::ReadAhead;
 pub(crate) use replay::{Meter, Replay};
+pub(crate) use strays::http_response;
 pub(crate) use tls::Tls;
 
 use crate::connection::{Connection, End, Refused};

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -48,6 +48,28 @@ impl<S> ReadAhead<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> ReadAhead<S> {
+    /// Reads ahead, unless there is something left. Returns what there is, without consuming it;
+    /// nothing at the end of the stream. No buffer is held while it is pending.
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        if self.used == self.filled {
+            let mut buffer = BUFFER.take();
+            if buffer.is_empty() {
+                buffer = vec![0; SIZE];
+            }
+            let mut ahead = ReadBuf::new(&mut buffer);
+            let read = Pin::new(&mut self.io).poll_read(cx, &mut ahead);
+            let filled = ahead.filled().len();
+            if filled == 0 {
+                BUFFER.set(buffer);
+                return read.map_ok(|()| &[][..]);
+            }
+            (self.buffer, self.used, self.filled) = (buffer, 0, filled);
+        }
+        Poll::Ready(Ok(&self.buffer[self.used..self.filled]))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -55,25 +77,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.used == this.filled {
-            let mut buffer = BUFFER.take();
-            if buffer.is_empty() {
-                buffer = vec![0; SIZE];
-            }
-            let mut ahead = ReadBuf::new(&mut buffer);
-            let read = Pin::new(&mut this.io).poll_read(cx, &mut ahead);
-            let filled = ahead.filled().len();
-            if filled == 0 {
-                BUFFER.set(buffer);
-                return read;
-            }
-            (this.buffer, this.used, this.filled) = (buffer, 0, filled);
-        }
-        let ready = &this.buffer[this.used..this.filled];
+        let ready = ready!(this.poll_ahead(cx))?;
         let length = ready.len().min(into.remaining());
         into.put_slice(&ready[..length]);
         this.used += length;
-        if this.used == this.filled {
+        if length > 0 && this.used == this.filled {
             BUFFER.set(std::mem::take(&mut this.buffer));
         }
         Poll::Ready(Ok(()))

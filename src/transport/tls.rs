@@ -1,5 +1,6 @@
 //! The TLS transport: the server side of the handshake, and the log line about its result.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use tokio_rustls::rustls::{AlertDescription, HandshakeKind, ServerConfig, Server
 use tokio_rustls::server::TlsStream;
 use tracing::info;
 
-use super::{Carried, ReadAhead, Transport};
+use super::strays::is_http_request;
+use super::{Carried, ReadAhead, Transport, http_response};
 use crate::connection::costly::first_poll_in_turn;
 use crate::connection::{Connection, End, HandshakeError, LogLimit, Refused, shows};
 use crate::echo::Underlying;
@@ -55,13 +57,24 @@ impl Tls {
         }
     }
 
+    /// Answers a client that speaks plain HTTP.
+    fn refuse_http<S: Stream>(&self, stream: ReadAhead<S>) -> Refused {
+        let hint = match self.is_for_http {
+            true => "This port speaks TLS: https:// and wss:// lead here.",
+            false => "This port echoes bytes over TLS. It speaks no HTTP.",
+        };
+        let reason = "the client sent an HTTP request in plain text".to_owned();
+        let end = End::Handshake(HandshakeError::Tls(reason));
+        super::refuse(stream, |stream| stream, end, http_response("400 Bad Request", hint))
+    }
+
     async fn handshake<S: Stream>(
         self,
-        stream: S,
+        stream: ReadAhead<S>,
         connection: Connection,
     ) -> Result<Carried<TlsStream<ReadAhead<S>>>, Refused> {
         let began = Instant::now();
-        let acceptor = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(stream));
+        let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
         let mut acceptor = std::pin::pin!(acceptor);
         let hello = match acceptor.as_mut().await {
             Ok(hello) => hello,
@@ -108,10 +121,13 @@ impl<S: Stream> Transport<S> for Tls {
     ) -> impl Future<Output = Result<Carried<Self::Carried>, Refused>> + Send + 'static {
         let tls = self.clone();
         async move {
-            // A client that says nothing costs its stream, and not the state of a handshake. If
-            // waiting fails, reading does, too, and tells why.
-            let _ = stream.readable().await;
-            Box::pin(tls.handshake(stream, connection)).await
+            let mut stream = ReadAhead::new(stream);
+            // A client that says nothing costs its stream, and not the state of a handshake.
+            match poll_fn(|cx| stream.poll_ahead(cx).map_ok(is_http_request)).await {
+                Ok(true) => Err(tls.refuse_http(stream)),
+                Ok(false) => Box::pin(tls.handshake(stream, connection)).await,
+                Err(error) => Err(refuse_hello(Some(stream), &error)),
+            }
         }
     }
 }

@@ -97,10 +97,6 @@ impl TcpStream {
 impl Stream for TcpStream {
     type Detached = net::TcpStream;
 
-    async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await.map(drop)
-    }
-
     fn attach(stream: net::TcpStream) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         // `AsyncFd::with_interest` is deprecated because it is unsound for a type that does not keep

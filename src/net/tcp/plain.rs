@@ -11,10 +11,6 @@ use crate::net::{Listener, Peer, Stream, would_block};
 impl Stream for TcpStream {
     type Detached = net::TcpStream;
 
-    async fn readable(&self) -> io::Result<()> {
-        TcpStream::readable(self).await
-    }
-
     fn attach(stream: net::TcpStream) -> io::Result<Self> {
         TcpStream::from_std(stream)
     }

@@ -62,7 +62,7 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
                     return Err(refuse(stream, T::UNDERLYING, NOT_HTTP2, PROTOCOL_ERROR.into()));
                 }
                 (Some(b"http/1.1"), true) => {
-                    let answer = plain_text("505 HTTP Version Not Supported", NOT_HTTP1);
+                    let answer = answer("505 HTTP Version Not Supported", NOT_HTTP1);
                     return Err(refuse(stream, T::UNDERLYING, NOT_HTTP1, answer));
                 }
                 _ => {}
@@ -93,15 +93,9 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const IS_TLS: &str = "what came is not HTTP, perhaps TLS: that is what wss:// and https:// begin with, \
                       and this port speaks ws:// and http://";
 
-/// An HTTP/1.1 response of text, for a client that does not speak HTTP/1.1.
-fn plain_text(status: &str, why: &str) -> Vec<u8> {
-    let why = format!("This is a WebSocket echo server: {why}.\n");
-    let length = why.len();
-    let response = format!(
-        "HTTP/1.1 {status}\r\nConnection: close\r\n\
-         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{why}"
-    );
-    response.into_bytes()
+/// An HTTP/1.1 response for a client that does not speak HTTP/1.1.
+fn answer(status: &str, why: &str) -> Vec<u8> {
+    transport::http_response(status, &format!("This is a WebSocket echo server: {why}."))
 }
 
 /// Refuses a client that does not speak the version of HTTP that ALPN selected, which is a
@@ -134,7 +128,7 @@ where
 {
     let first = stream.first();
     if first == Some(TLS_HANDSHAKE) {
-        return Err(refuse(stream, underlying, IS_TLS, plain_text("400 Bad Request", IS_TLS)));
+        return Err(refuse(stream, underlying, IS_TLS, answer("400 Bad Request", IS_TLS)));
     }
     let answered = Arc::new(OnceLock::new());
     let service = service_fn(|request: Request<Incoming>| {
