@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::Target;
+use super::connect::words;
 use crate::error::{BoxError, CredentialError};
 
 /// Why a probe has no result. Its text is one line.
@@ -127,7 +128,7 @@ impl ProbeError {
     }
 
     pub(super) fn connect_io(target: &Target, source: io::Error) -> Self {
-        ProbeError::connect_caused_by(target, source.to_string(), source)
+        ProbeError::connect_caused_by(target, words(&source), source)
     }
 
     pub(super) fn tls(target: &Target, source: io::Error) -> Self {

@@ -91,6 +91,11 @@ pub(super) struct ProbeArgs {
     #[arg(long, help_heading = "Messages")]
     binary: bool,
 
+    /// For all phases of connecting together
+    #[arg(long, value_name = "TIME", default_value = "10s", help_heading = "Connection")]
+    #[arg(value_parser = parse_positive_time)]
+    connect_timeout: Duration,
+
     /// Connect from this address
     #[arg(long, value_name = "IP", help_heading = "Connection")]
     source: Option<IpAddr>,
@@ -182,6 +187,7 @@ impl From<ProbeArgs> for Probe {
                     _ => None,
                 };
                 connect.source = args.source;
+                connect.timeout = args.connect_timeout;
                 connect.subprotocols = args.subprotocol;
                 connect.headers = args.header;
                 connect.dont_fragment = args.dont_fragment;

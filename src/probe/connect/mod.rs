@@ -1,0 +1,223 @@
+//! From a target to a connection: name resolution, the connection of the transport, the TLS
+//! handshake and the WebSocket upgrade. Each phase is timed; one deadline is for all of them.
+
+mod options;
+mod race;
+mod resolve;
+mod tcp;
+mod udp;
+mod unix;
+mod websocket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+pub use options::{ConnectOptions, Family};
+pub(super) use race::words;
+
+use super::link::{ByteStream, Link};
+use super::pace::later;
+use super::tls::{ClientTls, TlsFacts, TlsOptions};
+use super::{Endpoint, ProbeError, ProbeSetting, Target};
+use crate::address::Address;
+use crate::config::Protocol;
+use race::Attempts;
+
+/// How long several UDP addresses have to answer before the first of them is taken unheard.
+const UDP_ANSWER: Duration = Duration::from_secs(2);
+
+/// An established connection, and how long each phase of establishing it took. A phase that the
+/// target does not have is `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connected {
+    /// The address that was connected to.
+    pub peer: Address,
+    /// The address that was connected from. `None` for a Unix socket.
+    pub local: Option<SocketAddr>,
+    /// Resolving the name. `None` for a Unix socket.
+    pub resolve: Option<Duration>,
+    /// Connecting the TCP or Unix socket. `None` for UDP.
+    pub connect: Option<Duration>,
+    /// The TLS handshake.
+    pub tls: Option<Duration>,
+    /// The WebSocket opening handshake.
+    pub upgrade: Option<Duration>,
+    /// What the TLS handshake negotiated.
+    pub tls_facts: Option<TlsFacts>,
+    /// The WebSocket subprotocol that the server selected.
+    pub subprotocol: Option<String>,
+}
+
+impl Connected {
+    fn new(peer: Address, local: Option<SocketAddr>) -> Self {
+        Connected {
+            peer,
+            local,
+            resolve: None,
+            connect: None,
+            tls: None,
+            upgrade: None,
+            tls_facts: None,
+            subprotocol: None,
+        }
+    }
+}
+
+/// Connects to `target`.
+pub(super) async fn connect(
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<(Link, Connected), ProbeError> {
+    options.check(target)?;
+    // What can be wrong with the options is found before anything is sent, and the files are read
+    // before the first phase is timed.
+    let tls = match target.protocol().is_over_tls() {
+        true => Some((ClientTls::new(&options.tls)?, server_name(target, &options.tls)?)),
+        false => None,
+    };
+    let request = match target.protocol() {
+        Protocol::Ws | Protocol::Wss => Some(websocket::request(target, options)?),
+        _ => None,
+    };
+    let mut phases = Phases::begin(target, options.timeout);
+    let (mut stream, mut connected) = match target.endpoint() {
+        Endpoint::Host { name, port } => {
+            let resolving = resolve::resolve(target, options, name, *port);
+            let addresses = phases.run("resolving the name", resolving).await?;
+            let resolved = phases.end();
+            if target.protocol() == Protocol::Udp {
+                let (link, mut connected) = open_udp(target, options, &addresses).await?;
+                connected.resolve = Some(resolved);
+                return Ok((link, connected));
+            }
+            let (stream, mut connected) =
+                connect_tcp(target, options, &addresses, phases.deadline).await?;
+            connected.resolve = Some(resolved);
+            (stream, connected)
+        }
+        Endpoint::Unix(address) => {
+            let connecting = async {
+                let stream = unix::connect(address).await;
+                stream.map_err(|error| ProbeError::connect_io(target, error))
+            };
+            let stream = phases.run("connecting", connecting).await?;
+            (stream, Connected::new(address.clone().into(), None))
+        }
+    };
+    connected.connect = Some(phases.end());
+    if let Some((tls, name)) = tls {
+        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let handshake = async {
+            connector.connect(name, stream).await.map_err(|error| ProbeError::tls(target, error))
+        };
+        let secured = phases.run("the TLS handshake", handshake).await?;
+        connected.tls = Some(phases.end());
+        connected.tls_facts = Some(tls.facts(secured.get_ref().1));
+        stream = Box::new(secured);
+    }
+    let Some(request) = request else { return Ok((Link::Bytes(stream), connected)) };
+    let upgrading = websocket::upgrade(target, request, stream);
+    let (link, subprotocol) = phases.run("the WebSocket upgrade", upgrading).await?;
+    connected.upgrade = Some(phases.end());
+    connected.subprotocol = subprotocol;
+    Ok((link, connected))
+}
+
+/// A clock for each phase, and the deadline for all of them.
+struct Phases<'a> {
+    target: &'a Target,
+    began: Instant,
+    deadline: Instant,
+}
+
+impl Phases<'_> {
+    fn begin(target: &Target, timeout: Duration) -> Phases<'_> {
+        let began = Instant::now();
+        Phases { target, began, deadline: later(began, timeout) }
+    }
+
+    /// Does `work`, until the deadline.
+    async fn run<T>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, ProbeError>>,
+    ) -> Result<T, ProbeError> {
+        match timeout_at(self.deadline, work).await {
+            Ok(result) => result,
+            Err(_) => Err(ProbeError::connect(self.target, format!("{name} took too long"))),
+        }
+    }
+
+    /// Ends a phase, and returns how long it took.
+    fn end(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.began, now)
+    }
+}
+
+fn server_name(target: &Target, tls: &TlsOptions) -> Result<ServerName<'static>, ProbeError> {
+    let (setting, name) = match &tls.server_name {
+        Some(name) => (ProbeSetting::ServerName, name.as_str()),
+        None => (ProbeSetting::Target, target.server_name()),
+    };
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        ProbeError::setting(setting, format!("'{name}' is neither a DNS name nor an IP address"))
+    })
+}
+
+/// Connects to the first of `addresses` that accepts.
+async fn connect_tcp(
+    target: &Target,
+    options: &ConnectOptions,
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<(Box<dyn ByteStream>, Connected), ProbeError> {
+    let mut attempts = Attempts::default();
+    let attempt = async |address| {
+        let (stream, local) = tcp::connect(address, options.source).await?;
+        Ok((Box::new(stream) as Box<dyn ByteStream>, Connected::new(address.into(), Some(local))))
+    };
+    match timeout_at(deadline, attempts.first(addresses, attempt)).await {
+        Ok(Some(connected)) => Ok(connected),
+        Ok(None) => Err(ProbeError::connect_caused_by(target, attempts.to_string(), attempts)),
+        Err(_) => {
+            let problem = format!("connecting took too long: {attempts}");
+            Err(ProbeError::connect(target, problem))
+        }
+    }
+}
+
+/// Opens a socket to the only address, or to the first that answers. If none does, the first that
+/// does not refuse is taken, and what becomes of the messages is for the probe to find out.
+async fn open_udp(
+    target: &Target,
+    options: &ConnectOptions,
+    addresses: &[SocketAddr],
+) -> Result<(Link, Connected), ProbeError> {
+    let mut attempts = Attempts::default();
+    let mut peer = addresses[0];
+    if addresses.len() > 1 {
+        let attempt = async |address| {
+            udp::open_answered(options, address).await?;
+            Ok(address)
+        };
+        let deadline = Instant::now() + UDP_ANSWER.min(options.timeout);
+        peer = match timeout_at(deadline, attempts.first(addresses, attempt)).await {
+            Ok(Some(address)) => address,
+            Ok(None) => {
+                let problem = attempts.to_string();
+                return Err(ProbeError::connect_caused_by(target, problem, attempts));
+            }
+            Err(_) => attempts.first_silent().unwrap_or(peer),
+        };
+    }
+    let opened = udp::open(options, peer).await;
+    let (socket, local) = opened.map_err(|error| ProbeError::connect_io(target, error))?;
+    Ok((Link::Datagrams(socket.into()), Connected::new(peer.into(), Some(local))))
+}

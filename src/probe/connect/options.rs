@@ -1,0 +1,124 @@
+//! How a probe connects.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::probe::tls::TlsOptions;
+use crate::probe::{Endpoint, ProbeError, ProbeSetting, Target};
+
+/// How a probe connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// The family of the addresses of a name that are tried. `None`: that of
+    /// [`source`](ConnectOptions::source), else both. A Unix socket has none.
+    pub family: Option<Family>,
+    /// The local address to connect from. `None`: the system's choice. A Unix socket has none.
+    pub source: Option<IpAddr>,
+    /// How long all phases of one connection may take together. 10 seconds.
+    pub timeout: Duration,
+    /// TLS.
+    pub tls: TlsOptions,
+    /// WebSocket: the subprotocols to offer, the preferred one first. None.
+    pub subprotocols: Vec<String>,
+    /// WebSocket: further header fields of the request, names and values. A field that the request
+    /// has anyway, such as `Host`, gets this value instead. None.
+    pub headers: Vec<(String, String)>,
+    /// UDP: whether to set the DF bit, so that a datagram that is larger than the path's MTU is
+    /// dropped and not fragmented. Linux only. `false`.
+    pub dont_fragment: bool,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        ConnectOptions::new()
+    }
+}
+
+impl ConnectOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        ConnectOptions {
+            family: None,
+            source: None,
+            timeout: Duration::from_secs(10),
+            tls: TlsOptions::default(),
+            subprotocols: Vec::new(),
+            headers: Vec::new(),
+            dont_fragment: false,
+        }
+    }
+
+    /// Sets [`ConnectOptions::family`].
+    #[must_use]
+    pub fn family(mut self, family: Family) -> Self {
+        self.family = Some(family);
+        self
+    }
+
+    /// Sets [`ConnectOptions::source`].
+    #[must_use]
+    pub fn source(mut self, source: impl Into<IpAddr>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Sets [`ConnectOptions::timeout`].
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Changes [`ConnectOptions::tls`].
+    #[must_use]
+    pub fn tls(mut self, change: impl FnOnce(&mut TlsOptions)) -> Self {
+        change(&mut self.tls);
+        self
+    }
+
+    /// Adds to [`ConnectOptions::subprotocols`].
+    #[must_use]
+    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
+        self.subprotocols.push(name.into());
+        self
+    }
+
+    /// Adds to [`ConnectOptions::headers`].
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets [`ConnectOptions::dont_fragment`].
+    #[must_use]
+    pub fn dont_fragment(mut self) -> Self {
+        self.dont_fragment = true;
+        self
+    }
+
+    pub(super) fn check(&self, target: &Target) -> Result<(), ProbeError> {
+        if matches!(target.endpoint(), Endpoint::Unix(_)) {
+            if self.source.is_some() {
+                let problem = "a Unix socket is not connected to from an IP address";
+                return Err(ProbeError::setting(ProbeSetting::Source, problem));
+            }
+            if self.family.is_some() {
+                let problem = "a Unix socket is neither IPv4 nor IPv6";
+                return Err(ProbeError::setting(ProbeSetting::Family, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A family of IP addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}

@@ -1,0 +1,134 @@
+//! The WebSocket opening handshake (RFC 6455 section 4.1).
+
+use hyper::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use tokio_tungstenite::client_async_with_config;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::options::ConnectOptions;
+use super::race::words;
+use crate::probe::link::{ByteStream, Link};
+use crate::probe::{ProbeError, ProbeSetting, Target};
+
+/// What the handshake itself says (RFC 6455 section 4.1). Another value would make it fail, or make
+/// the other side send what the probe cannot read.
+const OWN_FIELDS: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_VERSION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+];
+
+/// The WebSocket request, with the subprotocols and header fields of `options`.
+pub(super) fn request(target: &Target, options: &ConnectOptions) -> Result<Request, ProbeError> {
+    let mut request = target
+        .request_url()
+        .into_client_request()
+        .map_err(|error| ProbeError::setting(ProbeSetting::Target, error.to_string()))?;
+    let fields = request.headers_mut();
+    if !options.subprotocols.is_empty() {
+        if let Some(name) =
+            options.subprotocols.iter().find(|name| HeaderValue::from_str(name).is_err())
+        {
+            let problem = format!("'{name}' is not a token");
+            return Err(ProbeError::setting(ProbeSetting::Subprotocols, problem));
+        }
+        let offer = HeaderValue::from_str(&options.subprotocols.join(", "));
+        fields.insert(header::SEC_WEBSOCKET_PROTOCOL, offer.expect("each part is a valid value"));
+    }
+    let mut further = HeaderMap::new();
+    for (name, value) in &options.headers {
+        let refuse = |what| {
+            let problem = format!("'{name}: {value}' has an invalid {what}");
+            ProbeError::setting(ProbeSetting::Headers, problem)
+        };
+        let name = HeaderName::try_from(name.as_str()).map_err(|_| refuse("name"))?;
+        if OWN_FIELDS.contains(&name) {
+            let problem = format!("{name} is the handshake's own field, and cannot be set");
+            return Err(ProbeError::setting(ProbeSetting::Headers, problem));
+        }
+        further.append(name, HeaderValue::from_str(value).map_err(|_| refuse("value"))?);
+    }
+    // Replaces the values of names that are there.
+    fields.extend(further);
+    Ok(request)
+}
+
+pub(super) async fn upgrade(
+    target: &Target,
+    request: Request,
+    stream: Box<dyn ByteStream>,
+) -> Result<(Link, Option<String>), ProbeError> {
+    // An echo is as large as its message, so the sizes need no limit.
+    let config = WebSocketConfig::default()
+        .read_buffer_size(16 * 1024)
+        .max_message_size(None)
+        .max_frame_size(None);
+    let (socket, response) =
+        client_async_with_config(request, stream, Some(config)).await.map_err(|error| {
+            let problem = match &error {
+                Error::Http(response) => refusal(response),
+                other => format!("the WebSocket upgrade failed: {}", cause(other)),
+            };
+            ProbeError::connect_caused_by(target, problem, error)
+        })?;
+    let subprotocol = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
+    let subprotocol = subprotocol.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+    Ok((Link::Messages(Box::new(socket)), subprotocol))
+}
+
+/// What an HTTP response says in place of an upgrade: the status, where to go instead, what to
+/// authenticate with, and the first line of its text.
+fn refusal(response: &Response<Option<Vec<u8>>>) -> String {
+    let mut said = format!("the server answered {} instead of upgrading", response.status());
+    let field = |name| response.headers().get(name).map(|value| printable(value.as_bytes()));
+    if let Some(location) = field(header::LOCATION) {
+        said += &format!("; it is at {location}");
+    }
+    if let Some(challenge) = field(header::WWW_AUTHENTICATE) {
+        said += &format!("; it asks for authentication: {challenge}");
+    }
+    let is_text = field(header::CONTENT_TYPE).is_none_or(|kind| !kind.contains("html"));
+    let body = response.body().as_deref().filter(|_| is_text).unwrap_or_default();
+    match body.split(|byte| *byte == b'\n').map(printable).find(|line| !line.is_empty()) {
+        Some(line) => said + &format!(": {line}"),
+        None => said,
+    }
+}
+
+/// Up to 200 characters of what a server has sent, without those that a terminal obeys.
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+}
+
+/// Why an upgrade failed, without tungstenite's own words where there are better ones.
+fn cause(error: &Error) -> String {
+    match error {
+        Error::Io(error) => words(error),
+        Error::Protocol(ProtocolError::HandshakeIncomplete) | Error::ConnectionClosed => {
+            "the other side closed the connection".to_owned()
+        }
+        Error::Protocol(ProtocolError::HttparseError(_) | ProtocolError::WrongHttpVersion) => {
+            "the other side does not speak HTTP/1.1".to_owned()
+        }
+        Error::Protocol(ProtocolError::SecWebSocketAcceptKeyMismatch) => {
+            "its Sec-WebSocket-Accept is not the answer to our key".to_owned()
+        }
+        Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
+            "it selected a subprotocol that was not offered, or none of those offered".to_owned()
+        }
+        Error::Protocol(
+            ProtocolError::MissingConnectionUpgradeHeader
+            | ProtocolError::MissingUpgradeWebSocketHeader,
+        ) => "its answer lacks Upgrade: websocket or Connection: Upgrade".to_owned(),
+        _ => "its answer is not valid (RFC 6455 section 4.1)".to_owned(),
+    }
+}
