@@ -554,7 +554,10 @@ async fn exit_codes_tell_the_outcomes_apart() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (refused, text) = code(tcp(free), &[]).await;
     assert_eq!(refused, 3, "{text}");
-    assert!(text.contains(&format!("tcp://{free}: Connection refused")), "{text}");
+    assert!(
+        text.contains(&format!("tcp://{free}: connection refused: nothing listens there")),
+        "{text}"
+    );
     assert_eq!(code("ws://host.invalid/".to_owned(), &[]).await.0, 3);
     let server = TestServer::start(Protocol::Tls).await;
     let (untrusted, text) = code(format!("tls://{}", server.address), &[]).await;
@@ -659,7 +662,7 @@ async fn a_unix_socket_that_cannot_be_connected_to_is_named() {
     // The file outlives its listener.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let text = attempt().await;
-    assert!(text.contains(&format!("{url}: Connection refused")), "{text}");
+    assert!(text.contains(&format!("{url}: connection refused: nothing listens there")), "{text}");
 }
 
 /// The kernel does not let a non-blocking connect wait for a listener with a full backlog.

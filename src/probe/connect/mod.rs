@@ -185,7 +185,9 @@ async fn connect_tcp(
     };
     match timeout_at(deadline, attempts.first(addresses, attempt)).await {
         Ok(Some(connected)) => Ok(connected),
-        Ok(None) => Err(ProbeError::connect_caused_by(target, attempts.to_string(), attempts)),
+        Ok(None) => {
+            Err(ProbeError::connect_caused_by(target, attempts.to_string(), attempts.into_source()))
+        }
         Err(_) => {
             let problem = format!("connecting took too long: {attempts}");
             Err(ProbeError::connect(target, problem))
@@ -212,7 +214,7 @@ async fn open_udp(
             Ok(Some(address)) => address,
             Ok(None) => {
                 let problem = attempts.to_string();
-                return Err(ProbeError::connect_caused_by(target, problem, attempts));
+                return Err(ProbeError::connect_caused_by(target, problem, attempts.into_source()));
             }
             Err(_) => attempts.first_silent().unwrap_or(peer),
         };

@@ -10,6 +10,8 @@ use futures::stream::FuturesUnordered;
 use futures::{Future, StreamExt};
 use tokio::time::sleep;
 
+use crate::error::BoxError;
+
 /// How long an address may be silent before the next one is tried, too: the Connection Attempt
 /// Delay of RFC 8305 section 8.
 const DELAY: Duration = Duration::from_millis(250);
@@ -59,6 +61,17 @@ impl Attempts {
     /// The first address that has not answered.
     pub(super) fn first_silent(&self) -> Option<SocketAddr> {
         self.silent.first().copied()
+    }
+
+    /// As the source of an error: the only failure itself, or all of them.
+    pub(super) fn into_source(mut self) -> BoxError {
+        match (self.failed.pop(), self.failed.is_empty() && self.silent.is_empty()) {
+            (Some((_, only)), true) => only.into(),
+            (last, _) => {
+                self.failed.extend(last);
+                self.into()
+            }
+        }
     }
 }
 
@@ -149,7 +162,8 @@ mod tests {
                 }
             }
         };
-        let racing = attempts.first(&addresses(texts), attempt);
+        let addresses = addresses(texts);
+        let racing = attempts.first(&addresses, attempt);
         let racing = tokio::time::timeout(Duration::from_secs(9), racing).await;
         let connected = racing.unwrap_or_default();
         (connected, attempts, tried.into_inner())

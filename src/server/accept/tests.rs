@@ -22,10 +22,6 @@ use crate::transport::Plain;
 impl net::Stream for DuplexStream {
     type Detached = DuplexStream;
 
-    async fn readable(&self) -> io::Result<()> {
-        Ok(())
-    }
-
     fn attach(stream: DuplexStream) -> io::Result<DuplexStream> {
         Ok(stream)
     }
