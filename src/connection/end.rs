@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::causes::{self, Peer};
 use crate::echo::{EchoError, PeerEnd};
 
 /// Why a connection is over.
@@ -68,6 +69,12 @@ impl fmt::Display for End {
             }
             End::Peer(PeerEnd::Close(Some(code))) => write!(f, "closed by the peer with {code}"),
             End::Peer(PeerEnd::Close(None)) => f.write_str("closed by the peer"),
+            End::Failed(EchoError::Read(error)) => {
+                write!(f, "read failed: {}", causes::of_io(error, Peer::Client))
+            }
+            End::Failed(EchoError::Write(error)) => {
+                write!(f, "write failed: {}", causes::of_io(error, Peer::Client))
+            }
             End::Failed(error) => error.fmt(f),
             End::Handshake(error) => error.fmt(f),
             End::Answered(status) => write!(f, "HTTP request answered with {status}"),

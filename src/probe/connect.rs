@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
+use super::first_bytes::FirstBytes;
 use super::link::{ByteStream, Link};
 use super::pace::later;
 use super::tls::{ClientTls, TlsFacts, TlsOptions};
@@ -225,8 +226,12 @@ pub(super) async fn connect(
     connected.connect = Some(phases.end());
     if let Some((tls, name)) = tls {
         let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let (raw, seen) = FirstBytes::new(stream);
         let handshake = async {
-            connector.connect(name, stream).await.map_err(|error| ProbeError::tls(target, error))
+            connector
+                .connect(name, raw)
+                .await
+                .map_err(|error| ProbeError::tls(target, error, seen.in_place_of_tls(target)))
         };
         let secured = phases.run("the TLS handshake", handshake).await?;
         connected.tls = Some(phases.end());
@@ -462,13 +467,17 @@ async fn upgrade(
         .read_buffer_size(16 * 1024)
         .max_message_size(None)
         .max_frame_size(None);
+    let (stream, seen) = FirstBytes::new(stream);
+    let stream: Box<dyn ByteStream> = Box::new(stream);
     let (socket, response) =
         client_async_with_config(request, stream, Some(config)).await.map_err(|error| {
             let problem = match &error {
                 Error::Http(response) => {
                     format!("the server answered {} instead of upgrading", response.status())
                 }
-                other => format!("the WebSocket upgrade failed: {other}"),
+                other => seen
+                    .in_place_of_http(target)
+                    .unwrap_or_else(|| format!("the WebSocket upgrade failed: {other}")),
             };
             ProbeError::connect_caused_by(target, problem, error)
         })?;

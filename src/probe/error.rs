@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::Target;
+use crate::causes::{self, Peer};
 use crate::error::{BoxError, CredentialError};
 
 /// Why a probe has no result. Its text is one line.
@@ -43,7 +44,7 @@ pub enum ProbeError {
     Tls {
         /// What was connected to.
         target: Box<Target>,
-        /// What failed, with the text of the source.
+        /// What failed.
         problem: String,
         /// The error behind it, if there is one.
         source: Option<BoxError>,
@@ -130,10 +131,11 @@ impl ProbeError {
         ProbeError::connect_caused_by(target, source.to_string(), source)
     }
 
-    pub(super) fn tls(target: &Target, source: io::Error) -> Self {
+    /// A failure of TLS. `instead` is what the other side speaks, if it is not TLS.
+    pub(super) fn tls(target: &Target, source: io::Error, instead: Option<String>) -> Self {
         ProbeError::Tls {
             target: Box::new(target.clone()),
-            problem: source.to_string(),
+            problem: instead.unwrap_or_else(|| causes::explain(&source, Peer::Server)),
             source: Some(source.into()),
         }
     }

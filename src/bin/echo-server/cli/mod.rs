@@ -120,10 +120,10 @@ struct Cli {
     /// PEM certificate chain; if repeated, the client's SNI selects one [self-signed, made at
     /// start]
     #[arg(long, value_name = "FILE", env = "ECHO_CERT", hide_env = true, help_heading = "TLS")]
-    #[arg(requires = "key")]
     cert: Vec<PathBuf>,
 
     /// PEM private key of the certificate: PKCS#8, PKCS#1 or SEC1; repeated in the order of --cert
+    /// [the file of the certificate]
     #[arg(long, value_name = "FILE", env = "ECHO_KEY", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "cert")]
     key: Vec<PathBuf>,
@@ -353,6 +353,8 @@ fn identity(
     keys: Vec<PathBuf>,
     ocsp: Vec<PathBuf>,
 ) -> Result<Identity, String> {
+    // Without --key, each file of a certificate holds its key, too, as HAProxy has it.
+    let keys = if keys.is_empty() { certs.clone() } else { keys };
     if certs.len() != keys.len() {
         let (certs, keys) = (certs.len(), keys.len());
         return Err(format!("--key: {keys} given, and {certs} --cert; each --cert needs a --key"));

@@ -133,10 +133,10 @@ pub(super) struct ProbeArgs {
     alpn: Vec<String>,
 
     /// PEM certificate chain to present
-    #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
     cert: Option<PathBuf>,
 
-    /// Its PEM private key
+    /// Its PEM private key [the file of the certificate]
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
     key: Option<PathBuf>,
 
@@ -184,8 +184,9 @@ impl From<ProbeArgs> for Probe {
                 connect.tls.insecure = args.insecure;
                 connect.tls.server_name = args.server_name;
                 connect.tls.alpn = args.alpn;
+                let key = args.key.or_else(|| args.cert.clone());
                 connect.tls.client_credentials =
-                    args.cert.zip(args.key).map(|(cert, key)| Credentials::new(cert, key));
+                    args.cert.zip(key).map(|(cert, key)| Credentials::new(cert, key));
             });
         Probe { probe, mode, json: args.json }
     }
