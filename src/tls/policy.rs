@@ -35,8 +35,9 @@ pub(super) fn provider_for(
         let usable = aws_lc_rs::ALL_CIPHER_SUITES.iter().filter(of_versions);
         let usable: Vec<_> = usable.map(|suite| suite_name(suite.suite())).collect();
         let problem = format!(
-            "none of them is of {}, which the versions are limited to; its suites are {}",
+            "none is of {}, and {} allow no other; its suites are {}",
             names(versions),
+            Setting::TlsVersions,
             usable.join(", ")
         );
         return Err(StartError::setting(Setting::Ciphers, problem));
@@ -52,8 +53,9 @@ pub(super) fn provider_for(
         let usable = aws_lc_rs::ALL_KX_GROUPS.iter().filter(of_versions);
         let usable: Vec<_> = usable.filter_map(|group| group.name().as_str()).collect();
         let problem = format!(
-            "none of them is of {}, which the versions and suites are limited to; its groups are {}",
+            "none is of {}, and {} and suites allow no other; its groups are {}",
             names(&versions),
+            Setting::TlsVersions,
             usable.join(", ")
         );
         return Err(StartError::setting(Setting::Groups, problem));

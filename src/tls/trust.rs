@@ -285,3 +285,101 @@ impl ClientCertVerifier for ClientVerifier {
         self.inner.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+        DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose,
+        RevokedCertParams, SerialNumber, date_time_ymd,
+    };
+
+    use super::*;
+
+    /// A self-signed certificate with CA:TRUE, as `openssl req -x509` makes it.
+    fn own(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        issuer(change).der().clone()
+    }
+
+    fn issuer(change: impl FnOnce(&mut CertificateParams)) -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "b.test");
+        change(&mut params);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn verify(
+        trusted: &CertificateDer<'static>,
+        shown: &CertificateDer<'_>,
+        name: Option<&str>,
+    ) -> Result<(), Error> {
+        let name = name.map(|name| ServerName::try_from(name).unwrap());
+        let purpose = name.as_ref().map_or(Purpose::Client, Purpose::Server);
+        let error = CertificateError::UnknownIssuer.into();
+        Trusted::new(vec![trusted.clone()], &[]).verify(shown, purpose, UnixTime::now(), error)
+    }
+
+    #[test]
+    fn a_trusted_certificate_verifies_for_its_name_its_time_and_its_purpose() {
+        let plain = own(|_| {});
+        assert_eq!(verify(&plain, &plain, Some("a.test")), Ok(()));
+        assert_eq!(verify(&plain, &plain, None), Ok(()));
+        // The common name does not count beside a subject alternative name.
+        assert!(verify(&plain, &plain, Some("b.test")).is_err());
+        let other = own(|_| {});
+        let unknown = Err(CertificateError::UnknownIssuer.into());
+        assert_eq!(verify(&plain, &other, Some("a.test")), unknown);
+
+        let nameless = own(|params| params.subject_alt_names.clear());
+        assert_eq!(verify(&nameless, &nameless, Some("B.test")), Ok(()));
+        assert!(verify(&nameless, &nameless, Some("a.test")).is_err());
+        let wild = own(|params| {
+            params.subject_alt_names.clear();
+            params.distinguished_name.push(DnType::CommonName, "*.c.test");
+        });
+        assert_eq!(verify(&wild, &wild, Some("x.c.test")), Ok(()));
+        assert!(verify(&wild, &wild, Some("x.y.c.test")).is_err());
+        assert!(verify(&wild, &wild, Some("c.test")).is_err());
+
+        let expired = own(|params| params.not_after = date_time_ymd(2020, 1, 1));
+        let early = own(|params| params.not_before = date_time_ymd(2100, 1, 1));
+        let error = verify(&expired, &expired, Some("a.test")).unwrap_err();
+        assert!(format!("{error:?}").contains("ExpiredContext"), "{error:?}");
+        let error = verify(&early, &early, Some("a.test")).unwrap_err();
+        assert!(format!("{error:?}").contains("NotValidYetContext"), "{error:?}");
+
+        let purpose = Err(CertificateError::InvalidPurpose.into());
+        let client = own(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+        assert_eq!(verify(&client, &client, None), Ok(()));
+        assert_eq!(verify(&client, &client, Some("a.test")), purpose);
+        let signs_only = own(|p| p.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
+        assert_eq!(verify(&signs_only, &signs_only, None), purpose);
+        assert_eq!(verify(&signs_only, &signs_only, Some("a.test")), purpose);
+    }
+
+    #[test]
+    fn a_trusted_certificate_that_is_revoked_is_not_trusted() {
+        let ca = issuer(|params| params.serial_number = Some(SerialNumber::from(7)));
+        for (serial, is_revoked) in [(7, true), (8, false)] {
+            let list = CertificateRevocationListParams {
+                this_update: date_time_ymd(2026, 1, 1),
+                next_update: date_time_ymd(2100, 1, 1),
+                crl_number: SerialNumber::from(1),
+                issuing_distribution_point: None,
+                revoked_certs: vec![RevokedCertParams {
+                    serial_number: SerialNumber::from(serial),
+                    revocation_time: date_time_ymd(2026, 1, 1),
+                    reason_code: None,
+                    invalidity_date: None,
+                }],
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            let list = list.signed_by(&ca).unwrap().der().clone();
+            let trusted = Trusted::new(vec![ca.der().clone()], &[list]);
+            let error = CertificateError::UnknownIssuer.into();
+            let verified = trusted.verify(ca.der(), Purpose::Client, UnixTime::now(), error);
+            assert_eq!(verified.is_err(), is_revoked);
+        }
+    }
+}

@@ -10,6 +10,12 @@ pub fn start_error(error: &StartError) -> String {
             Setting::TlsVersions => "--tls-min is higher than --tls-max".to_owned(),
             Setting::ClientAuth => "--client-auth needs --client-ca".to_owned(),
             Setting::Crls => "--crl needs --client-ca".to_owned(),
+            // The problem may lie between two settings.
+            Setting::Ciphers | Setting::Groups => {
+                let flag = flag_of(*setting).unwrap_or_default();
+                let versions = Setting::TlsVersions.to_string();
+                format!("{flag}: {}", problem.replace(&versions, "--tls-min and --tls-max"))
+            }
             other => match flag_of(*other) {
                 Some(flag) => format!("{flag}: {problem}"),
                 None => error.to_string(),
