@@ -254,8 +254,7 @@ fn whatever_else_a_file_holds_is_answered_in_one_line_with_a_cure() {
         ),
         (
             "--cert own.pem",
-            "--cert own.pem: it holds a certificate, and no private key; name the file of its key, \
-             too",
+            "--cert own.pem: it holds a certificate, and no private key; --key names its file",
         ),
         (
             "--cert own.key --key own.pem",

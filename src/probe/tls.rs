@@ -26,7 +26,8 @@ use crate::tls::{self, negotiated, pem};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsOptions {
-    /// PEM certificates of the CAs to accept instead of the system's. `None`: the system's.
+    /// Certificates to trust instead of the system's, PEM or DER: those of CAs, and those of servers
+    /// themselves. `None`: the system's.
     pub ca: Option<Source>,
     /// Whether to go on with a certificate that does not verify. [`TlsFacts::unverified`] has the
     /// reason. `false`.

@@ -55,7 +55,9 @@ pub fn credential_error(error: &CredentialError) -> String {
         Credential::ServerCa => "--ca",
         _ => return error.to_string(),
     };
-    format!("{flag} {}: {}", error.origin, error.problem)
+    // Whoever gave no --key does not know it.
+    let problem = error.problem.replace("name the file of its key, too", "--key names its file");
+    format!("{flag} {}: {problem}", error.origin)
 }
 
 fn flag_of(setting: Setting) -> Option<&'static str> {

@@ -117,12 +117,12 @@ struct Cli {
     #[arg(help_heading = "Listeners", value_parser = parse_mode)]
     unix_mode: Option<u32>,
 
-    /// PEM certificate chain; if repeated, the client's SNI selects one [self-signed, made at
+    /// Certificate chain, PEM or DER; if repeated, the client's SNI selects one [self-signed, made at
     /// start]
     #[arg(long, value_name = "FILE", env = "ECHO_CERT", hide_env = true, help_heading = "TLS")]
     cert: Vec<PathBuf>,
 
-    /// PEM private key of the certificate: PKCS#8, PKCS#1 or SEC1; repeated in the order of --cert
+    /// Private key of the certificate: PKCS#8, PKCS#1 or SEC1; repeated in the order of --cert
     /// [the file of the certificate]
     #[arg(long, value_name = "FILE", env = "ECHO_KEY", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "cert")]
@@ -133,7 +133,7 @@ struct Cli {
     #[arg(requires = "cert")]
     ocsp: Vec<PathBuf>,
 
-    /// Ask clients for a certificate issued by one of these CAs, PEM
+    /// Ask clients for a certificate issued by one of these CAs
     #[arg(
         long,
         value_name = "FILE",
@@ -148,7 +148,7 @@ struct Cli {
     #[arg(value_enum, help_heading = "TLS", requires = "client_ca")]
     client_auth: Option<ClientAuthArg>,
 
-    /// PEM certificate revocation lists (CRLs) of the client CAs
+    /// Certificate revocation lists (CRLs) of the client CAs
     #[arg(long, value_name = "FILE", env = "ECHO_CRL", hide_env = true, help_heading = "TLS")]
     #[arg(requires = "client_ca")]
     crl: Vec<PathBuf>,

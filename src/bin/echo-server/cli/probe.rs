@@ -116,7 +116,7 @@ pub(super) struct ProbeArgs {
     #[arg(value_parser = parse_header)]
     header: Vec<(String, String)>,
 
-    /// Trust these PEM certificates instead of the system's
+    /// Trust these certificates instead of the system's
     #[arg(long, value_name = "FILE", help_heading = "TLS", conflicts_with = "insecure")]
     ca: Option<PathBuf>,
 
@@ -132,11 +132,11 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "TLS")]
     alpn: Vec<String>,
 
-    /// PEM certificate chain to present
+    /// Certificate chain to present
     #[arg(long, value_name = "FILE", help_heading = "TLS")]
     cert: Option<PathBuf>,
 
-    /// Its PEM private key [the file of the certificate]
+    /// Its private key [the file of the certificate]
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
     key: Option<PathBuf>,
 
