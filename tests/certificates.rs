@@ -373,7 +373,9 @@ fn the_certificate_of_openssl_req_x509_is_trusted_itself() {
     let Some(here) = Workshop::new() else { return };
     here.certify("own", P256);
     here.certify("other", P256);
-    let server = here.serve("--tls 127.0.0.1:0 --cert own.pem --key own.key --client-ca own.pem");
+    let server = here.serve(
+        "--tls 127.0.0.1:0 --wss 127.0.0.1:0 --cert own.pem --key own.key --client-ca own.pem",
+    );
     let probe = format!("probe tls://{} --count 1", server.address("tls"));
     let (code, stdout, stderr) =
         here.end(&format!("{probe} --ca own.pem --cert own.pem --key own.key"));
@@ -393,6 +395,11 @@ fn the_certificate_of_openssl_req_x509_is_trusted_itself() {
         assert_eq!(code, Some(4), "{args}");
         assert!(stderr.contains(said), "{args}: {stderr}");
     }
+    // The server refuses during the upgrade, when the client's handshake has ended.
+    let probe = format!("probe wss://{} --count 1 --ca own.pem", server.address("wss"));
+    let (code, _, stderr) = here.end(&probe);
+    assert_eq!(code, Some(4), "{stderr}");
+    assert!(stderr.contains("TLS: alert received: certificate_required"), "{stderr}");
     let (_, log) = server.terminate();
     let said = "alert sent: certificate_unknown: the client certificate is that of a CA, or \
                 self-signed; it would have to be among the trusted ones itself";

@@ -23,6 +23,7 @@ use super::pace::later;
 use super::tls::{ClientTls, TlsFacts, TlsOptions};
 use super::{Endpoint, ProbeError, ProbeSetting, Target};
 use crate::address::{Address, UnixAddress};
+use crate::causes;
 use crate::config::Protocol;
 
 /// How a probe connects.
@@ -471,6 +472,14 @@ async fn upgrade(
     let stream: Box<dyn ByteStream> = Box::new(stream);
     let (socket, response) =
         client_async_with_config(request, stream, Some(config)).await.map_err(|error| {
+            let error = match error {
+                // A TLS 1.3 server refuses the client's certificate after the client's handshake
+                // has ended.
+                Error::Io(error) if causes::tls_error(&error).is_some() => {
+                    return ProbeError::tls(target, error, None);
+                }
+                other => other,
+            };
             let problem = match &error {
                 Error::Http(response) => {
                     format!("the server answered {} instead of upgrading", response.status())
