@@ -179,7 +179,8 @@ fn a_chain_is_put_in_order() {
     assert!(
         stderr.ends_with(
             "TLS: alert sent: unknown_ca: the server's certificate is not trusted: it is of a CA that \
-             is not among the trusted ones, or an intermediate certificate is missing\n"
+             is not among the trusted ones, or an intermediate certificate is missing; --ca \
+             FILE names what to trust, --insecure goes on without\n"
         ),
         "{stderr}"
     );
@@ -351,7 +352,8 @@ fn a_certificate_of_version_1_is_served_and_trusted_like_any_other() {
             let (code, _, stderr) =
                 here.end(&format!("{probe} --ca {name}.pem --server-name elsewhere.test"));
             assert_eq!(code, Some(4));
-            let said = "the server's certificate is not for elsewhere.test: it is for localhost\n";
+            let said = "the server's certificate is not for elsewhere.test: it is for localhost; \
+                        --server-name NAME asks for another name\n";
             assert!(stderr.ends_with(said), "{stderr}");
 
             let server = here.serve(&format!(
@@ -387,7 +389,7 @@ fn the_certificate_of_openssl_req_x509_is_trusted_itself() {
         (
             "--ca own.pem",
             "alert received: certificate_required: the server requires a certificate of the other \
-             side, and got none",
+             side, and got none; --cert FILE and --key FILE present one",
         ),
         ("--ca own.pem --cert other.pem --key other.key", "alert received: certificate_unknown"),
     ] {

@@ -92,3 +92,24 @@ impl fmt::Display for End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio_rustls::rustls;
+
+    use super::*;
+
+    #[test]
+    fn tls_fails_in_words_after_the_handshake_too() {
+        let error = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        assert_eq!(
+            End::Failed(EchoError::Read(error)).to_string(),
+            "read failed: what the client sent cannot be decrypted: it was changed on the way, or \
+             the keys differ"
+        );
+        let error = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(End::Failed(EchoError::Write(error)).to_string(), "write failed: broken pipe");
+    }
+}

@@ -40,9 +40,23 @@ pub fn probe_error(error: &ProbeError) -> String {
             None => error.to_string(),
         },
         ProbeError::Credential(error) => credential_error(error),
+        ProbeError::Tls { problem, .. } => {
+            let cure = CURES.iter().find(|(cause, _)| problem.contains(cause));
+            cure.map_or_else(|| error.to_string(), |(_, cure)| format!("{error}; {cure}"))
+        }
         other => other.to_string(),
     }
 }
+
+/// What the words of a TLS failure contain, and the flags that help.
+const CURES: [(&str, &str); 4] = [
+    ("among the trusted ones", TRUST),
+    ("the system has no CA certificates", TRUST),
+    ("the server's certificate is not for ", "--server-name NAME asks for another name"),
+    ("certificate_required", "--cert FILE and --key FILE present one"),
+];
+
+const TRUST: &str = "--ca FILE names what to trust, --insecure goes on without";
 
 /// Why a certificate, a key or a list could not be used, on one line.
 pub fn credential_error(error: &CredentialError) -> String {
