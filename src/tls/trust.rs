@@ -79,6 +79,10 @@ impl Trusted {
         if self.revoked.contains(certificate) {
             return Err(CertificateError::Revoked.into());
         }
+        // A CA above it may be revoked.
+        if error == Error::InvalidCertificate(CertificateError::Revoked) {
+            return Err(error);
+        }
         if !self.certificates.contains(certificate) {
             return Err(error);
         }
