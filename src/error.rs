@@ -24,7 +24,7 @@ pub enum StartError {
     #[error(transparent)]
     Credential(#[from] CredentialError),
     /// The TLS library failed to set something up.
-    #[error("TLS cannot be set up: {problem}: {source}")]
+    #[error("TLS cannot be set up: {problem}")]
     Tls {
         /// What could not be set up.
         problem: String,

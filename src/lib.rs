@@ -134,6 +134,7 @@
 //! | `net` | sockets: binding, listeners whatever their family, who the peer is |
 //! | `echo` | the core: byte streams, WebSocket frames rewritten in place, datagrams |
 //! | [`certs`] | makes certificates |
+//! | `causes` | what the TLS libraries say, in words for people |
 //! | `config`, `address`, `error` | plain data: what a server is told, where it listens, why it did not start |
 //!
 //! Imports point inward: `testing -> server -> protocols -> transport -> tls -> connection -> net ->
@@ -144,6 +145,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod address;
+mod causes;
 pub mod certs;
 mod config;
 mod connection;

@@ -207,7 +207,11 @@ fn wrong_usage_is_reported_in_one_line_with_exit_code_2() {
     let missing = ["--tls", "0", "--cert", "/no/such/file", "--key", "/no/such/file"];
     assert_fails(&missing, 2, &["--cert /no/such/file: No such file"]);
     let swapped = ["--tls", "0", "--cert", &client_key, "--key", &server_pem];
-    assert_fails(&swapped, 2, &["--cert", "no PEM certificate"]);
+    assert_fails(
+        &swapped,
+        2,
+        &["--cert", "it holds a private key, and no certificate; it and", "are swapped"],
+    );
     let mismatch = ["--tls", "0", "--cert", &server_pem, "--key", &client_key];
     assert_fails(&mismatch, 2, &["--key", "not the key of the certificate in", "server.pem"]);
 }

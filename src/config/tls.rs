@@ -20,7 +20,7 @@ impl Source {
         Source::File(path.into())
     }
 
-    /// These bytes: the text of a PEM file, or DER for an OCSP response.
+    /// These bytes: the text of a PEM file, or DER.
     pub fn memory(bytes: impl AsRef<[u8]>) -> Self {
         Source::Memory(bytes.as_ref().into())
     }
@@ -134,9 +134,11 @@ impl From<Credentials> for Identity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credentials {
-    /// The certificate chain, PEM, the holder's own certificate first.
+    /// The certificate chain, PEM or DER. It is sent in order, the holder's own certificate first,
+    /// whatever the order here.
     pub chain: Source,
-    /// Its private key, PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    /// Its private key, PEM or DER: PKCS#8, PKCS#1 or SEC1, not encrypted. It may be the same source
+    /// as the chain's.
     pub key: Source,
     /// A DER-encoded OCSP response (RFC 6960) for the server to staple. Clients ignore it.
     pub ocsp: Option<Source>,
@@ -194,12 +196,13 @@ pub struct TlsPolicy {
     /// [`Protocol::Tls`](crate::Protocol) accepts the first that the client offers,
     /// [`Protocol::Wss`](crate::Protocol) has h2 and http/1.1.
     pub alpn: Vec<String>,
-    /// PEM certificates of the CAs that may have issued a client's certificate. `None`: clients are
-    /// not asked for a certificate.
+    /// Certificates of the CAs that may have issued a client's certificate, and certificates of
+    /// clients that are trusted themselves, PEM or DER. `None`: clients are not asked for a
+    /// certificate.
     pub client_ca: Option<Source>,
     /// Whether clients need a certificate. `None`: required if there is a `client_ca`.
     pub client_auth: Option<ClientAuth>,
-    /// PEM certificate revocation lists of those CAs.
+    /// Certificate revocation lists of those CAs, PEM or DER.
     pub crls: Vec<Source>,
     /// Whether each connection's secrets are written to the file named by the environment variable
     /// SSLKEYLOGFILE, so that tools can decrypt it. Default: `false`.

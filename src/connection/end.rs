@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::causes::{self, Peer};
 use crate::echo::{EchoError, PeerEnd};
 
 /// Why a connection is over.
@@ -68,6 +69,12 @@ impl fmt::Display for End {
             }
             End::Peer(PeerEnd::Close(Some(code))) => write!(f, "closed by the peer with {code}"),
             End::Peer(PeerEnd::Close(None)) => f.write_str("closed by the peer"),
+            End::Failed(EchoError::Read(error)) => {
+                write!(f, "read failed: {}", causes::of_io(error, Peer::Client))
+            }
+            End::Failed(EchoError::Write(error)) => {
+                write!(f, "write failed: {}", causes::of_io(error, Peer::Client))
+            }
             End::Failed(error) => error.fmt(f),
             End::Handshake(error) => error.fmt(f),
             End::Answered(status) => write!(f, "HTTP request answered with {status}"),
@@ -83,5 +90,26 @@ impl fmt::Display for End {
             End::Aborted => f.write_str("aborted by the server's shutdown"),
             End::Panicked => f.write_str("a bug: the connection's task panicked"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio_rustls::rustls;
+
+    use super::*;
+
+    #[test]
+    fn tls_fails_in_words_after_the_handshake_too() {
+        let error = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        assert_eq!(
+            End::Failed(EchoError::Read(error)).to_string(),
+            "read failed: what the client sent cannot be decrypted: it was changed on the way, or \
+             the keys differ"
+        );
+        let error = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(End::Failed(EchoError::Write(error)).to_string(), "write failed: broken pipe");
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::Target;
-use super::connect::words;
+use crate::causes::{self, Peer};
 use crate::error::{BoxError, CredentialError};
 
 /// Why a probe has no result. Its text is one line.
@@ -44,7 +44,7 @@ pub enum ProbeError {
     Tls {
         /// What was connected to.
         target: Box<Target>,
-        /// What failed, with the text of the source.
+        /// What failed.
         problem: String,
         /// The error behind it, if there is one.
         source: Option<BoxError>,
@@ -128,13 +128,14 @@ impl ProbeError {
     }
 
     pub(super) fn connect_io(target: &Target, source: io::Error) -> Self {
-        ProbeError::connect_caused_by(target, words(&source), source)
+        ProbeError::connect_caused_by(target, causes::of_connect(&source), source)
     }
 
-    pub(super) fn tls(target: &Target, source: io::Error) -> Self {
+    /// A failure of TLS. `instead` is what the other side speaks, if it is not TLS.
+    pub(super) fn tls(target: &Target, source: io::Error, instead: Option<String>) -> Self {
         ProbeError::Tls {
             target: Box::new(target.clone()),
-            problem: source.to_string(),
+            problem: instead.unwrap_or_else(|| causes::explain(&source, Peer::Server)),
             source: Some(source.into()),
         }
     }

@@ -17,6 +17,7 @@ use super::exchange::{CLOSE_TIMEOUT, Ended, Exchange};
 use super::pace::{Pace, later};
 use super::payload::Payloads;
 use super::{Event, Probe, ProbeError, ProbeSetting, Reply, Summary, ignore};
+use crate::causes::{self, Peer};
 use crate::config::Protocol;
 use crate::connection::deadline::Deadline;
 
@@ -366,7 +367,7 @@ impl Driver {
             if let Poll::Ready(ended) = self.exchange.poll(cx, |reply| batch.add(&reply)) {
                 let (reason, is_final) = match ended {
                     Ended::Closed(how) => (format!("closed by the other side: {how}"), true),
-                    Ended::Failed(error) => (error.to_string(), !self.is_udp),
+                    Ended::Failed(error) => (causes::of_io(&error, Peer::Server), !self.is_udp),
                 };
                 self.batch.shared.lock().fail(reason);
                 if is_final {

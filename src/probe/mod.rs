@@ -28,6 +28,7 @@ mod connect;
 mod error;
 mod event;
 mod exchange;
+mod first_bytes;
 mod link;
 mod load;
 mod messages;

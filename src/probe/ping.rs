@@ -12,6 +12,7 @@ use super::exchange::{CLOSE_TIMEOUT, Ended, Exchange};
 use super::pace::{Pace, later};
 use super::payload::Payloads;
 use super::{Event, Probe, ProbeError, Reply, Summary, ignore};
+use crate::causes::{self, Peer};
 use crate::config::Protocol;
 
 /// How long to listen after the last reply, so that duplicates of it are counted.
@@ -215,13 +216,16 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                         Ended::Closed(how) => (format!("closed by the other side: {how}"), true),
                         // A TLS 1.3 server refuses the client's certificate after the client's
                         // handshake has ended.
-                        Ended::Failed(error) if summary.received == 0 && is_tls(&error) => {
-                            return Err(ProbeError::tls(target, error));
+                        Ended::Failed(error)
+                            if summary.received == 0 && causes::tls_error(&error).is_some() =>
+                        {
+                            return Err(ProbeError::tls(target, error, None));
                         }
                         // One datagram may be refused, and the next one not.
-                        Ended::Failed(error) => {
-                            (error.to_string(), target.protocol() != Protocol::Udp)
-                        }
+                        Ended::Failed(error) => (
+                            causes::of_io(&error, Peer::Server),
+                            target.protocol() != Protocol::Udp,
+                        ),
                     };
                     on_event(Event::Failed { reason: reason.clone() });
                     summary.fail(reason);
@@ -250,10 +254,4 @@ enum Next {
     Waited,
     Stopped,
     Ended(Vec<Reply>, Ended),
-}
-
-/// Whether TLS failed, and not the connection below it.
-fn is_tls(error: &std::io::Error) -> bool {
-    let inner = error.get_ref();
-    inner.and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>()).is_some()
 }

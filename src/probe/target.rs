@@ -90,6 +90,12 @@ impl Target {
         &self.path
     }
 
+    /// The same place with another protocol, as a suggestion.
+    pub(super) fn over(&self, protocol: Protocol) -> Target {
+        let path = if is_web_socket(protocol) { &*self.path } else { "/" };
+        Target { protocol, endpoint: self.endpoint.clone(), path: path.to_owned() }
+    }
+
     /// The name for SNI and certificate verification, unless an option names another.
     pub(super) fn server_name(&self) -> &str {
         match &self.endpoint {

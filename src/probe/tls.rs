@@ -10,20 +10,24 @@ use tokio_rustls::rustls::client::danger::{
 };
 use tokio_rustls::rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::sign::SingleCertAndKey;
 use tokio_rustls::rustls::{
     self, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
 use super::{ProbeError, ProbeSetting};
+use crate::causes::{self, Peer};
 use crate::config::{Credentials, Source};
 use crate::error::{Credential, CredentialError};
+use crate::tls::trust::{self, Purpose, Trusted};
 use crate::tls::{self, negotiated, pem};
 
 /// How a probe does TLS. The versions are 1.2 and 1.3.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsOptions {
-    /// PEM certificates of the CAs to accept instead of the system's. `None`: the system's.
+    /// Certificates to trust instead of the system's, PEM or DER: those of CAs, and those of servers
+    /// themselves. `None`: the system's.
     pub ca: Option<Source>,
     /// Whether to go on with a certificate that does not verify. [`TlsFacts::unverified`] has the
     /// reason. `false`.
@@ -110,25 +114,24 @@ impl ClientTls {
     /// Reads the certificates. It may block for the time that reading files takes.
     pub(super) fn new(options: &TlsOptions) -> Result<ClientTls, ProbeError> {
         let provider = Arc::new(tls::provider());
+        let certificates = trusted_certificates(options)?;
         let verifier = Arc::new(RecordingVerifier {
-            inner: web_pki_verifier(options, &provider)?,
+            inner: web_pki_verifier(options, &certificates, &provider)?,
+            trusted: Trusted::new(certificates, &[]),
             algorithms: provider.signature_verification_algorithms,
             insecure: options.insecure,
             unverified: Mutex::new(None),
         });
-        let config = ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for TLS 1.2 and 1.3")
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&verifier) as _);
         let mut config = match &options.client_credentials {
             None => config.with_no_client_auth(),
-            Some(Credentials { chain, key, .. }) => {
-                let certificates = pem::certificates(Credential::Chain, chain)?;
-                let private_key = pem::private_key(key)?;
-                config
-                    .with_client_auth_cert(certificates, private_key)
-                    .map_err(|error| CredentialError::caused_by(Credential::Key, key, error))?
+            Some(credentials) => {
+                let certified = tls::certified(credentials, &[], &provider)?;
+                config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
         if let Some(name) = options.alpn.iter().find(|name| !(1..=255).contains(&name.len())) {
@@ -157,24 +160,30 @@ impl ClientTls {
     }
 }
 
+/// The certificates that are trusted, as CAs or by themselves.
+fn trusted_certificates(
+    options: &TlsOptions,
+) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+    match &options.ca {
+        Some(source) => pem::certificates(Credential::ServerCa, source),
+        None => Ok(rustls_native_certs::load_native_certs().certs),
+    }
+}
+
 /// `None` if there is no CA to trust.
 fn web_pki_verifier(
     options: &TlsOptions,
+    certificates: &[CertificateDer<'static>],
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<WebPkiServerVerifier>>, ProbeError> {
-    let mut roots = RootCertStore::empty();
-    match &options.ca {
-        Some(source) => {
-            for certificate in pem::certificates(Credential::ServerCa, source)? {
-                roots.add(certificate).map_err(|error| {
-                    CredentialError::caused_by(Credential::ServerCa, source, error)
-                })?;
-            }
-        }
+    let roots = match &options.ca {
+        Some(source) => tls::trust_anchors(Credential::ServerCa, source, certificates)?,
         None => {
-            let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(certificates.iter().cloned());
+            roots
         }
-    }
+    };
     if roots.is_empty() {
         // `insecure` works without CAs; else the handshake fails and reports that there are none.
         return Ok(None);
@@ -184,11 +193,12 @@ fn web_pki_verifier(
     Ok(Some(verifier.expect("there are CAs, and no revocation lists that could be invalid")))
 }
 
-/// Verifies certificates as rustls does, and records why one did not verify: with
+/// Verifies certificates as rustls does, accepts those that are trusted themselves, and records why one did not verify: with
 /// [`TlsOptions::insecure`] the handshake goes on, but the report has the reason.
 #[derive(Debug)]
 struct RecordingVerifier {
     inner: Option<Arc<WebPkiServerVerifier>>,
+    trusted: Trusted,
     algorithms: WebPkiSupportedAlgorithms,
     insecure: bool,
     unverified: Mutex<Option<String>>,
@@ -213,11 +223,15 @@ impl ServerCertVerifier for RecordingVerifier {
             Some(inner) => {
                 inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
             }
-            None => Err(rustls::Error::General("the system has no CA certificates".to_owned())),
+            None => Err(causes::said("the system has no CA certificates")),
         };
+        let result = result.or_else(|error| {
+            self.trusted.verify(end_entity, Purpose::Server(server_name), now, error)?;
+            Ok(ServerCertVerified::assertion())
+        });
         let Err(error) = result else { return result };
         let mut unverified = self.unverified.lock().unwrap_or_else(PoisonError::into_inner);
-        *unverified = Some(error.to_string());
+        *unverified = Some(causes::of_certificate(&error, Peer::Server));
         if self.insecure { Ok(ServerCertVerified::assertion()) } else { Err(error) }
     }
 
@@ -227,7 +241,7 @@ impl ServerCertVerifier for RecordingVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
+        trust::verify_tls12(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -236,7 +250,7 @@ impl ServerCertVerifier for RecordingVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+        trust::verify_tls13(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -155,10 +155,6 @@ impl Server {
         let services =
             config.listeners.iter().map(|listen| service(listen.protocol, &config, &mut tls));
         let services = services.collect::<Result<Vec<_>, _>>()?;
-        let is_set = config.identity != Identity::SelfSigned || config.tls != TlsPolicy::default();
-        if tls.is_none() && is_set {
-            warn!("The TLS settings are not used: no listener speaks TLS (--tls, --wss)");
-        }
         let options = bind::Options {
             stall: config.timeouts.stall,
             unix_mode: config.unix_mode,
@@ -189,6 +185,13 @@ impl Server {
         let own = shared.iter().map(|(address, _)| *address).collect();
         let datagram_rules = udp::rules(&config.udp, own);
         let datagrams = udp_protocols(shared, &workers, &datagram_rules)?;
+        // What is logged before a start that fails would be taken for its cause.
+        match &tls {
+            Some(tls) => tls.announce(),
+            None if config.identity == Identity::SelfSigned
+                && config.tls == TlsPolicy::default() => {}
+            None => warn!("The TLS settings are not used: no listener speaks TLS (--tls, --wss)"),
+        }
         Ok(Server { config, tls, listeners, datagrams, datagram_rules, local_addrs, workers })
     }
 

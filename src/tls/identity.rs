@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
-use tokio_rustls::rustls;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
@@ -18,7 +17,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::certs;
 use crate::config::{Credentials, Identity, Source};
 use crate::error::{Credential, CredentialError, Setting, StartError};
-use crate::tls::pem;
+use crate::tls::{chain, keys, pem};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -29,6 +28,8 @@ const NO_CERTIFICATE: &str = "could not make a self-signed certificate";
 pub(super) struct Identities {
     /// Never empty. The first serves clients that send no SNI, or a name that no certificate has.
     all: Vec<(Names, Arc<CertifiedKey>)>,
+    /// Where each was read from. Empty if the certificate was made here.
+    origins: Vec<Source>,
 }
 
 /// The DNS names that a certificate is valid for.
@@ -40,32 +41,42 @@ struct Names {
 }
 
 impl Identities {
-    /// Reads or makes the certificates of `identity`, and logs the fingerprint of each, which
-    /// people compare when they cannot verify it.
+    /// Reads or makes the certificates of `identity`.
     pub(super) fn load(
         identity: &Identity,
         provider: &CryptoProvider,
     ) -> Result<Arc<Self>, StartError> {
         let mut all = Vec::new();
+        let mut origins = Vec::new();
         match identity {
             Identity::SelfSigned => {
                 let (chain, key) = self_signed(SystemTime::now())?;
-                let sha256 = fingerprint(&chain[0]);
                 let certified = CertifiedKey::from_der(chain, key, provider)
                     .map_err(|error| StartError::tls(NO_CERTIFICATE, error))?;
-                info!(%sha256, "Made a self-signed certificate");
                 all.push((Names::default(), Arc::new(certified)));
             }
             Identity::Given(given) => {
                 for credentials in given {
-                    all.push(read(credentials, provider)?);
+                    all.push(read(credentials, given, provider)?);
+                    origins.push(credentials.chain.clone());
                 }
             }
         }
         if all.is_empty() {
             return Err(StartError::setting(Setting::Identity, "none is given"));
         }
-        Ok(Arc::new(Identities { all }))
+        Ok(Arc::new(Identities { all, origins }))
+    }
+
+    /// Logs the fingerprint of each certificate, which people compare when they cannot verify it.
+    pub(super) fn announce(&self) {
+        for (at, (_, certified)) in self.all.iter().enumerate() {
+            let sha256 = fingerprint(&certified.cert[0]);
+            match self.origins.get(at) {
+                Some(origin) => info!(%sha256, "Read the certificate {origin}"),
+                None => info!(%sha256, "Made a self-signed certificate"),
+            }
+        }
     }
 
     pub(super) fn first_chain(&self) -> &[CertificateDer<'static>] {
@@ -95,20 +106,16 @@ impl ResolvesServerCert for Identities {
     }
 }
 
-/// Reads a certificate chain and its key, and checks that they match.
+/// Reads a certificate chain and its key, and checks that they match. `all` are those of the server.
 fn read(
     credentials: &Credentials,
+    all: &[Credentials],
     provider: &CryptoProvider,
 ) -> Result<(Names, Arc<CertifiedKey>), CredentialError> {
-    let Credentials { chain: chain_source, key: key_source, ocsp } = credentials;
-    let chain = pem::certificates(Credential::Chain, chain_source)?;
-    let key = pem::private_key(key_source)?;
-    let names = Names::of(&chain[0])
-        .map_err(|problem| CredentialError::new(Credential::Chain, chain_source, problem))?;
-    let sha256 = fingerprint(&chain[0]);
-    let mut certified = CertifiedKey::from_der(chain, key, provider)
-        .map_err(|error| unusable(chain_source, key_source, error))?;
-    if let Some(source) = ocsp {
+    let mut certified = certified(credentials, all, provider)?;
+    let names = Names::of(&certified.cert[0])
+        .map_err(|problem| CredentialError::new(Credential::Chain, &credentials.chain, problem))?;
+    if let Some(source) = &credentials.ocsp {
         let response = pem::bytes(Credential::Ocsp, source)?;
         if !is_der_sequence(&response) {
             let problem = "not an OCSP response in DER, or a truncated one";
@@ -116,8 +123,54 @@ fn read(
         }
         certified.ocsp = Some(response.into_owned());
     }
-    info!(%sha256, "Read the certificate {chain_source}");
     Ok((names, Arc::new(certified)))
+}
+
+/// A certificate chain, put in order, and its key. A certificate of any version of X.509 will do,
+/// as it does for openssl; rustls' own constructor would take version 3 only. `all` is where else
+/// the key's certificate may be.
+pub(crate) fn certified(
+    credentials: &Credentials,
+    all: &[Credentials],
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, CredentialError> {
+    let Credentials { chain: chain_source, key: key_source, .. } = credentials;
+    let chain = pem::certificates(Credential::Chain, chain_source).map_err(|error| {
+        match pem::has_key(chain_source) && pem::has_certificate(key_source) {
+            true if chain_source != key_source => CredentialError {
+                problem: format!("{}; it and {key_source} are swapped", error.problem),
+                ..error
+            },
+            _ => error,
+        }
+    })?;
+    let key = pem::private_key(key_source).map_err(|error| match chain_source == key_source {
+        true => {
+            let is_missing = error.problem.ends_with("and no private key");
+            let cure = if is_missing { "; name the file of its key, too" } else { "" };
+            let problem = format!("{}{cure}", error.problem);
+            CredentialError { credential: Credential::Chain, problem, ..error }
+        }
+        false => error,
+    })?;
+    let key = keys::load(key_source, key, provider)?;
+    let first = describe(&chain[0]);
+    match chain::in_order(chain, &*key) {
+        Some(chain) => Ok(CertifiedKey::new(chain, key)),
+        None => {
+            let mut problem = format!("not the key of the certificate in {chain_source} ({first})");
+            let others = all.iter().map(|other| &other.chain).filter(|one| *one != chain_source);
+            let owner = others.into_iter().find(|other| {
+                pem::certificates(Credential::Chain, other).is_ok_and(|certificates| {
+                    certificates.iter().any(|one| chain::belongs_to(&*key, one))
+                })
+            });
+            if let Some(owner) = owner {
+                problem += &format!("; it is the key of {owner}");
+            }
+            Err(CredentialError::new(Credential::Key, key_source, problem))
+        }
+    }
 }
 
 /// Whether `bytes` are exactly one DER SEQUENCE, as an OCSP response is (RFC 6960 section 4.2.1).
@@ -129,7 +182,7 @@ impl Names {
     /// Reads the DNS names from a certificate's subject alternative names.
     fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, certificate) = X509Certificate::from_der(certificate)
-            .map_err(|error| format!("not a valid certificate: {error}"))?;
+            .map_err(|_| "not a valid certificate: it is damaged".to_owned())?;
         let mut names = Names::default();
         let alternatives = certificate.subject_alternative_name().ok().flatten();
         for name in alternatives.iter().flat_map(|names| &names.value.general_names) {
@@ -143,21 +196,6 @@ impl Names {
         }
         Ok(names)
     }
-}
-
-/// Explains why rustls refused a certificate and its key.
-fn unusable(chain: &Source, key: &Source, error: rustls::Error) -> CredentialError {
-    let problem = match &error {
-        rustls::Error::InconsistentKeys(_) => {
-            format!("not the key of the certificate in {chain}")
-        }
-        rustls::Error::InvalidCertificate(error) => {
-            format!("the certificate in {chain} is not valid: {error}")
-        }
-        other => format!("unusable with {chain}: {other}"),
-    };
-    let refused = CredentialError::new(Credential::Key, key, problem);
-    CredentialError { source: Some(error.into()), ..refused }
 }
 
 /// Names a certificate by its subject, and by the serial number under which its issuer knows it.
@@ -219,7 +257,7 @@ mod tests {
             identity(names(&[], &[".example.com"])),
             identity(names(&["www.example.com"], &[])),
         ];
-        let identities = Identities { all };
+        let identities = Identities { all, origins: Vec::new() };
         let cases = [
             (None, 0),
             (Some("first.example"), 0),

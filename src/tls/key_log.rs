@@ -18,6 +18,8 @@ use crate::error::{Setting, StartError};
 pub(super) struct KeyLogWriter {
     path: PathBuf,
     file: Mutex<File>,
+    /// The file's permissions let other users read it.
+    is_public: bool,
     /// A write has failed, and the log says so. Each handshake writes several lines, so saying it
     /// each time would flood the log.
     has_failed: AtomicBool,
@@ -36,12 +38,17 @@ impl KeyLogWriter {
         let opened = open(&path).and_then(|opened| Ok((others_may_read(&opened)?, opened)));
         let (is_public, opened) =
             opened.map_err(|error| refuse(&format!("SSLKEYLOGFILE {file}: {error}")))?;
+        let has_failed = AtomicBool::new(false);
+        Ok(KeyLogWriter { file: Mutex::new(opened), is_public, has_failed, path })
+    }
+
+    /// Logs what the key log means for the secrecy of connections.
+    pub(super) fn announce(&self) {
+        let file = self.path.display();
         warn!(%file, "Whoever can read the key log file can decrypt every connection");
-        if is_public {
+        if self.is_public {
             warn!(%file, "The key log file existed, and its permissions let other users read it");
         }
-        let has_failed = AtomicBool::new(false);
-        Ok(KeyLogWriter { file: Mutex::new(opened), has_failed, path })
     }
 }
 

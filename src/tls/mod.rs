@@ -3,33 +3,39 @@
 //!
 //! The handshakes themselves are in `transport/tls.rs`. This module may read files.
 
-pub(crate) mod causes;
+mod chain;
+mod forms;
 mod identity;
 mod key_log;
+mod keys;
 pub(crate) mod negotiated;
 pub(crate) mod pem;
 mod policy;
 mod reload;
+pub(crate) mod trust;
 
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
-use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{
-    NoClientAuth, NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier,
+    NoClientAuth, NoServerSessionStorage, ProducesTickets, VerifierBuilderError,
+    WebPkiClientVerifier,
 };
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
+use crate::causes;
 use crate::config::{ClientAuth, Identity, Source, TlsPolicy};
 use crate::error::{Credential, CredentialError, Setting, StartError};
 use identity::Identities;
 use key_log::KeyLogWriter;
+use trust::{ClientVerifier, Trusted};
 
-pub(crate) use identity::describe;
+pub(crate) use identity::{certified, describe};
 pub use reload::TlsReloader;
 use reload::{FileStamp, stamps};
 
@@ -74,8 +80,8 @@ pub(crate) fn provider() -> CryptoProvider {
 impl TlsSettings {
     /// Reads or makes all certificates and keys, and checks that they fit together.
     pub(crate) fn new(identity: &Identity, policy: &TlsPolicy) -> Result<Self, StartError> {
-        let provider = Arc::new(policy::provider_for(policy)?);
         let versions = policy::versions(policy)?;
+        let provider = Arc::new(policy::provider_for(policy, &versions)?);
         let key_log = policy.key_log.then(KeyLogWriter::from_environment).transpose()?;
         let key_log = key_log.map(Arc::new);
         let (identity, policy) = (identity.clone(), policy.clone());
@@ -84,6 +90,14 @@ impl TlsSettings {
         let configs = build_configs(identities, &policy, &provider, &versions, key_log.as_ref())?;
         let (current, loaded) = (RwLock::new(configs), Mutex::new(loaded));
         Ok(TlsSettings { identity, policy, provider, versions, key_log, current, loaded })
+    }
+
+    /// Logs what the server was told, once it is known that it starts.
+    pub(crate) fn announce(&self) {
+        if let Some(key_log) = &self.key_log {
+            key_log.announce();
+        }
+        self.current().identities.announce();
     }
 
     /// The configurations for a handshake that starts now.
@@ -108,6 +122,9 @@ impl TlsSettings {
         };
         let (versions, key_log) = (&self.versions, self.key_log.as_ref());
         let configs = build_configs(identities, &self.policy, &self.provider, versions, key_log)?;
+        if self.identity != Identity::SelfSigned {
+            configs.identities.announce();
+        }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = configs;
         *loaded = now;
         Ok(())
@@ -134,7 +151,7 @@ fn build_configs(
     let chain = identities.first_chain().to_vec();
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions)
-        .map_err(|error| StartError::setting(Setting::Ciphers, error.to_string()))?
+        .map_err(|error| StartError::setting(Setting::Ciphers, causes::of_settings(&error)))?
         .with_client_cert_verifier(client_verifier(policy, provider)?)
         .with_cert_resolver(Arc::clone(&identities) as _);
     if policy.client_ca.is_some() {
@@ -184,18 +201,18 @@ fn client_verifier(
         }
         return Ok(Arc::new(NoClientAuth));
     };
-    let mut roots = RootCertStore::empty();
-    for certificate in pem::certificates(Credential::ClientCa, ca)? {
-        roots
-            .add(certificate)
-            .map_err(|error| CredentialError::caused_by(Credential::ClientCa, ca, error))?;
-    }
+    let certificates = pem::certificates(Credential::ClientCa, ca)?;
+    let roots = trust_anchors(Credential::ClientCa, ca, &certificates)?;
     let mut crls = Vec::new();
     for list in &policy.crls {
-        crls.extend(pem::revocation_lists(list)?);
+        for der in pem::revocation_lists(list)? {
+            check_list(&der, list, provider)?;
+            crls.push(der);
+        }
     }
     // rustls consults only the first list of a CA, so the newest has to come first.
     crls.sort_by_key(|list| Reverse(issue_time(list)));
+    let trusted = Trusted::new(certificates, &crls);
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     // A certificate of a CA without a revocation list counts as not revoked.
@@ -204,6 +221,55 @@ fn client_verifier(
         ClientAuth::Required => builder,
         ClientAuth::Optional => builder.allow_unauthenticated(),
     };
-    let built = builder.build();
-    Ok(built.map_err(|error| CredentialError::caused_by(Credential::ClientCa, ca, error))?)
+    let inner = builder.build().map_err(|error| unusable(Credential::ClientCa, ca, error))?;
+    let algorithms = provider.signature_verification_algorithms;
+    Ok(Arc::new(ClientVerifier { inner, trusted, algorithms }))
+}
+
+/// The certificates as trust anchors for webpki.
+pub(crate) fn trust_anchors(
+    credential: Credential,
+    source: &Source,
+    certificates: &[CertificateDer<'static>],
+) -> Result<RootCertStore, CredentialError> {
+    let mut roots = RootCertStore::empty();
+    for (at, certificate) in certificates.iter().enumerate() {
+        roots.add(certificate.clone()).map_err(|error| {
+            let which = match certificates.len() {
+                1 => "the certificate".to_owned(),
+                _ => format!("certificate {} of it", at + 1),
+            };
+            let problem = format!("{which} cannot be read: it is damaged, or no X.509 certificate");
+            let refused = CredentialError::new(credential, source, problem);
+            CredentialError { source: Some(error.into()), ..refused }
+        })?;
+    }
+    Ok(roots)
+}
+
+/// Checks a list on its own: the verifier's builder would not tell which of them is invalid.
+fn check_list(
+    list: &CertificateRevocationListDer<'static>,
+    source: &Source,
+    provider: &Arc<CryptoProvider>,
+) -> Result<(), CredentialError> {
+    let roots = Arc::new(RootCertStore::empty());
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
+    match builder.with_crls([list.clone()]).build() {
+        Err(error @ VerifierBuilderError::InvalidCrl(_)) => {
+            Err(unusable(Credential::Crl, source, error))
+        }
+        // There are no roots, which is another error.
+        _ => Ok(()),
+    }
+}
+
+fn unusable(
+    credential: Credential,
+    source: &Source,
+    error: VerifierBuilderError,
+) -> CredentialError {
+    let problem = causes::of_verifier(&error);
+    let refused = CredentialError::new(credential, source, problem);
+    CredentialError { source: Some(error.into()), ..refused }
 }

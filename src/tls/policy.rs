@@ -2,15 +2,19 @@
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+use tokio_rustls::rustls::{ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::negotiated::suite_name;
 use super::provider;
 use crate::config::{TlsPolicy, TlsVersion};
 use crate::error::{Setting, StartError};
 
-/// The crypto provider, limited to the cipher suites and groups of the policy.
-pub(super) fn provider_for(policy: &TlsPolicy) -> Result<CryptoProvider, StartError> {
+/// The crypto provider, limited to the cipher suites and groups of the policy. Some
+/// version that is allowed must have one of each.
+pub(super) fn provider_for(
+    policy: &TlsPolicy,
+    versions: &[&SupportedProtocolVersion],
+) -> Result<CryptoProvider, StartError> {
     let mut provider = provider();
     if !policy.ciphers.is_empty() {
         let name = |suite: &SupportedCipherSuite| suite_name(suite.suite());
@@ -22,7 +26,50 @@ pub(super) fn provider_for(policy: &TlsPolicy) -> Result<CryptoProvider, StartEr
         let known = aws_lc_rs::ALL_KX_GROUPS;
         provider.kx_groups = select(Setting::Groups, &policy.groups, known, name)?;
     }
+    let has_suite = |version: &&&SupportedProtocolVersion| {
+        provider.cipher_suites.iter().any(|suite| suite.version() == **version)
+    };
+    let with_suites: Vec<_> = versions.iter().filter(has_suite).collect();
+    if with_suites.is_empty() {
+        let of_versions = |suite: &&SupportedCipherSuite| versions.contains(&suite.version());
+        let usable = aws_lc_rs::ALL_CIPHER_SUITES.iter().filter(of_versions);
+        let usable: Vec<_> = usable.map(|suite| suite_name(suite.suite())).collect();
+        let problem = format!(
+            "none is of {}, and {} allow no other; its suites are {}",
+            names(versions),
+            Setting::TlsVersions,
+            usable.join(", ")
+        );
+        return Err(StartError::setting(Setting::Ciphers, problem));
+    }
+    let has_group = |version: &&&SupportedProtocolVersion| {
+        provider.kx_groups.iter().any(|group| group.usable_for_version(version.version))
+    };
+    if !with_suites.iter().any(has_group) {
+        let versions: Vec<_> = with_suites.into_iter().copied().collect();
+        let of_versions = |group: &&&dyn SupportedKxGroup| {
+            versions.iter().any(|version| group.usable_for_version(version.version))
+        };
+        let usable = aws_lc_rs::ALL_KX_GROUPS.iter().filter(of_versions);
+        let usable: Vec<_> = usable.filter_map(|group| group.name().as_str()).collect();
+        let problem = format!(
+            "none is of {}, and {} and suites allow no other; its groups are {}",
+            names(&versions),
+            Setting::TlsVersions,
+            usable.join(", ")
+        );
+        return Err(StartError::setting(Setting::Groups, problem));
+    }
     Ok(provider)
+}
+
+/// The versions as people write them.
+fn names(versions: &[&SupportedProtocolVersion]) -> String {
+    let name = |version: &&SupportedProtocolVersion| match version.version {
+        ProtocolVersion::TLSv1_2 => "TLS 1.2",
+        _ => "TLS 1.3",
+    };
+    versions.iter().map(name).collect::<Vec<_>>().join(" and ")
 }
 
 /// The versions that the policy allows.

@@ -14,11 +14,12 @@ use tracing::info;
 
 use super::strays::is_http_request;
 use super::{Carried, ReadAhead, Transport, http_response};
+use crate::causes::{self, Peer};
 use crate::connection::costly::first_poll_in_turn;
 use crate::connection::{Connection, End, HandshakeError, LogLimit, Refused, shows};
 use crate::echo::Underlying;
 use crate::net::Stream;
-use crate::tls::{TlsSettings, causes, describe, negotiated};
+use crate::tls::{TlsSettings, describe, negotiated};
 
 /// The TLS transport of a server.
 #[derive(Clone)]
@@ -99,7 +100,7 @@ impl Tls {
                 Ok(Carried { stream, client, alpn })
             }
             // rustls has sent an alert, which the client has to receive before we close.
-            Err((error, io)) => Err(refuse(io, causes::explain(&error), &offer)),
+            Err((error, io)) => Err(refuse(io, causes::explain(&error, Peer::Client), &offer)),
         }
     }
 }
@@ -135,7 +136,7 @@ impl<S: Stream> Transport<S> for Tls {
 /// Refuses a client whose first message is not a ClientHello that can be read.
 fn refuse_hello<S: Stream>(stream: Option<ReadAhead<S>>, error: &io::Error) -> Refused {
     let failed = |reason| End::Handshake(HandshakeError::Tls(reason));
-    let Some(stream) = stream else { return failed(causes::explain(error)).into() };
+    let Some(stream) = stream else { return failed(causes::explain(error, Peer::Client)).into() };
     // Before the ClientHello is accepted, an alert is all that rustls writes. It writes none for
     // some messages that have no place there.
     let missing = causes::alert_before_hello(error).filter(|_| !stream.has_written());

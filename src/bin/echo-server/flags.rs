@@ -10,6 +10,12 @@ pub fn start_error(error: &StartError) -> String {
             Setting::TlsVersions => "--tls-min is higher than --tls-max".to_owned(),
             Setting::ClientAuth => "--client-auth needs --client-ca".to_owned(),
             Setting::Crls => "--crl needs --client-ca".to_owned(),
+            // The problem may lie between two settings.
+            Setting::Ciphers | Setting::Groups => {
+                let flag = flag_of(*setting).unwrap_or_default();
+                let versions = Setting::TlsVersions.to_string();
+                format!("{flag}: {}", problem.replace(&versions, "--tls-min and --tls-max"))
+            }
             other => match flag_of(*other) {
                 Some(flag) => format!("{flag}: {problem}"),
                 None => error.to_string(),
@@ -43,9 +49,23 @@ pub fn probe_error(error: &ProbeError) -> String {
             None => error.to_string(),
         },
         ProbeError::Credential(error) => credential_error(error),
+        ProbeError::Tls { problem, .. } => {
+            let cure = CURES.iter().find(|(cause, _)| problem.contains(cause));
+            cure.map_or_else(|| error.to_string(), |(_, cure)| format!("{error}; {cure}"))
+        }
         other => other.to_string(),
     }
 }
+
+/// What the words of a TLS failure contain, and the flags that help.
+const CURES: [(&str, &str); 4] = [
+    ("among the trusted ones", TRUST),
+    ("the system has no CA certificates", TRUST),
+    ("the server's certificate is not for ", "--server-name NAME asks for another name"),
+    ("certificate_required", "--cert FILE and --key FILE present one"),
+];
+
+const TRUST: &str = "--ca FILE names what to trust, --insecure goes on without";
 
 /// Why a certificate, a key or a list could not be used, on one line.
 pub fn credential_error(error: &CredentialError) -> String {
@@ -58,7 +78,9 @@ pub fn credential_error(error: &CredentialError) -> String {
         Credential::ServerCa => "--ca",
         _ => return error.to_string(),
     };
-    format!("{flag} {}: {}", error.origin, error.problem)
+    // Whoever gave no --key does not know it.
+    let problem = error.problem.replace("name the file of its key, too", "--key names its file");
+    format!("{flag} {}: {problem}", error.origin)
 }
 
 fn flag_of(setting: Setting) -> Option<&'static str> {

@@ -18,8 +18,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 pub use options::{ConnectOptions, Family};
-pub(super) use race::words;
 
+use super::first_bytes::FirstBytes;
 use super::link::{ByteStream, Link};
 use super::pace::later;
 use super::tls::{ClientTls, TlsFacts, TlsOptions};
@@ -113,8 +113,12 @@ pub(super) async fn connect(
     connected.connect = Some(phases.end());
     if let Some((tls, name)) = tls {
         let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let (raw, seen) = FirstBytes::new(stream);
         let handshake = async {
-            connector.connect(name, stream).await.map_err(|error| ProbeError::tls(target, error))
+            connector
+                .connect(name, raw)
+                .await
+                .map_err(|error| ProbeError::tls(target, error, seen.in_place_of_tls(target)))
         };
         let secured = phases.run("the TLS handshake", handshake).await?;
         connected.tls = Some(phases.end());

@@ -2,7 +2,7 @@
 //! one before has failed or has been silent for a moment, and the first that connects is taken.
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use futures::stream::FuturesUnordered;
 use futures::{Future, StreamExt};
 use tokio::time::sleep;
 
+use crate::causes::of_connect;
 use crate::error::BoxError;
 
 /// How long an address may be silent before the next one is tried, too: the Connection Attempt
@@ -81,7 +82,7 @@ impl std::error::Error for Attempts {}
 impl fmt::Display for Attempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names_each = self.failed.len() + self.silent.len() > 1;
-        let failed = self.failed.iter().map(|(address, error)| (address, words(error)));
+        let failed = self.failed.iter().map(|(address, error)| (address, of_connect(error)));
         let silent = self.silent.iter().map(|address| (address, "no answer".to_owned()));
         for (n, (address, cause)) in failed.chain(silent).enumerate() {
             f.write_str(if n > 0 { "; " } else { "" })?;
@@ -92,20 +93,6 @@ impl fmt::Display for Attempts {
         }
         Ok(())
     }
-}
-
-/// The system's error in words.
-pub(in crate::probe) fn words(error: &io::Error) -> String {
-    match error.kind() {
-        ErrorKind::ConnectionRefused => "connection refused: nothing listens there",
-        ErrorKind::TimedOut => "no answer",
-        ErrorKind::HostUnreachable => "the host is unreachable",
-        ErrorKind::NetworkUnreachable => "the network is unreachable: there is no route",
-        ErrorKind::AddrNotAvailable => "this machine has no such source address",
-        ErrorKind::ConnectionReset => "the connection was reset",
-        _ => return error.to_string(),
-    }
-    .to_owned()
 }
 
 /// The addresses with the families taking turns (RFC 8305 section 4). The resolver has sorted them
@@ -129,6 +116,7 @@ pub(super) fn interleave(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec
 mod tests {
     use std::cell::RefCell;
     use std::future::pending;
+    use std::io::ErrorKind;
 
     use tokio::time::Instant;
 

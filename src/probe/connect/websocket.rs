@@ -9,7 +9,8 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::options::ConnectOptions;
-use super::race::words;
+use crate::causes;
+use crate::probe::first_bytes::FirstBytes;
 use crate::probe::link::{ByteStream, Link};
 use crate::probe::{ProbeError, ProbeSetting, Target};
 
@@ -71,11 +72,23 @@ pub(super) async fn upgrade(
         .read_buffer_size(16 * 1024)
         .max_message_size(None)
         .max_frame_size(None);
+    let (stream, seen) = FirstBytes::new(stream);
+    let stream: Box<dyn ByteStream> = Box::new(stream);
     let (socket, response) =
         client_async_with_config(request, stream, Some(config)).await.map_err(|error| {
+            let error = match error {
+                // A TLS 1.3 server refuses the client's certificate after the client's handshake
+                // has ended.
+                Error::Io(error) if causes::tls_error(&error).is_some() => {
+                    return ProbeError::tls(target, error, None);
+                }
+                other => other,
+            };
             let problem = match &error {
                 Error::Http(response) => refusal(response),
-                other => format!("the WebSocket upgrade failed: {}", cause(other)),
+                other => seen
+                    .in_place_of_http(target)
+                    .unwrap_or_else(|| format!("the WebSocket upgrade failed: {}", cause(other))),
             };
             ProbeError::connect_caused_by(target, problem, error)
         })?;
@@ -112,7 +125,7 @@ fn printable(bytes: &[u8]) -> String {
 /// Why an upgrade failed, without tungstenite's own words where there are better ones.
 fn cause(error: &Error) -> String {
     match error {
-        Error::Io(error) => words(error),
+        Error::Io(error) => causes::of_connect(error),
         Error::Protocol(ProtocolError::HandshakeIncomplete) | Error::ConnectionClosed => {
             "the other side closed the connection".to_owned()
         }

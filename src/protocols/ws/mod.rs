@@ -1,7 +1,6 @@
 //! WebSocket, and the HTTP request that opens it. Over HTTP/1.1 the connection itself becomes the
 //! WebSocket (RFC 6455 section 4.2); over HTTP/2 each stream can become one (`http2.rs`).
 
-mod causes;
 mod deflate;
 mod fields;
 mod handshake;
@@ -10,7 +9,9 @@ mod page;
 mod settings;
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{poll_fn, ready};
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) use handshake::Answers;
 pub(crate) use settings::Settings;
 
+use crate::causes;
 use crate::connection::{Connection, End, Handshake, HandshakeError, Opened, Opening, Refused};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic, Underlying};
 use crate::transport::{self, Carried, Replay, Transport};
@@ -157,7 +159,17 @@ where
         return Ok(open(stream, underlying, agreed, settings, &input));
     }
     let end = match (served, answered.get()) {
-        (Err(error), _) => End::Handshake(HandshakeError::Http(causes::http1(&error, first))),
+        (Err(error), _) => {
+            // The connection below HTTP may have failed, and TLS says why.
+            let below = error.source().and_then(|below| below.downcast_ref::<io::Error>());
+            match below.and_then(causes::tls_error) {
+                Some(tls) => {
+                    let error = io::Error::new(io::ErrorKind::InvalidData, tls.clone());
+                    End::Failed(EchoError::Read(error))
+                }
+                None => End::Handshake(HandshakeError::Http(causes::of_http1(&error, first))),
+            }
+        }
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
         (Ok(()), None) => End::Handshake(HandshakeError::Http(SENT_NOTHING.to_owned())),
     };

@@ -126,7 +126,7 @@ pub(super) struct ProbeArgs {
     #[arg(value_parser = parse_header)]
     header: Vec<(String, String)>,
 
-    /// Trust these PEM certificates instead of the system's
+    /// Trust these certificates instead of the system's
     #[arg(long, value_name = "FILE", help_heading = "TLS", conflicts_with = "insecure")]
     ca: Option<PathBuf>,
 
@@ -142,11 +142,11 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "TLS")]
     alpn: Vec<String>,
 
-    /// PEM certificate chain to present
-    #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
+    /// Certificate chain to present
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
     cert: Option<PathBuf>,
 
-    /// Its PEM private key
+    /// Its private key [the file of the certificate]
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
     key: Option<PathBuf>,
 
@@ -195,8 +195,9 @@ impl From<ProbeArgs> for Probe {
                 connect.tls.insecure = args.insecure;
                 connect.tls.server_name = args.server_name;
                 connect.tls.alpn = args.alpn;
+                let key = args.key.or_else(|| args.cert.clone());
                 connect.tls.client_credentials =
-                    args.cert.zip(args.key).map(|(cert, key)| Credentials::new(cert, key));
+                    args.cert.zip(key).map(|(cert, key)| Credentials::new(cert, key));
             });
         Probe { probe, mode, json: args.json }
     }

@@ -108,12 +108,13 @@ impl Listeners {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "TLS")]
 struct Tls {
-    /// PEM certificate chain; if repeated, the client's SNI selects one [self-signed, made at
+    /// Certificate chain, PEM or DER; if repeated, the client's SNI selects one [self-signed, made at
     /// start]
-    #[arg(long, value_name = "FILE", requires = "key")]
+    #[arg(long, value_name = "FILE")]
     cert: Vec<PathBuf>,
 
-    /// PEM private key of the certificate: PKCS#8, PKCS#1 or SEC1; repeated in the order of --cert
+    /// Private key of the certificate: PKCS#8, PKCS#1 or SEC1; repeated in the order of --cert
+    /// [the file of the certificate]
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Vec<PathBuf>,
 
@@ -121,7 +122,7 @@ struct Tls {
     #[arg(long, value_name = "FILE", requires = "cert")]
     ocsp: Vec<PathBuf>,
 
-    /// Ask clients for a certificate issued by one of these CAs, PEM
+    /// Ask clients for a certificate issued by one of these CAs
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
 
@@ -129,7 +130,7 @@ struct Tls {
     #[arg(long, value_name = "HOW", value_enum, requires = "client_ca")]
     client_auth: Option<ClientAuthArg>,
 
-    /// PEM certificate revocation lists (CRLs) of the client CAs
+    /// Certificate revocation lists (CRLs) of the client CAs
     #[arg(long, value_name = "FILE", requires = "client_ca")]
     crl: Vec<PathBuf>,
 
@@ -181,6 +182,8 @@ fn identity(
     keys: Vec<PathBuf>,
     ocsp: Vec<PathBuf>,
 ) -> Result<Identity, String> {
+    // Without --key, each file of a certificate holds its key, too, as HAProxy has it.
+    let keys = if keys.is_empty() { certs.clone() } else { keys };
     if certs.len() != keys.len() {
         let (certs, keys) = (certs.len(), keys.len());
         return Err(format!("--key: {keys} given, and {certs} --cert; each --cert needs a --key"));

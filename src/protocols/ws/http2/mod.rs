@@ -24,9 +24,9 @@ use hyper::http::Version;
 use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::causes;
 use super::handshake::{Agreed, full};
 use super::settings::{MAX_HEAD, Settings, log_opened, open};
+use crate::causes;
 use crate::connection::{Connection, End, Opened, Session};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
 use crate::transport::{Meter, Replay};
@@ -149,7 +149,7 @@ where
             .handshake(stream)
             .await;
         let mut connection =
-            connection.map_err(|error| End::Failed(EchoError::Read(causes::http2(error))))?;
+            connection.map_err(|error| End::Failed(EchoError::Read(causes::of_http2(error))))?;
         let mut http2 = Http2 {
             pings: connection.ping_pong(),
             connection,
@@ -178,7 +178,7 @@ where
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok(request))) => requests.push(request),
                 Poll::Ready(Some(Err(error))) => {
-                    break Some(Err(EchoError::Read(causes::http2(error))));
+                    break Some(Err(EchoError::Read(causes::of_http2(error))));
                 }
                 Poll::Ready(None) => break Some(Ok(false)),
                 Poll::Pending => break None,
@@ -232,7 +232,7 @@ where
                 log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
                 Ok(Opened::new(self.websocket(receiving, sending, &agreed), None))
             }
-            Err(error) => Err(End::Failed(EchoError::Read(causes::http2(error))).into()),
+            Err(error) => Err(End::Failed(EchoError::Read(causes::of_http2(error))).into()),
         };
         tokio::spawn(Session::of_connection(sessions, admitted, future::ready(opened).boxed()));
     }

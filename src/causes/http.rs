@@ -6,7 +6,7 @@ use std::io;
 use h2::Reason;
 
 /// Why no HTTP/1.1 request could be read. `first` is the first byte that came.
-pub(super) fn http1(error: &hyper::Error, first: Option<u8>) -> String {
+pub(crate) fn of_http1(error: &hyper::Error, first: Option<u8>) -> String {
     if error.is_incomplete_message() {
         return "the client closed the connection within its request".to_owned();
     }
@@ -28,7 +28,7 @@ pub(super) fn http1(error: &hyper::Error, first: Option<u8>) -> String {
 }
 
 /// Why an HTTP/2 connection failed. The error of the stream below it is kept as it is.
-pub(super) fn http2(error: h2::Error) -> io::Error {
+pub(crate) fn of_http2(error: h2::Error) -> io::Error {
     let who = match (error.is_remote(), error.is_go_away()) {
         (true, true) => "the client ended the HTTP/2 connection with GOAWAY",
         (true, false) => "the client reset a stream",
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn http2_errors_have_the_names_of_the_rfc() {
-        let said = |reason| http2(h2::Error::from(reason)).to_string();
+        let said = |reason| of_http2(h2::Error::from(reason)).to_string();
         assert_eq!(
             said(Reason::FRAME_SIZE_ERROR),
             "the client broke the rules of HTTP/2: FRAME_SIZE_ERROR"
