@@ -27,6 +27,7 @@ pub struct Summary {
     pub(super) elapsed: Duration,
     rtt: RoundTrips,
     jitter: Jitter,
+    lateness: Lateness,
 }
 
 /// The round trips. The histogram rounds, so what is to be exact is kept beside it.
@@ -45,6 +46,18 @@ struct Jitter {
     total: Duration,
     count: u32,
 }
+
+/// By how much the probe itself was late in sending.
+#[derive(Debug, Clone)]
+struct Lateness {
+    nanoseconds: Histogram<u64>,
+    max: Duration,
+    /// How many messages were late by more than [`SUBSTANTIAL`].
+    substantial: u64,
+}
+
+/// A message that leaves later than this after it was due counts as sent late.
+const SUBSTANTIAL: Duration = Duration::from_millis(1);
 
 impl Summary {
     pub(super) fn new() -> Self {
@@ -67,6 +80,11 @@ impl Summary {
                 total: Duration::ZERO,
             },
             jitter: Jitter::default(),
+            lateness: Lateness {
+                nanoseconds: Histogram::new(3).expect("a histogram has up to five digits"),
+                max: Duration::ZERO,
+                substantial: 0,
+            },
         }
     }
 
@@ -111,9 +129,30 @@ impl Summary {
     }
 
     /// Messages of a load on a schedule that were due but not sent: the connection took none, or
-    /// had ended.
+    /// had ended, or the probe was too slow.
     pub fn unsent(&self) -> u64 {
         self.unsent
+    }
+
+    /// Messages of a load on a schedule that the probe itself sent more than a millisecond after
+    /// they were due, although the connection would have taken them. Their round trips do not
+    /// include that.
+    pub fn sent_late(&self) -> u64 {
+        self.lateness.substantial
+    }
+
+    /// By how much the probe itself was late in sending at most, exactly. `None` if it was not a load
+    /// on a schedule.
+    pub fn late_by_max(&self) -> Option<Duration> {
+        (!self.lateness.nanoseconds.is_empty()).then_some(self.lateness.max)
+    }
+
+    /// By how much the probe itself was late in sending: what `percent` per cent of the messages did
+    /// not exceed, from 0 to 100, rounded to three digits. Messages that the connection did not take
+    /// in time are not among them. `None` if it was not a load on a schedule.
+    pub fn late_by_percentile(&self, percent: f64) -> Option<Duration> {
+        let value = Duration::from_nanos(self.lateness.nanoseconds.value_at_percentile(percent));
+        (!self.lateness.nanoseconds.is_empty()).then(|| value.min(self.lateness.max))
     }
 
     /// Why connections failed or ended early, and how many did so for each reason.
@@ -207,6 +246,44 @@ impl Summary {
         self.rtt.total = self.rtt.total.saturating_add(rtt);
     }
 
+    /// A message was sent this late.
+    pub(super) fn record_lateness(&mut self, late_by: Duration) {
+        let nanoseconds = u64::try_from(late_by.as_nanos()).unwrap_or(u64::MAX);
+        let recorded = self.lateness.nanoseconds.record(nanoseconds.max(1));
+        recorded.expect("a histogram that resizes itself takes every value");
+        self.lateness.max = self.lateness.max.max(late_by);
+        self.lateness.substantial += u64::from(late_by > SUBSTANTIAL);
+    }
+
+    /// Adds what another thread of the same load has counted.
+    pub(super) fn add(&mut self, other: Summary) {
+        self.sent += other.sent;
+        self.received += other.received;
+        self.lost += other.lost;
+        self.late += other.late;
+        self.corrupted += other.corrupted;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.unanswered += other.unanswered;
+        self.unsent += other.unsent;
+        for (reason, count) in other.errors {
+            *self.errors.entry(reason).or_insert(0) += count;
+        }
+        self.elapsed = self.elapsed.max(other.elapsed);
+        let histograms = [
+            (&mut self.rtt.nanoseconds, other.rtt.nanoseconds),
+            (&mut self.lateness.nanoseconds, other.lateness.nanoseconds),
+        ];
+        for (own, others) in histograms {
+            own.add(others).expect("a histogram that resizes itself takes every value");
+        }
+        self.rtt.min = self.rtt.min.min(other.rtt.min);
+        self.rtt.max = self.rtt.max.max(other.rtt.max);
+        self.rtt.total = self.rtt.total.saturating_add(other.rtt.total);
+        self.lateness.max = self.lateness.max.max(other.lateness.max);
+        self.lateness.substantial += other.lateness.substantial;
+    }
+
     pub(super) fn fail(&mut self, reason: String) {
         *self.errors.entry(reason).or_insert(0) += 1;
     }
@@ -246,6 +323,14 @@ impl fmt::Display for Summary {
         }
         if self.unsent > 0 {
             write!(f, "\n{} due but not sent", self.unsent)?;
+        }
+        // If that few messages were late, the schedule was kept as far as anybody can tell.
+        if let (Some(p99), Some(max)) = (self.late_by_percentile(99.0), self.late_by_max())
+            && p99 > SUBSTANTIAL
+        {
+            let late = self.lateness.substantial;
+            write!(f, "\nthe probe was late by p99 {}, max {}; ", Ms(p99), Ms(max))?;
+            write!(f, "{late} left more than {} after they were due", Ms(SUBSTANTIAL))?;
         }
         self.errors().try_for_each(|(reason, count)| write!(f, "\n{count} times: {reason}"))
     }
