@@ -125,7 +125,8 @@ impl Bench<'_> {
         let mut skipped = String::new();
         for &connections in counts {
             if plan::raise_descriptors(connections) < connections {
-                skipped = format!("\n{connections} connections: the descriptor limit is too low.\n");
+                skipped =
+                    format!("\n{connections} connections: the descriptor limit is too low.\n");
                 continue;
             }
             for rate in RATES {
@@ -302,7 +303,8 @@ fn cpu_time() -> f64 {
 
 /// The medians of both clients.
 fn medians(pairs: &[(Seen, Seen)], of: impl Fn(&Seen) -> f64) -> (f64, f64) {
-    let (ours, theirs) = (pairs.iter().map(|pair| of(&pair.0)), pairs.iter().map(|pair| of(&pair.1)));
+    let (ours, theirs) =
+        (pairs.iter().map(|pair| of(&pair.0)), pairs.iter().map(|pair| of(&pair.1)));
     (median(ours), median(theirs))
 }
 

@@ -399,7 +399,7 @@ async fn open_udp(options: &ConnectOptions, peer: SocketAddr) -> io::Result<(Lin
     // A connected socket receives only what its peer sends.
     socket.connect(peer).await?;
     let local = socket.local_addr()?;
-    Ok((Link::Datagrams(socket), Connected::new(peer.into(), Some(local))))
+    Ok((Link::Datagrams(socket.into()), Connected::new(peer.into(), Some(local))))
 }
 
 /// Sets the DF bit. `PROBE` (ip(7), IP_MTU_DISCOVER) ignores the path MTU that the kernel has

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::datagrams::BATCH;
 use super::link::{Inbox, Incoming, Link, Outbox};
 use super::payload::Payloads;
 use super::tracker::{Reply, Tracker, Verdict};
@@ -77,11 +78,12 @@ impl Exchange {
     }
 
     /// How many messages [`send`](Exchange::send) takes at once: a stream carries several in one
-    /// write.
+    /// write, and several datagrams are sent with one call.
     pub(super) fn max_messages(&self) -> usize {
         match self.link {
             Link::Bytes(_) => (CHUNK / self.tracker.payloads().size().max(1)).max(1),
-            Link::Datagrams(_) | Link::Messages(_) => 1,
+            Link::Datagrams(_) => BATCH,
+            Link::Messages(_) => 1,
         }
     }
 
@@ -90,7 +92,7 @@ impl Exchange {
     pub(super) fn send(&mut self, count: usize) {
         let first = self.tracker.next_seq();
         let payloads = self.tracker.payloads();
-        self.outbox.refill(|bytes| {
+        self.outbox.refill(count, |bytes| {
             (first..).take(count).for_each(|seq| payloads.append(seq, bytes));
         });
         // Behind the work of making them, and just before the write.
@@ -105,9 +107,9 @@ impl Exchange {
     }
 
     /// Makes messages that the connection did not take when they were due: they count as sent then.
-    pub(super) fn send_held_up(&mut self, due: impl IntoIterator<Item = Instant>) {
+    pub(super) fn send_held_up(&mut self, due: impl ExactSizeIterator<Item = Instant>) {
         let tracker = &mut self.tracker;
-        self.outbox.refill(|bytes| {
+        self.outbox.refill(due.len(), |bytes| {
             for at in due {
                 tracker.payloads().append(tracker.next_seq(), bytes);
                 tracker.sent(at);
@@ -178,7 +180,8 @@ impl Exchange {
     ) -> Poll<Result<Instant, Ended>> {
         let size = self.tracker.payloads().size();
         let capacity = size.saturating_mul(self.tracker.waiting()).clamp(4096, CHUNK);
-        let incoming = std::task::ready!(self.link.poll_receive(cx, inbox, capacity));
+        let many = self.tracker.waiting() > 1;
+        let incoming = std::task::ready!(self.link.poll_receive(cx, inbox, capacity, many));
         // Before the work of judging them, and just behind the read.
         let now = Instant::now();
         let is_text = self.tracker.payloads().is_text();
@@ -191,6 +194,10 @@ impl Exchange {
                     reply.verdict = Verdict::Corrupted;
                 }
                 judged(reply);
+                Ok(now)
+            }
+            Ok(Incoming::Datagrams(received)) => {
+                received.iter().for_each(|bytes| judged(self.tracker.received(bytes, now)));
                 Ok(now)
             }
             Ok(Incoming::Bytes(bytes)) => {

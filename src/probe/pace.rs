@@ -17,11 +17,18 @@ pub(super) fn later(at: Instant, time: Duration) -> Instant {
 pub(super) struct Pace {
     timer: Timer,
     armed: Option<Instant>,
+    #[cfg(test)]
+    pub(super) arms: usize,
 }
 
 impl Pace {
     pub(super) fn new() -> io::Result<Pace> {
-        Ok(Pace { timer: Timer::new()?, armed: None })
+        Ok(Pace {
+            timer: Timer::new()?,
+            armed: None,
+            #[cfg(test)]
+            arms: 0,
+        })
     }
 
     /// Ready from `at` on. The task is woken then.
@@ -32,6 +39,10 @@ impl Pace {
         if self.armed != Some(at) {
             self.timer.arm(at);
             self.armed = Some(at);
+            #[cfg(test)]
+            {
+                self.arms += 1;
+            }
         }
         loop {
             std::task::ready!(self.timer.poll_fired(cx));

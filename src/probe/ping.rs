@@ -165,7 +165,9 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                 if let Some(error) = failed.take() {
                     return Poll::Ready(Next::Ended(replies, Ended::Failed(error)));
                 }
-                if let Poll::Ready(ended) = exchange.poll(cx, &mut inbox, |reply| replies.push(reply)) {
+                if let Poll::Ready(ended) =
+                    exchange.poll(cx, &mut inbox, |reply| replies.push(reply))
+                {
                     return Poll::Ready(Next::Ended(replies, ended));
                 }
                 if !replies.is_empty() {

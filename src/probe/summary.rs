@@ -369,6 +369,45 @@ mod tests {
     }
 
     #[test]
+    fn what_the_probe_is_late_by_is_shown_when_it_matters() {
+        let mut summary = Summary::new();
+        assert_eq!((summary.late_by_max(), summary.late_by_percentile(99.0)), (None, None));
+        for _ in 0..99 {
+            summary.record_lateness(ns(20_000));
+        }
+        summary.record_lateness(ns(7_000_001));
+        assert_eq!((summary.sent_late(), summary.late_by_max()), (1, Some(ns(7_000_001))));
+        // One in a hundred is as much as the 99th percentile passes over.
+        assert!(!summary.to_string().contains("late by"), "{summary}");
+        summary.record_lateness(ns(7_000_000));
+        assert!(
+            summary.to_string().ends_with(
+                "\nthe probe was late by p99 7.000 ms, max 7.000 ms; 2 left more than 1.000 ms after \
+                 they were due"
+            ),
+            "{summary}"
+        );
+    }
+
+    #[test]
+    fn the_threads_of_a_load_add_up() {
+        let (mut all, mut other) = (Summary::new(), Summary::new());
+        all.record(ns(10));
+        other.record(ns(4));
+        other.record_lateness(ns(2_000_000));
+        (other.sent, other.received, other.elapsed) = (1, 1, ns(9));
+        other.fail("it broke".to_owned());
+        all.fail("it broke".to_owned());
+        all.add(other);
+        assert_eq!(
+            (all.rtt_min(), all.rtt_max(), all.rtt_mean()),
+            (Some(ns(4)), Some(ns(10)), Some(ns(7)))
+        );
+        assert_eq!((all.sent(), all.received(), all.sent_late()), (1, 1, 1));
+        assert_eq!((all.elapsed(), all.errors().next()), (ns(9), Some(("it broke", 2))));
+    }
+
+    #[test]
     fn people_read_what_there_is() {
         let mut summary = Summary::new();
         assert_eq!(summary.to_string().lines().count(), 1);

@@ -22,10 +22,10 @@ use crate::probe::pace::{Pace, later};
 use crate::probe::payload::Payloads;
 
 /// How often a connection reads and writes before others get a turn.
-const ROUNDS: usize = 32;
+const ROUNDS: usize = 64;
 
 /// How many WebSocket messages at most are flushed together.
-const MAX_UNFLUSHED: usize = 64;
+const MAX_UNFLUSHED: usize = ROUNDS;
 
 /// How many connections are read from, and how many due messages are sent, before the kernel is
 /// asked again.
@@ -153,6 +153,12 @@ impl Engine {
         }
     }
 
+    /// How often the timer was armed.
+    #[cfg(test)]
+    pub(super) fn arms(&self) -> usize {
+        self.pace.arms
+    }
+
     pub(super) fn counts(&self) -> Counts {
         self.counts
     }
@@ -193,17 +199,18 @@ impl Engine {
         Poll::Pending
     }
 
-    /// Reads from a connection, and sends on it what there is room for.
+    /// Reads what a connection has received, and then sends on it what there is room for: replies that
+    /// came together are answered together.
     fn visit(&mut self, index: usize) {
+        let mut is_drained = false;
         for _ in 0..ROUNDS {
-            self.fill(index, false);
-            let connection = &mut self.connections[index];
-            if connection.has_ended {
+            let Connection { exchange, waker, has_ended, .. } = &mut self.connections[index];
+            if *has_ended {
                 return;
             }
-            let mut cx = Context::from_waker(&connection.waker);
+            let mut cx = Context::from_waker(waker);
             let (summary, counts) = (&mut self.summary, &mut self.counts);
-            let read = connection.exchange.poll_read(&mut cx, &mut self.inbox, |reply| {
+            let read = exchange.poll_read(&mut cx, &mut self.inbox, |reply| {
                 counts.replies += 1;
                 summary.count(&reply);
                 if let Some(rtt) = reply.rtt {
@@ -217,12 +224,17 @@ impl Engine {
                 }
                 Poll::Ready(Err(ended)) => self.ended(index, ended),
                 Poll::Pending => {
-                    self.settle(index);
-                    return;
+                    is_drained = true;
+                    break;
                 }
             }
         }
-        self.connections[index].slot.enqueue();
+        self.fill(index, false);
+        if is_drained {
+            self.settle(index);
+        } else {
+            self.connections[index].slot.enqueue();
+        }
     }
 
     /// Sends the messages that the schedule has come to.
@@ -426,8 +438,9 @@ impl Place {
                 };
                 made.count = due.min(most as u64);
                 if made.is_held_up {
-                    let numbers = (0..made.count).map(|n| made.first + n * schedule.connections);
-                    exchange.send_held_up(numbers.map(|number| schedule.due(number)));
+                    let number = |n| made.first + n as u64 * schedule.connections;
+                    let due = (0..made.count as usize).map(|n| schedule.due(number(n)));
+                    exchange.send_held_up(due);
                 } else if made.count > 0 {
                     exchange.send(made.count as usize);
                 }

@@ -14,6 +14,8 @@ mod expiry;
 mod options;
 mod ready;
 mod schedule;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 use std::future::{Pending, pending};
