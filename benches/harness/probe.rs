@@ -30,7 +30,7 @@ const BUSY: usize = 50;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// The length of a measurement.
-const DURATION: Duration = Duration::from_millis(1100);
+const DURATION: Duration = Duration::from_millis(900);
 
 /// Pairs of measurements, at most: everything is to take less than three minutes.
 const ROUNDS: usize = 3;

@@ -187,9 +187,12 @@ impl Task {
         match runtime() {
             Ok(runtime) => {
                 // The engine has no budget: it looks after its turns itself.
-                let summary = runtime.block_on(unconstrained(self.load(established, begin)));
-                // If nobody asks any more, the load was dropped.
-                let _ = summary.map(|summary| done.send(summary));
+                if let Some(summary) =
+                    runtime.block_on(unconstrained(self.load(established, begin)))
+                {
+                    // If nobody asks any more, the load was dropped.
+                    let _ = done.send(summary);
+                }
                 // A name is resolved by a blocking call that cannot be interrupted.
                 runtime.shutdown_background();
             }
