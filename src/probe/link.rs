@@ -154,8 +154,11 @@ impl Link {
     ) -> Poll<io::Result<Incoming<'a>>> {
         match self {
             Link::Bytes(stream) => {
-                inbox.bytes.resize(capacity, 0);
-                let mut into = ReadBuf::new(&mut inbox.bytes);
+                // It only grows: connections share it, and growing it again would clear it each time.
+                if inbox.bytes.len() < capacity {
+                    inbox.bytes.resize(capacity, 0);
+                }
+                let mut into = ReadBuf::new(&mut inbox.bytes[..capacity]);
                 ready!(Pin::new(&mut **stream).poll_read(cx, &mut into))?;
                 let length = into.filled().len();
                 Poll::Ready(Ok(match length {
