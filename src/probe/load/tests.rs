@@ -278,6 +278,22 @@ async fn what_a_connection_never_takes_is_not_sent() {
 }
 
 #[tokio::test]
+async fn a_round_trip_lies_between_the_write_and_the_read() {
+    let mut bench = Bench::new(1, replies(1));
+    let before = Instant::now();
+    bench.settle();
+    for _ in 0..100 {
+        bench.peers[0].echo();
+        bench.settle();
+    }
+    let elapsed = before.elapsed();
+    let summary = bench.finish();
+    assert_eq!(summary.received(), 100);
+    // One follows the other, so together they take no longer than all of it.
+    assert!(summary.rtt_mean().unwrap() * 100 <= elapsed, "{summary}, {elapsed:?}");
+}
+
+#[tokio::test]
 async fn replies_that_come_together_are_answered_together() {
     let mut bench = Bench::new(1, replies(16));
     bench.settle();
