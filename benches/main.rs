@@ -11,6 +11,7 @@
 //! cargo bench -- idle --idle 100000          memory of that many idle connections
 //! cargo bench -- ws --server before=PATH     compared with another build of ours
 //! cargo bench -- fairness                    a bystander's echoes while others make costly work
+//! cargo bench -- probe                       the probe beside a bare epoll client
 //! cargo bench -- --only 'UDP, 64'            some questions, by their names
 //! cargo bench -- --smoke                     whether it all runs, in a few seconds
 //! ```

@@ -418,6 +418,12 @@ async fn a_scheduled_load_keeps_to_its_schedule_whatever_the_server_does() {
     // Everything that is due in 300 ms is counted, however late the machine is.
     assert_eq!(summary.sent() + summary.unsent(), 300, "{summary:?}");
     assert_eq!(summary.received(), summary.sent());
+    // Threads divide the schedule among them.
+    let threads = std::num::NonZeroUsize::new(2).unwrap();
+    let divided = scheduled.clone().connections(3).threads(threads);
+    let divided = load(&probe(Protocol::Tcp, server.address), divided).await;
+    assert_eq!(divided.sent() + divided.unsent(), 300, "{divided:?}");
+    assert_eq!(divided.received(), divided.sent());
     // A server that answers nothing is sent just as many.
     let silent = wrong_tcp(64, |_, _, _| vec![], usize::MAX).await;
     let asked = load(&probe(Protocol::Tcp, silent), scheduled).await;
@@ -580,6 +586,13 @@ async fn json_has_one_object_per_line() {
     assert_eq!(events[2]["seq"], 1);
     assert_eq!((&events[3]["sent"], &events[3]["received"]), (&2.into(), &2.into()));
     assert!(events[3]["rtt_us"]["p50"].as_f64().unwrap() > 0.0);
+    assert!(events[3]["late_by_us"]["p99"].is_null(), "a ping has no schedule");
+    let arguments = [&url, "--rate", "1000", "--duration", "50ms", "--threads", "2", "--json"];
+    let output = run(&[&arguments[..], &["--connections", "2"]].concat()).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    let last = text.lines().last().unwrap();
+    let summary: serde_json::Value = serde_json::from_str(last).expect(last);
+    assert!(summary["late_by_us"]["max"].as_f64().unwrap() > 0.0, "{summary}");
 }
 
 /// Where a server of this test listens for `protocol`, as a URL without a request path.

@@ -1,9 +1,12 @@
 //! The servers that ours is compared with: one written without much thought, one written with care,
 //! and one that does the least that the kernel requires.
 //!
-//! Each runs in a process of its own, with the benchmark's executable.
+//! `client` is the counterpart of the probe.
+//!
+//! Each server runs in a process of its own, with the benchmark's executable.
 
 mod classic;
+pub mod client;
 mod datagrams;
 mod epoll;
 mod mmsg;

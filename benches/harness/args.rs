@@ -61,6 +61,8 @@ pub enum Section {
     Start,
     /// A bystander's echoes while other clients make costly work
     Fairness,
+    /// The probe beside a bare epoll client, and beside a blocking one
+    Probe,
 }
 
 /// What the arguments ask for.

@@ -10,6 +10,7 @@
 //! | `syscalls` | system calls, counted by perf or strace |
 //! | `traffic`, `trains`, `churn`, `idle` | the questions |
 //! | `fairness` | a bystander's echoes while other clients make costly work |
+//! | `probe` | the probe's engine beside a bare epoll client |
 //! | `visit` | a connection made by hand, for churn and idle |
 //! | `pairs` | one server, then the other, and the ratios |
 //! | `sample` | what a measurement found |
@@ -24,6 +25,7 @@ mod files;
 mod idle;
 mod pairs;
 mod plan;
+mod probe;
 mod process;
 mod sample;
 mod servers;
@@ -71,7 +73,8 @@ impl Bench {
         let began = Instant::now();
         let cases = plan::cases(&mut self.args);
         let is_fairness_asked = self.args.sections.contains(&Section::Fairness);
-        if cases.is_empty() && !is_fairness_asked {
+        let is_probe_asked = self.args.sections.contains(&Section::Probe);
+        if cases.is_empty() && !is_fairness_asked && !is_probe_asked {
             println!("--only: no question's name contains that");
             return ExitCode::FAILURE;
         }
@@ -107,6 +110,16 @@ impl Bench {
                 }
             }
         }
+        if is_probe_asked {
+            match probe::measure(&self.args, &self.runtime, &self.cores) {
+                Ok(_) if self.args.is_smoke => println!("Probe: all right"),
+                Ok(tables) => println!("\n### The probe\n\n{}", tables.trim_end()),
+                Err(trouble) => {
+                    println!("Probe: not measured: {trouble}");
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
         if !comparisons.is_empty() {
             match files::write(&self.setting(), &comparisons) {
                 Ok(directory) => println!("\nIn {}: {}", directory.display(), files::NAMES),
@@ -116,7 +129,7 @@ impl Bench {
                 }
             }
         }
-        let questions = cases.len() + usize::from(is_fairness_asked);
+        let questions = cases.len() + usize::from(is_fairness_asked) + usize::from(is_probe_asked);
         println!("\n{questions} questions in {:.0?}", began.elapsed());
         code
     }

@@ -105,7 +105,7 @@ impl Ratio {
 }
 
 /// The median of at least one value.
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let (low, high) = ((values.len() - 1) / 2, values.len() / 2);
     f64::midpoint(values[low], values[high])

@@ -170,7 +170,7 @@ fn of_section(section: Section, args: &Args) -> Vec<Case> {
         }
         Section::Start => each(&[Tcp], |_| Work::Start, "start", &[Metric::Start]),
         // Its table has no ratios.
-        Section::Fairness => Vec::new(),
+        Section::Fairness | Section::Probe => Vec::new(),
     }
 }
 
@@ -208,7 +208,7 @@ fn title(protocol: Protocol) -> &'static str {
 
 /// Raises the limit on descriptors, which the servers inherit, to what `connections` need. Returns
 /// how many connections there can be: our server takes nine tenths of the limit for them.
-fn raise_descriptors(connections: usize) -> usize {
+pub fn raise_descriptors(connections: usize) -> usize {
     let wanted = (connections as u64 + 1000) * 10 / 9;
     let maximum = getrlimit(Resource::Nofile).maximum;
     let is_enough = maximum.is_none_or(|maximum| maximum >= wanted);

@@ -16,8 +16,7 @@ use crate::certificates::certs;
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// The beginning of a load that is not measured: its first messages are sent all at once. The probe
-/// reports progress every 0.2 s; it has about as many unreported echoes at the end of the
-/// measurement as at its beginning.
+/// reports progress every 0.2 s.
 const SETTLING: Duration = Duration::from_millis(150);
 
 /// How long system calls are counted.
@@ -44,7 +43,7 @@ pub async fn measure(server: &Running, load: &Load, seconds: f64) -> Result<Samp
         if progress.elapsed < SETTLING || progress.elapsed > duration {
             return;
         }
-        let mark = Mark::now(pid, load, &progress);
+        let mark = Mark::now(pid, &progress);
         first.get_or_insert(mark);
         last = Some(Mark { resident: process::resident(pid), ..mark });
     })
@@ -108,11 +107,9 @@ struct Mark {
 }
 
 impl Mark {
-    fn now(pid: u32, load: &Load, progress: &Progress) -> Mark {
+    fn now(pid: u32, progress: &Progress) -> Mark {
         let cpu = process::cpu_time(pid);
-        // The probe counts sent messages at once, and replies in batches. At a fixed rate, though,
-        // messages do not wait for replies, so only replies are echoes.
-        let echoes = if load.rate.is_some() { progress.replies } else { progress.sent };
+        let echoes = progress.replies;
         Mark { at: Instant::now(), echoes, cpu, resident: None }
     }
 }

@@ -140,6 +140,11 @@ impl ProbeError {
         }
     }
 
+    pub(super) fn no_thread(target: &Target, source: io::Error) -> Self {
+        let problem = format!("the system has no thread for the load: {source}");
+        ProbeError::connect_caused_by(target, problem, source)
+    }
+
     pub(super) fn no_timer(target: &Target, source: io::Error) -> Self {
         let problem = format!("the system has no timer for the connection: {source}");
         ProbeError::connect_caused_by(target, problem, source)

@@ -6,12 +6,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::datagrams::BATCH;
 use super::link::{Inbox, Incoming, Link, Outbox};
 use super::payload::Payloads;
 use super::tracker::{Reply, Tracker, Verdict};
 
 /// The most bytes of a stream that are read or written at once.
 const CHUNK: usize = 64 * 1024;
+
+/// WebSocket messages smaller than this are written when they are flushed, and not before.
+const SMALL: usize = 1024;
+
+/// How many messages a connection tracks. A connection that is so far behind its schedule sends no
+/// more until messages have come back or expired; what it does not send counts as unsent.
+const MAX_TRACKED: usize = 500_000;
 
 /// How long a connection may take to close. Results do not depend on how it closes.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -21,11 +29,14 @@ pub(super) struct Exchange {
     link: Link,
     pub(super) tracker: Tracker,
     outbox: Outbox,
-    inbox: Inbox,
     /// The beginning of a stream's message whose end has not been received yet.
     partial: Vec<u8>,
     unflushed: bool,
-    /// An error of [`hand_over`](Exchange::hand_over), which [`poll`](Exchange::poll) returns.
+    /// How many of the last messages count as sent when they are flushed.
+    unstamped: usize,
+    sent_at: Instant,
+    /// An error of [`hand_over`](Exchange::hand_over), which [`poll_write`](Exchange::poll_write)
+    /// returns.
     failed: Option<io::Error>,
 }
 
@@ -43,9 +54,10 @@ impl Exchange {
             link,
             tracker: Tracker::new(payloads),
             outbox: Outbox::default(),
-            inbox: Inbox::default(),
             partial: Vec::new(),
             unflushed: false,
+            unstamped: 0,
+            sent_at: Instant::now(),
             failed: None,
         }
     }
@@ -55,35 +67,66 @@ impl Exchange {
         !self.outbox.is_full()
     }
 
+    /// Whether a load can make another message.
+    pub(super) fn has_room(&self) -> bool {
+        self.can_send() && self.tracker.tracked() < MAX_TRACKED
+    }
+
     /// How many bytes of the last messages the transport has taken.
     pub(super) fn taken(&self) -> usize {
         self.outbox.taken()
     }
 
     /// How many messages [`send`](Exchange::send) takes at once: a stream carries several in one
-    /// write.
+    /// write, and several datagrams are sent with one call.
     pub(super) fn max_messages(&self) -> usize {
         match self.link {
             Link::Bytes(_) => (CHUNK / self.tracker.payloads().size().max(1)).max(1),
-            Link::Datagrams(_) | Link::Messages(_) => 1,
+            Link::Datagrams(_) => BATCH,
+            Link::Messages(_) => 1,
         }
     }
 
-    /// Makes the next messages, one for each of `times`, at which they count as sent.
-    /// [`poll`](Exchange::poll) writes them.
-    pub(super) fn send(&mut self, times: impl IntoIterator<Item = Instant>) {
+    /// Makes the next `count` messages. They count as sent when [`poll_write`](Exchange::poll_write)
+    /// writes them, which has to be called at once.
+    pub(super) fn send(&mut self, count: usize) {
+        let first = self.tracker.next_seq();
+        let payloads = self.tracker.payloads();
+        self.outbox.refill(count, |bytes| {
+            (first..).take(count).for_each(|seq| payloads.append(seq, bytes));
+        });
+        // Behind the work of making them, and just before the write.
+        self.sent_at = Instant::now();
+        for _ in 0..count {
+            self.tracker.sent(self.sent_at);
+        }
+        if matches!(self.link, Link::Messages(_)) && self.tracker.payloads().size() < SMALL {
+            self.unstamped += count;
+        }
+        self.unflushed = true;
+    }
+
+    /// Makes messages that the connection did not take when they were due: they count as sent then.
+    pub(super) fn send_held_up(&mut self, due: impl ExactSizeIterator<Item = Instant>) {
         let tracker = &mut self.tracker;
-        self.outbox.refill(|bytes| {
-            for at in times {
+        self.outbox.refill(due.len(), |bytes| {
+            for at in due {
                 tracker.payloads().append(tracker.next_seq(), bytes);
                 tracker.sent(at);
             }
         });
+        self.unstamped = 0;
         self.unflushed = true;
     }
 
+    /// When the last messages were written that [`send`](Exchange::send) made.
+    pub(super) fn sent_at(&self) -> Instant {
+        self.sent_at
+    }
+
     /// Passes a WebSocket message to tungstenite, which buffers messages until they are flushed.
-    /// Returns whether another can be sent before [`poll`](Exchange::poll) flushes them together.
+    /// Returns whether another can be sent before [`poll_write`](Exchange::poll_write) flushes them
+    /// together.
     pub(super) fn hand_over(&mut self, cx: &mut Context<'_>) -> bool {
         if !matches!(self.link, Link::Messages(_)) || self.failed.is_some() {
             return false;
@@ -102,40 +145,82 @@ impl Exchange {
         }
     }
 
+    /// Whether there is something that [`poll_write`](Exchange::poll_write) has not written yet.
+    pub(super) fn is_unwritten(&self) -> bool {
+        self.outbox.is_full() || self.unflushed || self.failed.is_some()
+    }
+
+    /// Writes the messages that were made.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        if self.outbox.is_full() {
+            let is_text = self.tracker.payloads().is_text();
+            std::task::ready!(self.link.poll_send(cx, &mut self.outbox, is_text))?;
+        }
+        if self.unflushed {
+            // Flushing is what writes small WebSocket messages, all at once.
+            if self.unstamped > 0 {
+                self.sent_at = Instant::now();
+                self.tracker.sent_last(std::mem::take(&mut self.unstamped), self.sent_at);
+            }
+            std::task::ready!(self.link.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, and calls `judged` with each reply. Returns when the replies were there.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        inbox: &mut Inbox,
+        mut judged: impl FnMut(Reply),
+    ) -> Poll<Result<Instant, Ended>> {
+        let size = self.tracker.payloads().size();
+        let capacity = size.saturating_mul(self.tracker.waiting()).clamp(4096, CHUNK);
+        let many = self.tracker.waiting() > 1;
+        let incoming = std::task::ready!(self.link.poll_receive(cx, inbox, capacity, many));
+        // Before the work of judging them, and just behind the read.
+        let now = Instant::now();
+        let is_text = self.tracker.payloads().is_text();
+        Poll::Ready(match incoming {
+            Err(error) => Err(Ended::Failed(error)),
+            Ok(Incoming::End(why)) => Err(Ended::Closed(why)),
+            Ok(Incoming::Message(bytes, kind)) => {
+                let mut reply = self.tracker.received(bytes, now);
+                if kind != is_text {
+                    reply.verdict = Verdict::Corrupted;
+                }
+                judged(reply);
+                Ok(now)
+            }
+            Ok(Incoming::Datagrams(received)) => {
+                received.iter().for_each(|bytes| judged(self.tracker.received(bytes, now)));
+                Ok(now)
+            }
+            Ok(Incoming::Bytes(bytes)) => {
+                split(&mut self.partial, bytes, now, &mut self.tracker, &mut judged);
+                Ok(now)
+            }
+        })
+    }
+
     /// Writes and reads until both would block, and calls `judged` with each reply. `Pending` until
     /// the task is woken or there is more to send.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
+        inbox: &mut Inbox,
         mut judged: impl FnMut(Reply),
     ) -> Poll<Ended> {
-        if let Some(error) = self.failed.take() {
+        if let Poll::Ready(Err(error)) = self.poll_write(cx) {
             return Poll::Ready(Ended::Failed(error));
         }
-        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
-            return Poll::Ready(Ended::Failed(error));
-        }
-        let size = self.tracker.payloads().size();
-        let capacity = size.saturating_mul(self.tracker.waiting()).clamp(4096, CHUNK);
         loop {
-            let Poll::Ready(incoming) = self.link.poll_receive(cx, &mut self.inbox, capacity)
-            else {
-                return Poll::Pending;
-            };
-            let is_text = self.tracker.payloads().is_text();
-            match incoming {
-                Err(error) => return Poll::Ready(Ended::Failed(error)),
-                Ok(Incoming::End(why)) => return Poll::Ready(Ended::Closed(why)),
-                Ok(Incoming::Message(bytes, kind)) => {
-                    let mut reply = self.tracker.received(bytes, Instant::now());
-                    if kind != is_text {
-                        reply.verdict = Verdict::Corrupted;
-                    }
-                    judged(reply);
-                }
-                Ok(Incoming::Bytes(bytes)) => {
-                    split(&mut self.partial, bytes, &mut self.tracker, &mut judged);
-                }
+            if let Err(ended) = std::task::ready!(self.poll_read(cx, inbox, &mut judged)) {
+                return Poll::Ready(ended);
             }
         }
     }
@@ -144,29 +229,17 @@ impl Exchange {
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.link.poll_close(cx)
     }
-
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.outbox.is_full() {
-            let is_text = self.tracker.payloads().is_text();
-            std::task::ready!(self.link.poll_send(cx, &mut self.outbox, is_text))?;
-        }
-        if self.unflushed {
-            std::task::ready!(self.link.poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
-    }
 }
 
 /// Splits a stream into messages. Only those that `bytes` cuts off are copied.
 fn split(
     partial: &mut Vec<u8>,
     mut bytes: &[u8],
+    now: Instant,
     tracker: &mut Tracker,
     judged: &mut impl FnMut(Reply),
 ) {
     let size = tracker.payloads().size();
-    let now = Instant::now();
     if !partial.is_empty() {
         let missing = (size - partial.len()).min(bytes.len());
         partial.extend_from_slice(&bytes[..missing]);

@@ -6,11 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use futures::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UdpSocket;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::echo::MAX_DATAGRAM;
+use super::datagrams::{Datagrams, Received};
 
 /// A byte stream: TCP or a Unix socket, with TLS or without.
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -20,7 +19,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 pub(super) enum Link {
     /// A stream has no message boundaries: messages are told apart by their size.
     Bytes(Box<dyn ByteStream>),
-    Datagrams(UdpSocket),
+    Datagrams(Datagrams),
     Messages(Box<WebSocketStream<Box<dyn ByteStream>>>),
 }
 
@@ -28,7 +27,9 @@ pub(super) enum Link {
 pub(super) enum Incoming<'a> {
     /// The next bytes of a stream.
     Bytes(&'a [u8]),
-    /// A whole message, and whether it is text.
+    /// Datagrams that were received together.
+    Datagrams(&'a Received),
+    /// A WebSocket message, and whether it is text.
     Message(&'a [u8], bool),
     /// The other side closed the connection, in this way.
     End(String),
@@ -38,28 +39,33 @@ pub(super) enum Incoming<'a> {
 #[derive(Default)]
 pub(super) struct Inbox {
     bytes: Vec<u8>,
+    datagrams: Received,
     message: Option<Message>,
 }
 
-/// The buffer of messages to write: one, or on a stream several.
+/// The buffer of messages to write: one, or on a stream and as datagrams several of one size.
 #[derive(Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
+    /// How many messages there are.
+    count: usize,
+    /// How many bytes were written; of datagrams how many messages.
     sent: usize,
     is_full: bool,
 }
 
 impl Outbox {
-    /// Replaces the contents, which must have been written, by what `fill` appends.
-    pub(super) fn refill(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
-        debug_assert!(!self.is_full);
+    /// Replaces the contents, which must have been written, by `count` messages that `fill` appends.
+    pub(super) fn refill(&mut self, count: usize, fill: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert!(!self.is_full && count > 0);
         self.bytes.clear();
         self.sent = 0;
+        self.count = count;
         self.is_full = true;
         fill(&mut self.bytes);
     }
 
-    /// How many bytes the transport has taken.
+    /// How much the transport has taken.
     pub(super) fn taken(&self) -> usize {
         self.sent
     }
@@ -80,8 +86,10 @@ impl Link {
         is_text: bool,
     ) -> Poll<io::Result<()>> {
         let sent = ready!(self.poll_transmit(cx, outbox, is_text));
-        // Also after an error: a datagram that the system refused is not sent again.
-        outbox.is_full = false;
+        // Also after an error: a datagram that the system refused is not sent again, but those behind
+        // it are.
+        let has_more = matches!(self, Link::Datagrams(_)) && outbox.sent < outbox.count;
+        outbox.is_full = has_more;
         Poll::Ready(sent)
     }
 
@@ -102,7 +110,14 @@ impl Link {
                 }
             }
             Link::Datagrams(socket) => {
-                ready!(socket.poll_send(cx, &outbox.bytes))?;
+                let size = outbox.bytes.len() / outbox.count;
+                while outbox.sent < outbox.count {
+                    let rest = &outbox.bytes[outbox.sent * size..];
+                    let count = outbox.count - outbox.sent;
+                    let sent = ready!(socket.poll_send(cx, rest, size, count));
+                    outbox.sent += *sent.as_ref().unwrap_or(&1);
+                    sent?;
+                }
             }
             Link::Messages(socket) => {
                 let mut socket = Pin::new(&mut **socket);
@@ -128,17 +143,22 @@ impl Link {
         }
     }
 
-    /// Receives a message, or up to `capacity` bytes of a stream.
+    /// Receives a message, up to `capacity` bytes of a stream, or the datagrams that have come, of which
+    /// several are expected if `many`.
     pub(super) fn poll_receive<'a>(
         &mut self,
         cx: &mut Context<'_>,
         inbox: &'a mut Inbox,
         capacity: usize,
+        many: bool,
     ) -> Poll<io::Result<Incoming<'a>>> {
         match self {
             Link::Bytes(stream) => {
-                inbox.bytes.resize(capacity, 0);
-                let mut into = ReadBuf::new(&mut inbox.bytes);
+                // It only grows: connections share it, and growing it again would clear it each time.
+                if inbox.bytes.len() < capacity {
+                    inbox.bytes.resize(capacity, 0);
+                }
+                let mut into = ReadBuf::new(&mut inbox.bytes[..capacity]);
                 ready!(Pin::new(&mut **stream).poll_read(cx, &mut into))?;
                 let length = into.filled().len();
                 Poll::Ready(Ok(match length {
@@ -147,11 +167,8 @@ impl Link {
                 }))
             }
             Link::Datagrams(socket) => {
-                inbox.bytes.resize(MAX_DATAGRAM, 0);
-                let mut into = ReadBuf::new(&mut inbox.bytes);
-                ready!(socket.poll_recv(cx, &mut into))?;
-                let length = into.filled().len();
-                Poll::Ready(Ok(Incoming::Message(&inbox.bytes[..length], false)))
+                ready!(socket.poll_receive(cx, &mut inbox.datagrams, many))?;
+                Poll::Ready(Ok(Incoming::Datagrams(&inbox.datagrams)))
             }
             Link::Messages(socket) => loop {
                 match ready!(Pin::new(&mut **socket).poll_next(cx)) {

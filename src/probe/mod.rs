@@ -25,6 +25,7 @@
 //! nothing of the server.
 
 mod connect;
+mod datagrams;
 mod error;
 mod event;
 mod exchange;

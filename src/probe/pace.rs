@@ -17,25 +17,39 @@ pub(super) fn later(at: Instant, time: Duration) -> Instant {
 pub(super) struct Pace {
     timer: Timer,
     armed: Option<Instant>,
+    #[cfg(test)]
+    pub(super) arms: usize,
 }
 
 impl Pace {
     pub(super) fn new() -> io::Result<Pace> {
-        Ok(Pace { timer: Timer::new()?, armed: None })
+        Ok(Pace {
+            timer: Timer::new()?,
+            armed: None,
+            #[cfg(test)]
+            arms: 0,
+        })
     }
 
     /// Ready from `at` on. The task is woken then.
     pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
+        if Instant::now() >= at {
+            return Poll::Ready(());
+        }
+        if self.armed != Some(at) {
+            self.timer.arm(at);
+            self.armed = Some(at);
+            #[cfg(test)]
+            {
+                self.arms += 1;
+            }
+        }
         loop {
+            std::task::ready!(self.timer.poll_fired(cx));
             if Instant::now() >= at {
+                self.armed = None;
                 return Poll::Ready(());
             }
-            if self.armed != Some(at) {
-                self.timer.arm(at);
-                self.armed = Some(at);
-            }
-            std::task::ready!(self.timer.poll_fired(cx));
-            self.armed = None;
         }
     }
 }
@@ -68,20 +82,14 @@ impl Timer {
             .expect("a relative time of less than a second's nanoseconds is valid");
     }
 
+    /// Ready if the timer has fired since it was last ready. It may be that of an earlier arming.
     fn poll_fired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Ok(mut guard) = std::task::ready!(self.0.poll_read_ready(cx)) else {
-            return Poll::Ready(());
-        };
-        let mut count = [0; 8];
-        let read = guard.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut count)?));
-        match read {
-            // The readiness was that of an earlier expiry.
-            Err(_would_block) => {
-                drop(guard);
-                self.poll_fired(cx)
-            }
-            Ok(_) => Poll::Ready(()),
+        if let Ok(mut guard) = std::task::ready!(self.0.poll_read_ready(cx)) {
+            // The descriptor is watched for edges, and each expiry is one. So the count of expiries
+            // need not be read; arming resets it.
+            guard.clear_ready();
         }
+        Poll::Ready(())
     }
 }
 

@@ -1,14 +1,16 @@
 //! Ping: one message an interval on one connection; each reply is reported as it arrives.
 
 use std::future::{Pending, pending, poll_fn};
+use std::io;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::connect::connect;
 use super::exchange::{CLOSE_TIMEOUT, Ended, Exchange};
+use super::link::Inbox;
 use super::pace::{Pace, later};
 use super::payload::Payloads;
 use super::{Event, Probe, ProbeError, Reply, Summary, ignore};
@@ -122,6 +124,7 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         };
         on_event(Event::Connected(Box::new(connected)));
         let mut exchange = Exchange::new(link, payloads);
+        let mut inbox = Inbox::default();
         let mut summary = Summary::new();
         let timer = || Pace::new().map_err(|error| ProbeError::no_timer(target, error));
         let (mut send_timer, mut wait_timer) = (timer()?, timer()?);
@@ -131,6 +134,8 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         let mut done_at = None;
         // Since when the connection has taken no bytes, and how many it had taken by then.
         let mut stalled: Option<(Instant, usize)> = None;
+        // An error of sending, which is dealt with behind what has been received until then.
+        let mut failed = None;
         let was_stopped = loop {
             let is_enough = options.count.is_some_and(|count| summary.sent >= count);
             let is_done = is_enough && exchange.tracker.waiting() == 0;
@@ -155,10 +160,15 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                         && send_timer.poll_until(cx, next_send).is_ready()
                 };
                 if send_is_due(&exchange, cx) {
-                    return Poll::Ready(Next::SendDue);
+                    return Poll::Ready(Next::send(&mut exchange, cx));
                 }
                 let mut replies = Vec::new();
-                if let Poll::Ready(ended) = exchange.poll(cx, |reply| replies.push(reply)) {
+                if let Some(error) = failed.take() {
+                    return Poll::Ready(Next::Ended(replies, Ended::Failed(error)));
+                }
+                if let Poll::Ready(ended) =
+                    exchange.poll(cx, &mut inbox, |reply| replies.push(reply))
+                {
                     return Poll::Ready(Next::Ended(replies, ended));
                 }
                 if !replies.is_empty() {
@@ -166,7 +176,7 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                 }
                 // The connection may have taken the last message just now.
                 if send_is_due(&exchange, cx) {
-                    return Poll::Ready(Next::SendDue);
+                    return Poll::Ready(Next::send(&mut exchange, cx));
                 }
                 Poll::Pending
             })
@@ -182,13 +192,12 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
             };
             match next {
                 Next::Received(replies) => count(replies),
-                Next::SendDue => {
-                    let now = Instant::now();
-                    exchange.send([now]);
+                Next::Sent(written) => {
                     summary.sent += 1;
                     stalled = None;
                     // After a delay of more than an interval, the missed messages are not made up.
-                    next_send = later(next_send, options.interval).max(now);
+                    next_send = later(next_send, options.interval).max(exchange.sent_at());
+                    failed = written.err();
                 }
                 Next::Waited if is_done => break false,
                 Next::Waited => {
@@ -249,9 +258,22 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
 /// What a ping has to deal with next.
 enum Next {
     Received(Vec<Reply>),
-    SendDue,
+    /// A message was sent, or that failed.
+    Sent(io::Result<()>),
     /// The time to wait for a reply, for room to send or for duplicates is over.
     Waited,
     Stopped,
     Ended(Vec<Reply>, Ended),
+}
+
+impl Next {
+    /// Sends a message at once, so that nothing stands between its time stamp and the write.
+    fn send(exchange: &mut Exchange, cx: &mut Context<'_>) -> Next {
+        exchange.send(1);
+        match exchange.poll_write(cx) {
+            Poll::Ready(written) => Next::Sent(written),
+            // The rest is written when there is room.
+            Poll::Pending => Next::Sent(Ok(())),
+        }
+    }
 }

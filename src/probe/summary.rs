@@ -27,6 +27,7 @@ pub struct Summary {
     pub(super) elapsed: Duration,
     rtt: RoundTrips,
     jitter: Jitter,
+    lateness: Lateness,
 }
 
 /// The round trips. The histogram rounds, so what is to be exact is kept beside it.
@@ -45,6 +46,18 @@ struct Jitter {
     total: Duration,
     count: u32,
 }
+
+/// By how much the probe itself was late in sending.
+#[derive(Debug, Clone)]
+struct Lateness {
+    nanoseconds: Histogram<u64>,
+    max: Duration,
+    /// How many messages were late by more than [`SUBSTANTIAL`].
+    substantial: u64,
+}
+
+/// A message that leaves later than this after it was due counts as sent late.
+const SUBSTANTIAL: Duration = Duration::from_millis(1);
 
 impl Summary {
     pub(super) fn new() -> Self {
@@ -67,6 +80,11 @@ impl Summary {
                 total: Duration::ZERO,
             },
             jitter: Jitter::default(),
+            lateness: Lateness {
+                nanoseconds: Histogram::new(3).expect("a histogram has up to five digits"),
+                max: Duration::ZERO,
+                substantial: 0,
+            },
         }
     }
 
@@ -111,9 +129,30 @@ impl Summary {
     }
 
     /// Messages of a load on a schedule that were due but not sent: the connection took none, or
-    /// had ended.
+    /// had ended, or the probe was too slow.
     pub fn unsent(&self) -> u64 {
         self.unsent
+    }
+
+    /// Messages of a load on a schedule that the probe itself sent more than a millisecond after
+    /// they were due, although the connection would have taken them. Their round trips do not
+    /// include that.
+    pub fn sent_late(&self) -> u64 {
+        self.lateness.substantial
+    }
+
+    /// By how much the probe itself was late in sending at most, exactly. `None` if it was not a load
+    /// on a schedule.
+    pub fn late_by_max(&self) -> Option<Duration> {
+        (!self.lateness.nanoseconds.is_empty()).then_some(self.lateness.max)
+    }
+
+    /// By how much the probe itself was late in sending: what `percent` per cent of the messages did
+    /// not exceed, from 0 to 100, rounded to three digits. Messages that the connection did not take
+    /// in time are not among them. `None` if it was not a load on a schedule.
+    pub fn late_by_percentile(&self, percent: f64) -> Option<Duration> {
+        let value = Duration::from_nanos(self.lateness.nanoseconds.value_at_percentile(percent));
+        (!self.lateness.nanoseconds.is_empty()).then(|| value.min(self.lateness.max))
     }
 
     /// Why connections failed or ended early, and how many did so for each reason.
@@ -207,6 +246,44 @@ impl Summary {
         self.rtt.total = self.rtt.total.saturating_add(rtt);
     }
 
+    /// A message was sent this late.
+    pub(super) fn record_lateness(&mut self, late_by: Duration) {
+        let nanoseconds = u64::try_from(late_by.as_nanos()).unwrap_or(u64::MAX);
+        let recorded = self.lateness.nanoseconds.record(nanoseconds.max(1));
+        recorded.expect("a histogram that resizes itself takes every value");
+        self.lateness.max = self.lateness.max.max(late_by);
+        self.lateness.substantial += u64::from(late_by > SUBSTANTIAL);
+    }
+
+    /// Adds what another thread of the same load has counted.
+    pub(super) fn add(&mut self, other: Summary) {
+        self.sent += other.sent;
+        self.received += other.received;
+        self.lost += other.lost;
+        self.late += other.late;
+        self.corrupted += other.corrupted;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.unanswered += other.unanswered;
+        self.unsent += other.unsent;
+        for (reason, count) in other.errors {
+            *self.errors.entry(reason).or_insert(0) += count;
+        }
+        self.elapsed = self.elapsed.max(other.elapsed);
+        let histograms = [
+            (&mut self.rtt.nanoseconds, other.rtt.nanoseconds),
+            (&mut self.lateness.nanoseconds, other.lateness.nanoseconds),
+        ];
+        for (own, others) in histograms {
+            own.add(others).expect("a histogram that resizes itself takes every value");
+        }
+        self.rtt.min = self.rtt.min.min(other.rtt.min);
+        self.rtt.max = self.rtt.max.max(other.rtt.max);
+        self.rtt.total = self.rtt.total.saturating_add(other.rtt.total);
+        self.lateness.max = self.lateness.max.max(other.lateness.max);
+        self.lateness.substantial += other.lateness.substantial;
+    }
+
     pub(super) fn fail(&mut self, reason: String) {
         *self.errors.entry(reason).or_insert(0) += 1;
     }
@@ -247,6 +324,14 @@ impl fmt::Display for Summary {
         if self.unsent > 0 {
             write!(f, "\n{} due but not sent", self.unsent)?;
         }
+        // If that few messages were late, the schedule was kept as far as anybody can tell.
+        if let (Some(p99), Some(max)) = (self.late_by_percentile(99.0), self.late_by_max())
+            && p99 > SUBSTANTIAL
+        {
+            let late = self.lateness.substantial;
+            write!(f, "\nthe probe was late by p99 {}, max {}; ", Ms(p99), Ms(max))?;
+            write!(f, "{late} left more than {} after they were due", Ms(SUBSTANTIAL))?;
+        }
         self.errors().try_for_each(|(reason, count)| write!(f, "\n{count} times: {reason}"))
     }
 }
@@ -281,6 +366,45 @@ mod tests {
         assert_eq!(summary.rtt_max(), Some(ns(7_654_322)));
         assert_eq!(summary.rtt_percentile(100.0), Some(ns(7_654_322)));
         assert_eq!(summary.jitter(), Some(ns((2 + 6_419_753) / 2)));
+    }
+
+    #[test]
+    fn what_the_probe_is_late_by_is_shown_when_it_matters() {
+        let mut summary = Summary::new();
+        assert_eq!((summary.late_by_max(), summary.late_by_percentile(99.0)), (None, None));
+        for _ in 0..99 {
+            summary.record_lateness(ns(20_000));
+        }
+        summary.record_lateness(ns(7_000_001));
+        assert_eq!((summary.sent_late(), summary.late_by_max()), (1, Some(ns(7_000_001))));
+        // One in a hundred is as much as the 99th percentile passes over.
+        assert!(!summary.to_string().contains("late by"), "{summary}");
+        summary.record_lateness(ns(7_000_000));
+        assert!(
+            summary.to_string().ends_with(
+                "\nthe probe was late by p99 7.000 ms, max 7.000 ms; 2 left more than 1.000 ms after \
+                 they were due"
+            ),
+            "{summary}"
+        );
+    }
+
+    #[test]
+    fn the_threads_of_a_load_add_up() {
+        let (mut all, mut other) = (Summary::new(), Summary::new());
+        all.record(ns(10));
+        other.record(ns(4));
+        other.record_lateness(ns(2_000_000));
+        (other.sent, other.received, other.elapsed) = (1, 1, ns(9));
+        other.fail("it broke".to_owned());
+        all.fail("it broke".to_owned());
+        all.add(other);
+        assert_eq!(
+            (all.rtt_min(), all.rtt_max(), all.rtt_mean()),
+            (Some(ns(4)), Some(ns(10)), Some(ns(7)))
+        );
+        assert_eq!((all.sent(), all.received(), all.sent_late()), (1, 1, 1));
+        assert_eq!((all.elapsed(), all.errors().next()), (ns(9), Some(("it broke", 2))));
     }
 
     #[test]

@@ -120,6 +120,11 @@ impl Tracker {
         self.waiting += 1;
     }
 
+    /// The last `count` messages count as sent at `at`. None of them has come back yet.
+    pub(super) fn sent_last(&mut self, count: usize, at: Instant) {
+        self.window.iter_mut().rev().take(count).for_each(|sent| sent.at = at);
+    }
+
     /// When the oldest waiting message was sent.
     pub(super) fn oldest(&mut self) -> Option<Instant> {
         let seq = self.first_waiting()?;

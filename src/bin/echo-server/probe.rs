@@ -20,13 +20,9 @@ const DIFFERENT: u8 = 5;
 pub fn run(probe: Probe) -> ExitCode {
     // If the limit stays too low for the connections, connecting fails and says so.
     let _ = crate::descriptors::raise_limit();
-    // A worker's own queue holds 256 tasks. Tasks that are woken beyond that go to the shared queue,
-    // which a worker with tasks of its own rarely looks at: of 1,000 connections some would wait
-    // twenty times as long as others, and their round trips would say so. Taking 64 events at a time
-    // and running 128 tasks before taking more keeps the worker's queue from overflowing.
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.max_io_events_per_tick(64).event_interval(128).enable_all();
-    let runtime = match runtime.build() {
+    // One thread: a ping that is woken by another thread would be measured with that. A load has
+    // threads of its own.
+    let runtime = match crate::threads::runtime() {
         Ok(runtime) => runtime,
         Err(error) => return crate::fail(IMPERFECT, &format!("no runtime: {error}")),
     };

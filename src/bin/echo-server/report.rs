@@ -180,7 +180,11 @@ impl Report {
             "duplicated": summary.duplicated(), "reordered": summary.reordered(),
             "unanswered": summary.unanswered(), "unsent": summary.unsent(),
             "errors": errors, "elapsed_s": summary.elapsed().as_secs_f64(),
-            "rate": summary.rate(),
+            "rate": summary.rate(), "sent_late": summary.sent_late(),
+            "late_by_us": {
+                "p50": us(summary.late_by_percentile(50.0)),
+                "p99": us(summary.late_by_percentile(99.0)), "max": us(summary.late_by_max()),
+            },
             "rtt_us": {
                 "min": us(summary.rtt_min()), "mean": us(summary.rtt_mean()),
                 "p50": us(summary.rtt_percentile(50.0)), "p90": us(summary.rtt_percentile(90.0)),

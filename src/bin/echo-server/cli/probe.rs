@@ -1,6 +1,7 @@
 //! The flags of `echo-server probe`.
 
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub enum Mode {
     after_help = "URL is tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, ws://HOST[:PORT]/PATH or \
                         wss://HOST[:PORT]/PATH; for a Unix socket tcp+unix:///FILE, tls+unix:///FILE, \
                         ws+unix:///FILE:/PATH or wss+unix:///FILE:/PATH, on Linux also tcp+unix://@NAME.\n\
-                        Without --connections, --in-flight, --duration or --rate it is a ping: one message \
+                        Without --connections, --in-flight, --duration, --rate or --threads it is a ping: one message \
                         an interval, until Ctrl-C.\n\
                         Exit codes: 0 all echoed; 1 some lost, late, duplicated or not sent, or the \
                         connection failed, or nothing came back; 2 wrong usage; 3 could not connect; 4 TLS or certificate failure; 5 a \
@@ -72,6 +73,10 @@ pub(super) struct ProbeArgs {
     /// Messages a second over all connections, on a schedule, and timed from it
     #[arg(long, value_name = "R", help_heading = "Load", conflicts_with_all = ["count", "in_flight"])]
     rate: Option<f64>,
+
+    /// Threads that send and receive [1]
+    #[arg(long, value_name = "N", help_heading = "Load", conflicts_with = "count")]
+    threads: Option<NonZeroUsize>,
 
     /// Bytes in a message; over UDP 65507 at most
     #[arg(short, long, value_name = "SIZE", default_value = "64", help_heading = "Messages")]
@@ -114,7 +119,7 @@ pub(super) struct ProbeArgs {
 
     /// UDP: find the largest payload that comes back with the DF bit set
     #[arg(long, help_heading = "Connection")]
-    #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "size"])]
+    #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "threads", "size"])]
     find_mtu: bool,
 
     /// WebSocket: offer this subprotocol; can be given several times
@@ -160,7 +165,8 @@ impl From<ProbeArgs> for Probe {
         let is_load = args.connections.is_some()
             || args.in_flight.is_some()
             || args.duration.is_some()
-            || args.rate.is_some();
+            || args.rate.is_some()
+            || args.threads.is_some();
         let mode = if args.find_mtu {
             Mode::FindMtu(MtuOptions::new().timeout(args.timeout))
         } else if is_load {
@@ -169,6 +175,7 @@ impl From<ProbeArgs> for Probe {
             load.in_flight = args.in_flight.unwrap_or(load.in_flight);
             load.duration = args.duration.unwrap_or(load.duration);
             load.rate = args.rate;
+            load.threads = args.threads.unwrap_or(load.threads);
             Mode::Load(load)
         } else {
             let mut ping = PingOptions::new().interval(args.interval).timeout(args.timeout);

@@ -1,0 +1,134 @@
+//! Load: many connections at once, each with messages in flight or on a schedule, for a while.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `options` | what a load is asked to do |
+//! | `workers` | the threads, each with a runtime, an engine and a share of the connections |
+//! | `engine` | sends and receives on all connections of a thread |
+//! | `schedule` | when messages are due |
+//! | `ready` | which connections have something to do |
+//! | `expiry` | which connection has a reply overdue next |
+
+mod engine;
+mod expiry;
+mod options;
+mod ready;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+use std::future::{Pending, pending};
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::interval;
+
+use self::workers::Workers;
+use super::{Event, Probe, ProbeError, Summary, ignore};
+
+pub use options::LoadOptions;
+
+/// How often progress is reported.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How far a load has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Since the first message.
+    pub elapsed: Duration,
+    /// Messages sent.
+    pub sent: u64,
+    /// Replies received by the same moment, whatever their verdict.
+    pub replies: u64,
+}
+
+/// A load that [`run`](Load::run) starts. [`Probe::load`] makes one.
+///
+/// The type parameters are those of [`until`](Load::until) and [`on_event`](Load::on_event).
+#[must_use = "a load does nothing until it is run"]
+pub struct Load<Stop = Pending<()>, OnEvent = fn(Event)> {
+    probe: Probe,
+    options: LoadOptions,
+    stop: Stop,
+    on_event: OnEvent,
+}
+
+impl Load {
+    pub(super) fn new(probe: Probe, options: LoadOptions) -> Self {
+        Load { probe, options, stop: pending(), on_event: ignore }
+    }
+}
+
+impl<Stop, OnEvent> Load<Stop, OnEvent> {
+    /// Ends the load when `stop` completes. Messages that are in flight then count as
+    /// [unanswered](Summary::unanswered), not as lost.
+    pub fn until<F: Future<Output = ()>>(self, stop: F) -> Load<F, OnEvent> {
+        let Load { probe, options, on_event, .. } = self;
+        Load { probe, options, stop, on_event }
+    }
+
+    /// Calls `on_event` with an [`Event::Progress`] every 200 ms.
+    pub fn on_event<F: FnMut(Event)>(self, on_event: F) -> Load<Stop, F> {
+        let Load { probe, options, stop, .. } = self;
+        Load { probe, options, stop, on_event }
+    }
+}
+
+impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Load<Stop, OnEvent> {
+    /// Establishes the connections, sends until the duration is over, and returns the counts and
+    /// times of all connections together. The connections belong to
+    /// [threads](LoadOptions::threads) of the load's own, so that what else the caller's runtime does
+    /// is not measured. If the load is stopped before they are established, the counts are all zero.
+    ///
+    /// # Errors
+    /// An option is wrong, a certificate or key cannot be used, or not one connection could be
+    /// established. If only some could not, or fail later, the summary has the reasons.
+    ///
+    /// # Panics
+    /// If a thread of the load panics, which would be a bug.
+    pub async fn run(self) -> Result<Summary, ProbeError> {
+        let Load { probe, options, stop, mut on_event } = self;
+        probe.messages.check(probe.target())?;
+        options.check()?;
+        let mut stop = pin!(stop);
+        // The threads end when this is dropped.
+        let mut workers = Workers::start(&probe, &options)?;
+        let (connections, failures) = tokio::select! {
+            established = workers.established() => established?,
+            () = &mut stop => return Ok(Summary::new()),
+        };
+        let mut summary = Summary::new();
+        let mut last = None;
+        for failure in failures {
+            summary.fail(failure.to_string());
+            last = Some(failure);
+        }
+        if let Some(failure) = last.filter(|_| connections == 0) {
+            return Err(failure);
+        }
+        let start = workers.begin(connections);
+        let mut ticks = interval(PROGRESS_INTERVAL);
+        loop {
+            tokio::select! {
+                biased;
+                () = workers.done(&mut summary) => break,
+                () = &mut stop => {
+                    workers.stop();
+                    workers.done(&mut summary).await;
+                    break;
+                }
+                _ = ticks.tick() => {
+                    let counts = workers.counts();
+                    on_event(Event::Progress(Progress {
+                        elapsed: start.elapsed(),
+                        sent: counts.sent,
+                        replies: counts.replies,
+                    }));
+                }
+            }
+        }
+        Ok(summary)
+    }
+}
