@@ -56,7 +56,7 @@ async fn the_self_signed_certificate_can_be_trusted() {
 async fn plain_text_is_answered_with_an_alert() {
     let server = TestServer::start(Protocol::Tls).await;
     let mut client = TcpStream::connect(server.address).await.unwrap();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    client.write_all(b"EHLO localhost\r\n").await.unwrap();
     client.shutdown().await.unwrap();
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).await.expect("a FIN, not a reset");
