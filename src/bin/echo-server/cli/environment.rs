@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::builder::Resettable;
 use clap::{Arg, ArgAction, Command};
 
-use super::usage::nearest;
+use super::nearest::nearest;
 use super::values::parse_switch;
 
 const PREFIX: &str = "ECHO_";

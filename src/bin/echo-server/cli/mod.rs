@@ -2,6 +2,7 @@
 
 mod certs;
 mod environment;
+mod nearest;
 mod probe;
 mod server;
 mod usage;

@@ -9,6 +9,7 @@ use echo_server::ListenAddress;
 use echo_server::probe::Target;
 
 use super::environment::variable;
+use super::nearest::nearest;
 use super::values::{ListenerArg, Quoted};
 
 /// What is wrong with `args`, of which `error` was made.
@@ -143,18 +144,6 @@ fn setting(flag: &str, value: &str, command: &Command, args: &[String]) -> Strin
     }
 }
 
-/// The candidate that `text` was probably meant to be.
-pub(super) fn nearest<'a>(
-    text: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let distance = |candidate: &str| strsim::damerau_levenshtein(text, candidate);
-    // A third of the letters may be wrong, as long as there are others.
-    let most = (text.trim_start_matches('-').chars().count() / 3).clamp(1, 3);
-    let near = candidates.map(|candidate| (distance(candidate), candidate));
-    near.filter(|(distance, _)| *distance <= most).min().map(|(_, candidate)| candidate)
-}
-
 /// A hint for a probe's URL that has no scheme.
 pub(super) fn without_scheme(url: &str) -> Option<String> {
     let is_address = url.parse::<ListenAddress>().is_ok() && !url.starts_with([':', '*']);
@@ -172,24 +161,4 @@ fn one_line(message: &str) -> String {
         .filter(|l| !l.is_empty())
         .collect();
     lines.join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_name_is_a_typing_error_away() {
-        let names = ["--tcp", "--tls", "--udp", "--ws", "--wss", "--log-format", "--threads"];
-        for (typed, meant) in [
-            ("--tpc", Some("--tcp")),
-            ("--wsss", Some("--wss")),
-            ("--logformat", Some("--log-format")),
-            ("--thread", Some("--threads")),
-            ("--port", None),
-            ("--x", None),
-        ] {
-            assert_eq!(nearest(typed, names.into_iter()), meant, "{typed}");
-        }
-    }
 }
