@@ -48,6 +48,10 @@ const SEND_BUFFER: usize = 16 * 1024;
 /// that what h2 holds of small frames is bounded by this, and not by the windows.
 const READ_PER_TURN: usize = 64 * 1024;
 
+/// How many requests, answered at once, are a costly step: a stream that is opened and reset costs a
+/// client some fifty bytes.
+const COSTLY_REQUESTS: usize = 16;
+
 /// h2 counts small DATA frames that it holds, as the bytes that they lack to 256, and closes the
 /// connection when there are too many. This is ten times what one turn can bring.
 const DATA_FRAME_BUDGET: usize = 256 * READ_PER_TURN;
@@ -164,10 +168,10 @@ where
         Ok(http2)
     }
 
-    /// Answers the requests that have come. Ready with `false` when the connection is over.
-    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, EchoError>> {
+    /// Answers the requests that have come, and returns how many; `None` when the connection is over.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, EchoError>> {
         if self.phase == Phase::Over {
-            return Poll::Ready(Ok(false));
+            return Poll::Ready(Ok(None));
         }
         self.meter.allow(READ_PER_TURN);
         self.poll_keep_alive(cx);
@@ -180,7 +184,7 @@ where
                 Poll::Ready(Some(Err(error))) => {
                     break Some(Err(EchoError::Read(causes::of_http2(error))));
                 }
-                Poll::Ready(None) => break Some(Ok(false)),
+                Poll::Ready(None) => break Some(Ok(None)),
                 Poll::Pending => break None,
             }
             if requests.len() == MAX_STREAMS as usize {
@@ -191,7 +195,7 @@ where
         if !self.meter.is_blocked() {
             self.streams.queued.store(0, Ordering::Relaxed);
         }
-        let has_answered = !requests.is_empty();
+        let answered = requests.len();
         for (request, respond) in requests {
             self.answer(request, respond);
         }
@@ -201,7 +205,7 @@ where
                 Poll::Ready(ended)
             }
             // The next poll sends the answers.
-            None if has_answered => Poll::Ready(Ok(true)),
+            None if answered > 0 => Poll::Ready(Ok(Some(answered))),
             None => Poll::Pending,
         }
     }
@@ -283,8 +287,9 @@ where
             return Poll::Ready(Err(EchoError::Unresponsive("it has let all its streams stall")));
         }
         Poll::Ready(match ready!(self.poll_requests(cx)) {
-            Ok(true) => Ok(Step::Moved),
-            Ok(false) => Ok(Step::Ended(PeerEnd::EndOfStream)),
+            Ok(Some(COSTLY_REQUESTS..)) => Ok(Step::Costly),
+            Ok(Some(_)) => Ok(Step::Moved),
+            Ok(None) => Ok(Step::Ended(PeerEnd::EndOfStream)),
             // rustls' error for a FIN without close_notify.
             Err(EchoError::Read(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Ok(Step::Ended(PeerEnd::Truncated))
@@ -299,7 +304,7 @@ where
             self.phase = Phase::Leaving;
             self.connection.graceful_shutdown();
         }
-        while ready!(self.poll_requests(cx))? {}
+        while ready!(self.poll_requests(cx))?.is_some() {}
         Poll::Ready(Ok(()))
     }
 
