@@ -4,6 +4,8 @@ mod certs;
 mod environment;
 mod nearest;
 mod probe;
+#[cfg(test)]
+mod reference;
 mod server;
 mod usage;
 mod values;
