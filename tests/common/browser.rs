@@ -69,6 +69,12 @@ impl Browser {
         }
     }
 
+    /// Loads the page again, and waits until it has loaded.
+    pub async fn reload(&mut self) {
+        self.call("Page.reload", json!({})).await;
+        while self.event("Page.lifecycleEvent").await["name"] != "load" {}
+    }
+
     /// The value of `expression`, or what it resolves to if it is a promise. Panics if it throws.
     pub async fn evaluate(&mut self, expression: &str) -> Value {
         let parameters = json!({
@@ -82,6 +88,22 @@ impl Browser {
         let exception = answer.get("exceptionDetails");
         assert!(exception.is_none(), "{expression}: {}", exception.unwrap());
         answer["result"]["value"].clone()
+    }
+
+    /// Presses the left mouse button at the centre of the element.
+    pub async fn press(&mut self, selector: &str) {
+        let selector = json!(selector);
+        let centre = format!(
+            "{{ const element = document.querySelector({selector}); element.scrollIntoView({{ block: 'center' }}); \
+             const {{ x, y, width, height }} = element.getBoundingClientRect(); [x + width / 2, y + height / 2] }}"
+        );
+        let centre = self.evaluate(&centre).await;
+        for kind in ["mousePressed", "mouseReleased"] {
+            let event = json!({
+                "type": kind, "x": centre[0], "y": centre[1], "button": "left", "clickCount": 1,
+            });
+            self.call("Input.dispatchMouseEvent", event).await;
+        }
     }
 
     /// The first event named `method` since the last call, waiting for it if necessary.

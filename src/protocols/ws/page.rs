@@ -71,9 +71,9 @@ mod tests {
         for line in SOURCE.lines().map(str::trim).filter(|line| line.starts_with("/*")) {
             assert!(line.ends_with("*/"), "{line}");
         }
-        let templates = |line: &str| line.matches('`').count();
-        for line in SOURCE.lines().filter(|line| templates(line) % 2 == 1) {
-            panic!("a template literal ends on the line on which it begins: {line}");
+        // A line of a template literal could look like a comment.
+        for line in SOURCE.lines() {
+            assert!(line.matches('`').count() % 2 == 0, "the literal goes on: {line}");
         }
     }
 
@@ -82,7 +82,9 @@ mod tests {
         for element in ["script", "style"] {
             assert_eq!(PAGE.matches(&format!("<{element}")).count(), 1, "one {element}, bare");
         }
-        for forbidden in ["src=\"http", "src=\"//", "@import", " style=", " onclick=", "eval("] {
+        for forbidden in
+            ["src=\"http", "src=\"//", "@import", " style=", " onclick=", "eval(", "innerHTML"]
+        {
             assert!(!PAGE.contains(forbidden), "{forbidden} does not work under the policy");
         }
         assert!(CONTENT_SECURITY_POLICY.to_str().unwrap().contains("script-src 'sha256-"));
