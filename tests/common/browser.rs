@@ -29,8 +29,14 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts it with `arguments` besides its own, and opens an empty page.
+    /// Starts it with `arguments` besides its own, and opens an empty page. It accepts every
+    /// certificate.
     pub async fn start(arguments: &[&str]) -> Browser {
+        Browser::start_distrusting(&[&["--ignore-certificate-errors"], arguments].concat()).await
+    }
+
+    /// Like [`Browser::start`], but accepts no certificate that the system does not trust.
+    pub async fn start_distrusting(arguments: &[&str]) -> Browser {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let (process, address) =
             tokio::task::spawn_blocking(move || Process::start(&arguments)).await.unwrap();
@@ -63,6 +69,12 @@ impl Browser {
         }
     }
 
+    /// Loads the page again, and waits until it has loaded.
+    pub async fn reload(&mut self) {
+        self.call("Page.reload", json!({})).await;
+        while self.event("Page.lifecycleEvent").await["name"] != "load" {}
+    }
+
     /// The value of `expression`, or what it resolves to if it is a promise. Panics if it throws.
     pub async fn evaluate(&mut self, expression: &str) -> Value {
         let parameters = json!({
@@ -78,6 +90,22 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
+    /// Presses the left mouse button at the centre of the element.
+    pub async fn press(&mut self, selector: &str) {
+        let selector = json!(selector);
+        let centre = format!(
+            "{{ const element = document.querySelector({selector}); element.scrollIntoView({{ block: 'center' }}); \
+             const {{ x, y, width, height }} = element.getBoundingClientRect(); [x + width / 2, y + height / 2] }}"
+        );
+        let centre = self.evaluate(&centre).await;
+        for kind in ["mousePressed", "mouseReleased"] {
+            let event = json!({
+                "type": kind, "x": centre[0], "y": centre[1], "button": "left", "clickCount": 1,
+            });
+            self.call("Input.dispatchMouseEvent", event).await;
+        }
+    }
+
     /// The first event named `method` since the last call, waiting for it if necessary.
     pub async fn event(&mut self, method: &str) -> Value {
         loop {
@@ -87,6 +115,27 @@ impl Browser {
             let event = self.receive().await;
             self.events.push(event);
         }
+    }
+
+    /// Pretends that the window has this size in CSS pixels, is a phone's if it is narrow, and that
+    /// the user prefers `scheme`, `light` or `dark`.
+    pub async fn look(&mut self, width: u32, height: u32, scheme: &str) {
+        let metrics = json!({
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500,
+        });
+        self.call("Emulation.setDeviceMetricsOverride", metrics).await;
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.call("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+    }
+
+    /// The URLs of all HTTP requests and WebSockets since the start.
+    pub fn requests(&self) -> Vec<&str> {
+        let url = |event: &'_ Value| match event["method"].as_str() {
+            Some("Network.requestWillBeSent") => Some("/params/request/url"),
+            Some("Network.webSocketCreated") => Some("/params/url"),
+            _ => None,
+        };
+        self.events.iter().filter_map(|event| event.pointer(url(event)?)?.as_str()).collect()
     }
 
     /// Uncaught exceptions, and errors that the browser reports itself, such as violations of the
@@ -148,7 +197,6 @@ impl Process {
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--disable-sync",
-                "--ignore-certificate-errors",
                 "--remote-debugging-port=0",
             ])
             .arg(format!("--user-data-dir={}", profile.path().display()))

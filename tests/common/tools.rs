@@ -48,6 +48,24 @@ pub fn have_chromium() -> bool {
     have(&["chromium", "--version"], "Chromium")
 }
 
+/// The source of axe-core, which finds what is not accessible on a page. Two Python packages have
+/// it.
+pub fn axe() -> Option<String> {
+    const FIND: &str = "
+import importlib.util, pathlib
+for name in 'axe_playwright_python', 'axe_selenium_python':
+    if spec := importlib.util.find_spec(name):
+        for path in pathlib.Path(spec.origin).parent.rglob('axe.min.js'):
+            print(path)
+";
+    if !have(&["python3", "-c", FIND], "axe.min.js") {
+        return None;
+    }
+    let output = run(Command::new("python3").args(["-c", FIND]), b"");
+    let paths = String::from_utf8(output.stdout).unwrap();
+    Some(std::fs::read_to_string(paths.lines().next().unwrap()).expect("a readable file"))
+}
+
 /// Runs a command with `input` as its whole standard input, and returns its output.
 pub fn run(command: &mut Command, input: &[u8]) -> Output {
     let mut child = command

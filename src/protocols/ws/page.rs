@@ -8,7 +8,19 @@ use data_encoding::BASE64;
 use hyper::Response;
 use hyper::header::{self, HeaderValue};
 
-const PAGE: &str = include_str!("page.html");
+const SOURCE: &str = include_str!("page.html");
+
+/// What is served: the source without its comments and indentation.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    let mut page = String::with_capacity(SOURCE.len());
+    for line in SOURCE.lines().map(str::trim) {
+        if !line.is_empty() && !line.starts_with("//") && !line.starts_with("/*") {
+            page.push_str(line);
+            page.push('\n');
+        }
+    }
+    page
+});
 
 /// Allows only the page's own script and style, and only WebSocket connections.
 static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
@@ -49,11 +61,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_page_is_small() {
+        assert!(PAGE.len() < 40_000, "{} bytes", PAGE.len());
+    }
+
+    #[test]
+    fn comments_are_single_lines() {
+        // Only such comments can be left out by looking at one line at a time.
+        for line in SOURCE.lines().map(str::trim).filter(|line| line.starts_with("/*")) {
+            assert!(line.ends_with("*/"), "{line}");
+        }
+        // A line of a template literal could look like a comment.
+        for line in SOURCE.lines() {
+            assert!(line.matches('`').count() % 2 == 0, "the literal goes on: {line}");
+        }
+    }
+
+    #[test]
     fn the_policy_covers_the_whole_page() {
         for element in ["script", "style"] {
             assert_eq!(PAGE.matches(&format!("<{element}")).count(), 1, "one {element}, bare");
         }
-        for forbidden in ["src=\"http", "src=\"//", "@import", " style=", " onclick=", "eval("] {
+        for forbidden in
+            ["src=\"http", "src=\"//", "@import", " style=", " onclick=", "eval(", "innerHTML"]
+        {
             assert!(!PAGE.contains(forbidden), "{forbidden} does not work under the policy");
         }
         assert!(CONTENT_SECURITY_POLICY.to_str().unwrap().contains("script-src 'sha256-"));
