@@ -57,7 +57,7 @@ impl FromStr for ListenAddress {
     type Err = ListenAddressError;
 
     fn from_str(text: &str) -> Result<Self, ListenAddressError> {
-        parse(text).map_err(ListenAddressError)
+        parse(text).map_err(|problem| ListenAddressError(shown(&problem)))
     }
 }
 
@@ -68,7 +68,11 @@ fn parse(text: &str) -> Result<ListenAddress, String> {
         return Ok(ListenAddress::At(address.into()));
     }
     if let Some((scheme, rest)) = text.split_once("://") {
-        return Err(format!("it is a URL; leave out {scheme}:// and write {rest}"));
+        let address = rest.split('/').next().unwrap_or(rest);
+        return Err(format!("it is a URL; leave out {scheme}:// and write {address}"));
+    }
+    if text.starts_with('/') {
+        return Err(format!("a Unix socket is written unix:{text}"));
     }
     if let Ok(address) = text.parse::<IpAddr>() {
         return Err(without_port(&SocketAddr::new(address, 8080).to_string()));
@@ -80,13 +84,14 @@ fn parse(text: &str) -> Result<ListenAddress, String> {
             None => return Err(format!("it has a [ without a ]; {EXPECTED}")),
         },
         None => match text.rsplit_once(':') {
-            Some((host, _)) if host.contains(':') => {
+            Some((host, _)) if host.matches(':').count() > 1 || host.ends_with(':') => {
                 return Err("an IPv6 address needs brackets, as in [::1]:8080".to_owned());
             }
             Some((host, port)) => (host, port),
-            None if is_number(text) => {
-                return Err(format!("'{text}' is not a port: the highest is 65535"));
+            None if is_number(text.trim_start_matches(['+', '-'])) => {
+                return Err(format!("'{text}' is not a port, which is a number up to 65535"));
             }
+            None if text == "*" => return Err(without_port("*:8080")),
             None if is_host_name(text) => return Err(without_port(&format!("{text}:8080"))),
             None => return Err(EXPECTED.to_owned()),
         },
@@ -94,7 +99,8 @@ fn parse(text: &str) -> Result<ListenAddress, String> {
     if port.is_empty() {
         return Err(without_port(&format!("{text}8080")));
     }
-    let port = port.parse::<u16>().map_err(|_| match is_number(port) {
+    let number = port.parse::<u16>().ok().filter(|_| is_number(port));
+    let port = number.ok_or_else(|| match is_number(port) {
         true => format!("'{port}' is not a port: the highest is 65535"),
         false => format!("'{port}' is not a port, which is a number up to 65535"),
     })?;
@@ -112,11 +118,17 @@ fn parse(text: &str) -> Result<ListenAddress, String> {
         "" | "*" => Ok(ListenAddress::All { port }),
         host => match host.parse::<IpAddr>() {
             Ok(ip) => Ok(Address::from((ip, port)).into()),
+            Err(_) if host.contains(':') => Err(format!("'{host}' is not a host")),
             Err(_) if is_ipv4_like(host) => Err(format!("'{host}' is not an IPv4 address")),
             Err(_) if is_host_name(host) => Ok(ListenAddress::Name { host: host.to_owned(), port }),
             Err(_) => Err(format!("'{host}' is neither an IP address nor a host name")),
         },
     }
+}
+
+/// `text` without what would break a line or command a terminal.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 fn without_port(with_port: &str) -> String {
@@ -127,9 +139,10 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Four numbers with dots in between are no name: it would be looked up in vain.
+/// What has no letter is no name, but resolvers take 127.1 and 0x7f000001 for addresses.
 fn is_ipv4_like(text: &str) -> bool {
-    text.split('.').all(is_number)
+    let is_part = |part| is_number(part) || part.starts_with("0x");
+    text.split('.').all(is_part)
 }
 
 /// Resolvers know underscores, too, and names in other scripts.
@@ -194,7 +207,13 @@ mod tests {
             ("[::1]", "it has no port; did you mean [::1]:8080?"),
             ("localhost", "it has no port; did you mean localhost:8080?"),
             ("localhost:", "it has no port; did you mean localhost:8080?"),
-            ("99999", "'99999' is not a port: the highest is 65535"),
+            ("99999", "'99999' is not a port, which is a number up to 65535"),
+            ("-80", "'-80' is not a port, which is a number up to 65535"),
+            ("h:+80", "'+80' is not a port, which is a number up to 65535"),
+            ("127.0.0.1:80:90", "'127.0.0.1:80' is not a host"),
+            ("*", "it has no port; did you mean *:8080?"),
+            ("/run/x.sock", "a Unix socket is written unix:/run/x.sock"),
+            ("http://h:80/x", "it is a URL; leave out http:// and write h:80"),
             ("localhost:65536", "'65536' is not a port: the highest is 65535"),
             ("a:b", "'b' is not a port, which is a number up to 65535"),
             ("a:-1", "'-1' is not a port, which is a number up to 65535"),

@@ -90,7 +90,7 @@ pub(crate) fn tls_error(error: &io::Error) -> Option<&Error> {
 pub(crate) fn of_io(error: &io::Error, peer: Peer) -> String {
     match tls_error(error) {
         Some(_) => explain(error, peer),
-        None => error.to_string(),
+        None => system::of_system(error),
     }
 }
 

@@ -11,7 +11,16 @@ pub(crate) fn of_connect(error: &io::Error) -> String {
         ErrorKind::NetworkUnreachable => "the network is unreachable: there is no route",
         ErrorKind::AddrNotAvailable => "this machine has no such source address",
         ErrorKind::ConnectionReset => "the connection was reset",
-        _ => return error.to_string(),
+        _ => return of_system(error),
     }
     .to_owned()
+}
+
+/// The system's words, without the error number that the standard library puts behind them.
+pub(crate) fn of_system(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((words, _)) if error.raw_os_error().is_some() => words.to_owned(),
+        _ => text,
+    }
 }

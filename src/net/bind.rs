@@ -259,6 +259,7 @@ fn has_ipv4_wildcard(listen: &Candidates, address: SocketAddr, all: &[Candidates
         .filter_map(Address::ip);
     address.ip().is_unspecified()
         && !listen.is_first_of
+        && address.port() != 0
         && others.any(|other| {
             other.is_ipv4() && other.ip().is_unspecified() && other.port() == address.port()
         })

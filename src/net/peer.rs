@@ -21,6 +21,17 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
+    /// A peer by its address. A listener on the IPv6 wildcard sees IPv4 peers as IPv4-mapped.
+    pub(crate) fn ip_of(address: SocketAddr) -> Self {
+        Peer::Ip(match address {
+            SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+                Some(v4) => (v4, v6.port()).into(),
+                None => address,
+            },
+            SocketAddr::V4(_) => address,
+        })
+    }
+
     /// The address that the connection limit per address counts by.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         match self {

@@ -1,7 +1,7 @@
 //! Looks up what listeners are to be bound to. It is the only place where a server asks a resolver.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 
 use crate::address::{Address, ListenAddress};
 use crate::config::{Listen, Protocol};
@@ -26,6 +26,13 @@ pub(crate) async fn candidates(listen: &Listen) -> Result<Candidates, StartError
             vec![(Ipv6Addr::UNSPECIFIED, *port).into(), (Ipv4Addr::UNSPECIFIED, *port).into()],
             true,
         ),
+        ListenAddress::Name { host, port } if host.contains('%') => {
+            let address = scoped(host, *port).ok_or_else(|| {
+                let interface = host.split_once('%').map_or("", |(_, interface)| interface);
+                refusal(listen, format!("this machine has no interface '{interface}'"))
+            })?;
+            (vec![Address::Ip(address.into())], false)
+        }
         ListenAddress::Name { host, port } => {
             let found = tokio::net::lookup_host((host.as_str(), *port)).await;
             let found: Vec<_> = found
@@ -39,13 +46,16 @@ pub(crate) async fn candidates(listen: &Listen) -> Result<Candidates, StartError
         }
     };
     let mut unique = Vec::new();
+    let mut unusable = None;
     for address in addresses.iter().map(Address::canonical) {
         if let Some(problem) = problem(*protocol, &address) {
-            return Err(refusal(listen, problem.to_owned()));
-        }
-        if !unique.contains(&address) {
+            unusable.get_or_insert(problem);
+        } else if !unique.contains(&address) {
             unique.push(address);
         }
+    }
+    if let Some(problem) = unusable.filter(|_| unique.is_empty()) {
+        return Err(refusal(listen, problem.to_owned()));
     }
     Ok(Candidates { protocol: *protocol, addresses: unique, is_first_of })
 }
@@ -56,13 +66,36 @@ fn refusal(listen: &Listen, problem: String) -> StartError {
 
 /// Why the resolver found nothing. Its own words are about its functions.
 fn failed(host: &str, error: &io::Error) -> String {
-    match host.split_once('%') {
-        Some((_, interface)) => format!("this machine has no interface '{interface}'"),
-        None if error.to_string().contains("Temporary failure") => {
-            format!("the name '{host}' could not be looked up: the resolver did not answer")
-        }
-        None => format!("the name '{host}' has no address"),
+    match error.to_string().contains("Temporary failure") {
+        true => format!("the name '{host}' could not be looked up: the resolver did not answer"),
+        false => format!("the name '{host}' has no address"),
     }
+}
+
+/// An IPv6 address with its interface by name (RFC 4007 section 11). Only a link-local address needs
+/// it. `None` if there is no such interface.
+fn scoped(host: &str, port: u16) -> Option<SocketAddrV6> {
+    let (address, interface) = host.split_once('%')?;
+    let address: Ipv6Addr = address.parse().ok()?;
+    let index = interface_index(interface)?;
+    let scope = if address.is_unicast_link_local() { index } else { 0 };
+    Some(SocketAddrV6::new(address, port, 0, scope))
+}
+
+#[cfg(target_os = "linux")]
+fn interface_index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Elsewhere the resolver knows the names of interfaces.
+#[cfg(not(target_os = "linux"))]
+fn interface_index(name: &str) -> Option<u32> {
+    use std::net::{SocketAddr, ToSocketAddrs};
+    let mut found = (format!("fe80::1%{name}").as_str(), 0).to_socket_addrs().ok()?;
+    found.find_map(|address| match address {
+        SocketAddr::V6(address) => Some(address.scope_id()),
+        SocketAddr::V4(_) => None,
+    })
 }
 
 /// Why `protocol` cannot be served on `address`.

@@ -97,7 +97,12 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     client.set_nonblocking(true)?;
     match client.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        _ => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another program listens there")),
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "the address is in use: another program listens there",
+            ));
+        }
     }
     remove_if(path, id(&found))
 }

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::config::{Protocol, UdpPolicy};
 use crate::connection::{Member, Session, Sessions, Throttle};
 use crate::echo::{Answerable, DatagramEcho, Rules, Traffic, Unanswered};
+use crate::net::Peer;
 
 /// How often the kernel's drop counters are read.
 const DROP_CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -34,6 +35,7 @@ pub(crate) fn rules(policy: &UdpPolicy, own: Vec<SocketAddr>) -> Arc<Rules> {
     let throttles: [Throttle; Unanswered::ALL.len()] = Default::default();
     let report = move |peer: SocketAddr, reason: Unanswered| {
         if let Some(times) = throttles[reason as usize].count() {
+            let peer = Peer::ip_of(peer);
             info!(protocol = %Protocol::Udp, %peer, %reason, times, "Datagrams not answered");
         }
     };

@@ -287,9 +287,13 @@ fn twice(error: StartError, bound: &[LocalAddr]) -> StartError {
         is_udp(other.protocol) == is_udp(protocol)
             && match (address.ip(), other.address.ip()) {
                 (Some(this), Some(other)) => {
+                    // The IPv6 wildcard covers IPv4, too.
+                    let covers = |this: SocketAddr, other: SocketAddr| {
+                        this.ip().is_unspecified() && (this.is_ipv6() || other.is_ipv4())
+                    };
                     let is_same = this.ip() == other.ip();
-                    let is_wildcard = this.ip().is_unspecified() || other.ip().is_unspecified();
-                    this.port() == other.port() && (is_same || is_wildcard)
+                    this.port() == other.port()
+                        && (is_same || covers(this, other) || covers(other, this))
                 }
                 _ => address == other.address,
             }

@@ -203,11 +203,19 @@ pub(crate) fn describe(certificate: &CertificateDer<'_>) -> String {
     match X509Certificate::from_der(certificate) {
         Ok((_, certificate)) => {
             // A client chooses its subject's length, and the log line has to stay short.
-            let subject: String = certificate.subject().to_string().chars().take(200).collect();
+            let subject = certificate.subject().to_string();
+            let subject: String = subject.chars().take(200).flat_map(shown).collect();
             format!("{subject}, serial {}", certificate.raw_serial_as_string())
         }
         Err(_) => format!("unreadable, SHA-256 {}", fingerprint(certificate)),
     }
+}
+
+/// A character as it is, or escaped if it would break the line or command a terminal.
+fn shown(c: char) -> impl Iterator<Item = char> {
+    let is_plain = c.escape_debug().len() == 1 || matches!(c, '"' | '\'' | '\\');
+    let escaped = (!is_plain).then(|| c.escape_debug());
+    is_plain.then_some(c).into_iter().chain(escaped.into_iter().flatten())
 }
 
 /// A certificate chain, the server's own certificate first, and its key.

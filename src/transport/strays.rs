@@ -1,20 +1,16 @@
 //! Answers for clients that speak another protocol than the port does, where one can be given.
 
-/// Whether `head` is the beginning of an HTTP/1.1 request: one of the methods of RFC 9110 section 9,
-/// or PATCH (RFC 5789).
+/// Whether `head` is the beginning of an HTTP request: one of the methods of RFC 9110 section 9, or
+/// any other in front of a version, as HTTP/2's connection preface has it, too.
 pub(super) fn is_http_request(head: &[u8]) -> bool {
-    const METHODS: [&[u8]; 9] = [
-        b"GET ",
-        b"HEAD ",
-        b"POST ",
-        b"PUT ",
-        b"DELETE ",
-        b"CONNECT ",
-        b"OPTIONS ",
-        b"TRACE ",
-        b"PATCH ",
-    ];
-    METHODS.iter().any(|method| head.starts_with(method))
+    const METHODS: [&[u8]; 8] =
+        [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"CONNECT ", b"OPTIONS ", b"TRACE "];
+    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or(head);
+    let has_version = || {
+        let is_method = line.first().is_some_and(u8::is_ascii_uppercase);
+        is_method && line.windows(6).any(|window| window == b" HTTP/")
+    };
+    METHODS.iter().any(|method| head.starts_with(method)) || has_version()
 }
 
 /// An HTTP/1.1 response of text, after which the connection ends.

@@ -36,7 +36,7 @@ pub fn start(options: LogOptions) -> Result<Log, ParseError> {
         .finish(io::stderr());
     let log = Log { dropped: stderr.error_counter(), _writer: writer };
     let verbose = options.verbosity > 0;
-    let journal = format::Journal::is_stderr();
+    let journal = is_journal();
     // The layer would report its own errors on stderr with eprintln, which panics if stderr is
     // closed, in the connection that was logging.
     let layer = tracing_subscriber::fmt::layer()
@@ -57,7 +57,7 @@ pub fn start(options: LogOptions) -> Result<Log, ParseError> {
             }
         }
         LogFormat::Json => {
-            let layer = layer.json().flatten_event(true);
+            let layer = layer.json().flatten_event(true).map_event_format(format::VisibleJson);
             match journal {
                 true => registry.with(layer.map_event_format(format::Journal)).init(),
                 false => registry.with(layer).init(),
@@ -65,6 +65,11 @@ pub fn start(options: LogOptions) -> Result<Log, ParseError> {
         }
     }
     Ok(log)
+}
+
+/// Whether stderr goes to systemd's journal.
+pub fn is_journal() -> bool {
+    format::Journal::is_stderr()
 }
 
 impl Log {
@@ -83,6 +88,7 @@ fn default_filter(verbosity: i8) -> &'static str {
     match verbosity {
         ..0 => "error,echo_server=warn",
         0 => "error,echo_server=info",
-        1.. => "info,echo_server=debug",
+        // rustls warns about what clients do, with the names of its own files.
+        1.. => "info,rustls=error,echo_server=debug",
     }
 }

@@ -14,6 +14,7 @@ mod report;
 mod serve;
 mod signals;
 mod threads;
+mod visible;
 
 use std::process::ExitCode;
 
@@ -43,8 +44,9 @@ fn main() -> ExitCode {
 /// Prints one line on stderr, past the log: that may be off, or in JSON.
 fn fail(code: u8, message: &str) -> ExitCode {
     use std::io::Write;
-    let message = without_error_numbers(&without_pem(message));
-    let _ = writeln!(std::io::stderr(), "echo-server: {message}");
+    let message = visible::visible(&without_error_numbers(&without_pem(message)));
+    let level = if log::is_journal() { "<3>" } else { "" };
+    let _ = writeln!(std::io::stderr(), "{level}echo-server: {message}");
     ExitCode::from(code)
 }
 

@@ -18,7 +18,10 @@ use crate::{REFUSED, USAGE, descriptors, flags, log};
 pub fn run(options: Options) -> ExitCode {
     let log = match log::start(options.log) {
         Ok(log) => log,
-        Err(error) => return crate::fail(USAGE, &format!("RUST_LOG: {error}")),
+        Err(_) => {
+            let problem = "RUST_LOG: it is no filter, such as info or echo_server=debug,h2=trace";
+            return crate::fail(USAGE, problem);
+        }
     };
     for problem in &options.unknown_variables {
         warn!("{problem}");

@@ -39,7 +39,7 @@ impl Listener for TcpListener {
 
 fn with_peer((stream, address): Accepted) -> io::Result<(net::TcpStream, Peer)> {
     let address = address.ok_or(io::ErrorKind::ConnectionAborted)?;
-    Ok((stream.into(), Peer::Ip(address.try_into()?)))
+    Ok((stream.into(), Peer::ip_of(address.try_into()?)))
 }
 
 /// A TCP stream that is registered with a runtime.

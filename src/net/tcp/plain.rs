@@ -21,7 +21,7 @@ impl Listener for TcpListener {
 
     async fn accept(&self) -> io::Result<(net::TcpStream, Peer)> {
         let (stream, address) = TcpListener::accept(self).await?;
-        Ok((stream.into_std()?, Peer::Ip(address)))
+        Ok((stream.into_std()?, Peer::ip_of(address)))
     }
 
     fn into_backlog(
@@ -31,7 +31,7 @@ impl Listener for TcpListener {
         let accept = move || {
             let (stream, address) = listener.accept()?;
             stream.set_nonblocking(true)?;
-            Ok((stream, Peer::Ip(address)))
+            Ok((stream, Peer::ip_of(address)))
         };
         Ok(std::iter::repeat_with(accept).take_while(|accepted| !would_block(accepted)))
     }

@@ -34,9 +34,10 @@ pub(super) fn variable(arg: &Arg) -> Option<String> {
 pub(super) fn unknown_variables(command: &Command) -> Vec<String> {
     let known: Vec<_> = command.get_arguments().filter_map(variable).collect();
     let mut unknown: Vec<_> = std::env::vars_os()
-        .filter_map(|(name, _)| name.into_string().ok())
-        .filter(|name| name.starts_with(PREFIX) && !known.contains(name) && !is_of_a_service(name))
-        .map(|name| match nearest(&name, known.iter().map(String::as_str)) {
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| name.starts_with(PREFIX) && !known.contains(name))
+        .filter(|(name, value)| !is_of_a_service(name, &value.to_string_lossy()))
+        .map(|(name, _)| match nearest_variable(&name, &known) {
             Some(known) => format!("{name} sets nothing; did you mean {known}?"),
             None => format!("{name} sets nothing"),
         })
@@ -45,12 +46,21 @@ pub(super) fn unknown_variables(command: &Command) -> Vec<String> {
     unknown
 }
 
+/// The known variable that `name` was probably meant to be. The prefix that all have does not count.
+fn nearest_variable<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+    let short = |name: &'a str| name.strip_prefix(PREFIX).unwrap_or(name);
+    let meant = nearest(name.strip_prefix(PREFIX)?, known.iter().map(|name| short(name)))?;
+    known.iter().map(String::as_str).find(|name| short(name) == meant)
+}
+
 /// Whether Kubernetes or Docker has set the variable, for a service whose name begins with `echo-`.
-fn is_of_a_service(name: &str) -> bool {
-    let is_port = |rest: &str| rest.is_empty() || rest.starts_with('_');
+fn is_of_a_service(name: &str, value: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
-        || name.match_indices("_PORT").any(|(at, port)| is_port(&name[at + port.len()..]))
+        || (name.ends_with("_PORT") && value.contains("://"))
+        || name
+            .match_indices("_PORT_")
+            .any(|(at, port)| name[at + port.len()..].starts_with(|c: char| c.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -59,16 +69,27 @@ mod tests {
 
     #[test]
     fn the_variables_of_services_are_not_settings() {
-        for name in [
-            "ECHO_SERVER_SERVICE_HOST",
-            "ECHO_SERVER_SERVICE_PORT_WS",
-            "ECHO_SERVER_PORT",
-            "ECHO_SERVER_PORT_8080_TCP_ADDR",
+        for (name, value) in [
+            ("ECHO_SERVER_SERVICE_HOST", "10.0.0.1"),
+            ("ECHO_SERVER_SERVICE_PORT_WS", "80"),
+            ("ECHO_SERVER_PORT", "tcp://10.0.0.1:80"),
+            ("ECHO_SERVER_PORT_8080_TCP_ADDR", "10.0.0.1"),
         ] {
-            assert!(is_of_a_service(name), "{name}");
+            assert!(is_of_a_service(name, value), "{name}");
         }
-        for name in ["ECHO_HOSTS", "ECHO_TCPS", "ECHO_UDP_ALLOW_LOW_PORTSS"] {
-            assert!(!is_of_a_service(name), "{name}");
+        for (name, value) in
+            [("ECHO_HOSTS", "x"), ("ECHO_PORT", "9000"), ("ECHO_UDP_ALLOW_LOW_PORTSS", "1")]
+        {
+            assert!(!is_of_a_service(name, value), "{name}");
         }
+    }
+
+    #[test]
+    fn the_common_prefix_of_variables_does_not_count() {
+        let known = ["ECHO_ALL", "ECHO_TCP", "ECHO_LOG_FORMAT"].map(str::to_owned);
+        assert_eq!(nearest_variable("ECHO_TPC", &known), Some("ECHO_TCP"));
+        assert_eq!(nearest_variable("ECHO_LOGFORMAT", &known), Some("ECHO_LOG_FORMAT"));
+        assert_eq!(nearest_variable("ECHO_HELP", &known), None);
+        assert_eq!(nearest_variable("ECHO_PORT", &known), None);
     }
 }

@@ -80,6 +80,7 @@ const STYLES: Styles = Styles::styled()
     name = "echo-server",
     version,
     args_conflicts_with_subcommands = true,
+    args_override_self = true,
     styles = STYLES,
     disable_help_flag = true,
     disable_version_flag = true,
@@ -132,7 +133,7 @@ enum Subcommands {
 
 /// The command line's definition. `-h` shows only the listeners, so that it fits a screen.
 fn definition() -> clap::Command {
-    environment::with_variables(Cli::command()).mut_args(|arg| {
+    Cli::command().mut_args(|arg| {
         let is_short = matches!(arg.get_help_heading(), Some("Listeners" | "Other"));
         let hides = !is_short || arg.get_long() == Some("unix-mode");
         let arg = arg.hide_short_help(hides);
@@ -145,9 +146,16 @@ fn definition() -> clap::Command {
 /// Parses the process's arguments and environment variables.
 pub fn parse() -> Result<Command, Exit> {
     let arguments: Vec<_> = std::env::args_os().collect();
+    // The variables are the server's. What is wrong with one must not end a probe.
+    let is_server =
+        arguments.get(1).is_none_or(|name| Cli::command().find_subcommand(name).is_none());
+    let definition = || match is_server {
+        true => environment::with_variables(definition()),
+        false => definition(),
+    };
     let matches = definition().try_get_matches_from(&arguments);
-    let parsed = matches.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
-    let mut cli = parsed.map_err(|error| match error.use_stderr() {
+    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (mut cli, matches) = parsed.map_err(|error| match error.use_stderr() {
         false => Exit::Print(error),
         true => {
             let args: Vec<_> =
@@ -159,7 +167,9 @@ pub fn parse() -> Result<Command, Exit> {
         Some(Subcommands::Probe(args)) => Command::Probe(Box::new((*args).into())),
         Some(Subcommands::Certs(args)) => Command::Certs(args.into()),
         None => {
-            let mut options: Options = cli.server.try_into().map_err(Exit::Usage)?;
+            let usage = |problem| Exit::Usage(format!("{problem}; see 'echo-server --help'"));
+            cli.server.settle_verbosity(&matches).map_err(usage)?;
+            let mut options: Options = cli.server.try_into().map_err(usage)?;
             options.unknown_variables = environment::unknown_variables(&definition());
             Command::Serve(Box::new(options))
         }

@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, ValueEnum};
 use echo_server::{
     ClientAuth, Config, Credentials, Identity, Listen, Protocol, Source, TlsVersion,
 };
@@ -186,7 +187,10 @@ fn identity(
     let keys = if keys.is_empty() { certs.clone() } else { keys };
     if certs.len() != keys.len() {
         let (certs, keys) = (certs.len(), keys.len());
-        return Err(format!("--key: {keys} given, and {certs} --cert; each --cert needs a --key"));
+        return Err(format!(
+            "--key: {keys} given, and {certs} --cert; with several, each --cert needs a --key, which \
+             is the same file if that holds both"
+        ));
     }
     if ocsp.len() > certs.len() {
         return Err("--ocsp: more are given than --cert".to_owned());
@@ -385,16 +389,31 @@ struct Process {
 struct Log {
     /// Log every line about single connections, and what the libraries say; RUST_LOG, if set,
     /// overrides it
-    #[arg(short, long, action = ArgAction::SetTrue, overrides_with = "verbose")]
+    #[arg(short, long)]
     verbose: bool,
 
     /// Log only warnings and errors
-    #[arg(short, long, conflicts_with = "verbose")]
+    #[arg(short, long)]
     quiet: bool,
 
     /// Format of the log lines on stderr
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
+}
+
+impl ServerArgs {
+    /// Decides between `--quiet` and `--verbose`, where the command line overrides variables.
+    pub(super) fn settle_verbosity(&mut self, matches: &ArgMatches) -> Result<(), String> {
+        let is_written = |flag| matches.value_source(flag) == Some(ValueSource::CommandLine);
+        if self.log.verbose && self.log.quiet {
+            match (is_written("verbose"), is_written("quiet")) {
+                (true, true) => return Err("--quiet excludes --verbose".to_owned()),
+                (true, false) => self.log.quiet = false,
+                (false, _) => self.log.verbose = false,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl TryFrom<ServerArgs> for Options {

@@ -49,12 +49,28 @@ fn problem(error: &Error, command: &Command, args: &[String]) -> String {
             format!("{}: expected {valid}", setting(&flag, &value, command, args))
         }
         ErrorKind::TooManyValues => format!("{} takes no value", without_brackets(&flag)),
-        ErrorKind::MissingRequiredArgument => {
-            let missing = without_brackets(&flag);
-            format!("{missing} is missing")
-        }
+        ErrorKind::MissingRequiredArgument => missing(&without_brackets(&flag), command, args),
         ErrorKind::ArgumentConflict => conflict(error, &flag, command),
         _ => one_line(&error.to_string()),
+    }
+}
+
+/// An argument that is missing by itself, or because of another flag.
+fn missing(needed: &str, command: &Command, args: &[String]) -> String {
+    const NEEDS: [(&str, &[&str]); 2] =
+        [("--cert", &["key", "ocsp"]), ("--client-ca", &["client-auth", "crl"])];
+    let name = needed.split(' ').next().unwrap_or(needed);
+    let needing = NEEDS.iter().filter(|(missing, _)| *missing == name).flat_map(|(_, by)| *by);
+    let given = needing.filter_map(|by| {
+        let flag = format!("--{by}");
+        let arg = command.get_arguments().find(|arg| arg.get_long() == Some(by))?;
+        let is_written = |arg: &String| arg.split('=').next() == Some(&flag);
+        let is_set = variable(arg).filter(|name| std::env::var_os(name).is_some());
+        if args.iter().any(is_written) { Some(flag.clone()) } else { is_set }
+    });
+    match given.map(|by| format!("{by} needs {needed}")).next() {
+        Some(problem) => problem,
+        None => format!("{needed} is missing"),
     }
 }
 
@@ -67,6 +83,22 @@ fn text(error: &Error, kind: ContextKind) -> String {
     }
 }
 
+/// What other programs call our flags.
+const SYNONYMS: [(&str, &str); 12] = [
+    ("--port", "--tcp"),
+    ("-p", "--tcp"),
+    ("--listen", "--tcp"),
+    ("-l", "--tcp"),
+    ("--bind", "--host"),
+    ("--address", "--host"),
+    ("--addr", "--host"),
+    ("--cacert", "--ca"),
+    ("--cacert", "--client-ca"),
+    ("-k", "--insecure"),
+    ("--certificate", "--cert"),
+    ("--websocket", "--ws"),
+];
+
 /// A flag that does not exist, or a stray argument.
 fn unknown(flag: &str, command: &Command) -> String {
     if !flag.starts_with('-') {
@@ -75,6 +107,11 @@ fn unknown(flag: &str, command: &Command) -> String {
     let name = flag.split('=').next().unwrap_or(flag);
     let longs = command.get_arguments().filter_map(Arg::get_long).map(|long| format!("--{long}"));
     let longs: Vec<_> = longs.collect();
+    let synonym =
+        SYNONYMS.iter().find(|(other, ours)| *other == name && longs.iter().any(|l| l == ours));
+    if let Some((_, ours)) = synonym {
+        return format!("there is no flag {}; did you mean {ours}?", Quoted(flag));
+    }
     match nearest(name, longs.iter().map(String::as_str)) {
         Some(known) => format!("there is no flag {}; did you mean {known}?", Quoted(flag)),
         None => format!("there is no flag {}", Quoted(flag)),
@@ -86,7 +123,12 @@ fn stray(argument: &str, command: &Command) -> String {
     let quoted = Quoted(argument);
     let is_server = command.has_subcommands();
     let is_address = argument.parse::<ListenerArg>().is_ok_and(|arg| arg != ListenerArg::Default);
-    let hint = if is_server && is_address {
+    let flag = command.get_arguments().find(|arg| arg.get_long() == Some(argument));
+    let hint = if flag.is_some() {
+        format!("--{argument}")
+    } else if !is_server {
+        return format!("{quoted} is one argument too many");
+    } else if is_server && is_address {
         format!("--tcp {argument}")
     } else if is_server && argument.parse::<Target>().is_ok() {
         format!("echo-server probe {argument}")

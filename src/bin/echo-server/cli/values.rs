@@ -27,7 +27,8 @@ impl FromStr for ListenerArg {
         if text == "default" {
             return Ok(ListenerArg::Default);
         }
-        if let Ok(port) = text.parse() {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        if let Some(port) = text.parse().ok().filter(|_| is_number) {
             return Ok(ListenerArg::Port(port));
         }
         let address = text.parse::<ListenAddress>();
@@ -59,15 +60,18 @@ impl FromStr for Host {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Host, String> {
+        if let Some((scheme, host)) = text.split_once("://") {
+            return Err(format!("it is a URL; leave out {scheme}:// and write {host}"));
+        }
         let address = text.split_once('%').map_or(text, |(address, _)| address);
         let is_v6 = address.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6());
         let text = if is_v6 { format!("[{text}]") } else { text.to_owned() };
-        if text.is_empty() || text.starts_with("unix:") {
+        if text.is_empty() || text.starts_with("unix:") || text.contains([',', '\n']) {
             return Err("expected an IP address, a name, or '*' for all interfaces".to_owned());
         }
         match format!("{text}:0").parse::<ListenAddress>() {
             Ok(_) => Ok(Host { text }),
-            Err(_) if text.parse::<ListenAddress>().is_ok() => {
+            Err(_) if text.ends_with(':') || text.parse::<ListenAddress>().is_ok() => {
                 Err("it has a port; ports go to the flags of the listeners".to_owned())
             }
             Err(error) => Err(error.to_string()),
@@ -79,6 +83,8 @@ impl FromStr for Host {
 pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok();
     let bare = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    // What rounds to 0 would mean no limit.
+    let bare = bare.filter(|bare| !bare.is_zero() || seconds == Some(0.0));
     bare.or_else(|| humantime::parse_duration(text).ok())
         .ok_or_else(|| "expected a time, like 10s, 1.5 (seconds), 500ms or 1h 30m".to_owned())
 }
@@ -100,7 +106,11 @@ where
     text.parse::<T>().map_err(|error| match error.kind() {
         IntErrorKind::Zero => "must be at least 1".to_owned(),
         IntErrorKind::PosOverflow => "the number is too large".to_owned(),
-        _ => "expected a whole number, 0 or more".to_owned(),
+        // A type that has no 0 says so of a 0.
+        _ => match "0".parse::<T>() {
+            Ok(_) => "expected a whole number, 0 or more".to_owned(),
+            Err(_) => "expected a whole number, 1 or more".to_owned(),
+        },
     })
 }
 
@@ -117,17 +127,36 @@ pub(super) fn parse_token(text: &str) -> Result<String, String> {
 
 /// An origin as browsers send it (RFC 6454 section 6.1), or one with `*.` for all subdomains.
 pub(super) fn parse_origin(text: &str) -> Result<String, String> {
-    let host = text.split_once("://").map(|(_, host)| host);
-    let is_host = |host: &str| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']);
-    match host {
-        _ if text == "null" => {}
-        Some(host) if host.strip_prefix("*.").unwrap_or(host).contains('*') => {
-            return Err("a * stands for subdomains only, as in https://*.example.com".to_owned());
-        }
-        Some(host) if is_host(host) && host != "*." => {}
-        _ => return Err("expected SCHEME://HOST or SCHEME://HOST:PORT, without a path".to_owned()),
+    const EXPECTED: &str = "expected SCHEME://HOST or SCHEME://HOST:PORT, without a path";
+    if text == "null" {
+        return Ok(text.to_owned());
     }
-    Ok(text.to_owned())
+    let (scheme, authority) = text.split_once("://").ok_or(EXPECTED)?;
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let domain = host.strip_prefix("*.").unwrap_or(host);
+    if domain.contains('*') {
+        return Err("a * stands for subdomains only, as in https://*.example.com".to_owned());
+    }
+    if !domain.is_ascii() {
+        return Err(
+            "browsers send such a host in ASCII, as in https://xn--bcher-kva.example".to_owned()
+        );
+    }
+    let is_scheme = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric());
+    let is_host = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+    if !is_scheme || domain.is_empty() || domain.ends_with('.') || !domain.chars().all(is_host) {
+        return Err(EXPECTED.to_owned());
+    }
+    match port.map(str::parse::<u16>) {
+        Some(Err(_)) => Err(EXPECTED.to_owned()),
+        Some(Ok(port)) if matches!((scheme, port), ("https", 443) | ("http", 80)) => {
+            Err(format!("browsers leave out the default port: {scheme}://{host}"))
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 /// An ALPN protocol's name (RFC 7301 section 3.1).
@@ -208,7 +237,7 @@ mod tests {
         {
             assert_eq!(parse_time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
-        for text in ["", "-1", "soon", "5 parsecs", "inf", "NaN", "1e300"] {
+        for text in ["", "-1", "1e-10", "soon", "5 parsecs", "inf", "NaN", "1e300"] {
             assert!(parse_time(text).unwrap_err().contains("expected a time"), "{text}");
         }
     }
@@ -236,8 +265,23 @@ mod tests {
         for text in ["null", "https://example.com", "http://h:80", "https://*.example.com:444"] {
             assert_eq!(parse_origin(text), Ok(text.to_owned()));
         }
-        for text in ["https://*", "https://a.*.com", "https://*.", "*.example.com", "https://a/"] {
+        for text in [
+            "https://*",
+            "https://a.*.com",
+            "https://*.",
+            "*.example.com",
+            "https://a/",
+            "https://example.com:443",
+            "https://a:b",
+            "https://a:99999",
+            "https://:80",
+            "://x",
+            "https://exa\"mple",
+            "https://example.com.",
+            "https://bücher.example",
+        ] {
             assert!(parse_origin(text).is_err(), "{text}");
         }
+        assert_eq!(parse_origin("http://[::1]:8080"), Ok("http://[::1]:8080".to_owned()));
     }
 }

@@ -10,6 +10,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::visible::{is_hidden, visible_json};
 use crate::without_error_numbers;
 
 /// Writes the message as it is, and each field as `key=value`. A value that a logfmt parser would not
@@ -34,11 +35,14 @@ struct Line<'writer> {
 
 impl Line<'_> {
     fn write(&mut self, field: &Field, text: &str) {
-        let text = without_error_numbers(text);
         let space = if std::mem::take(&mut self.is_empty) { "" } else { " " };
         let written = match field.name() {
-            "message" => write!(self.writer, "{space}{}", message(&text)),
-            name => write!(self.writer, "{space}{name}={}", quoted(&text)),
+            "message" => write!(self.writer, "{space}{}", message(text)),
+            "error" => {
+                let text = without_error_numbers(text);
+                write!(self.writer, "{space}error={}", quoted(&text))
+            }
+            name => write!(self.writer, "{space}{name}={}", quoted(text)),
         };
         self.result = self.result.and(written);
     }
@@ -59,32 +63,18 @@ fn message(text: &str) -> String {
     let one_line = text.chars().map(|c| match c {
         '"' => '\'',
         '=' => ':',
-        c if c.is_control() => ' ',
+        c if is_hidden(c) => ' ',
         c => c,
     });
     one_line.collect()
 }
 
 fn quoted(text: &str) -> Cow<'_, str> {
-    let is_bare = |c: char| !c.is_whitespace() && !c.is_control() && !"\"=\\".contains(c);
+    let is_bare = |c: char| !c.is_whitespace() && !is_hidden(c) && !"\"=\\".contains(c);
     match text.is_empty() || !text.chars().all(is_bare) {
-        true => escaped(text).into(),
+        true => visible_json(&serde_json::Value::from(text).to_string()).into(),
         false => text.into(),
     }
-}
-
-/// JSON's own escapes leave DEL and the control characters of Latin-1 as they are, which a terminal
-/// obeys.
-fn escaped(text: &str) -> String {
-    let json = serde_json::Value::from(text).to_string();
-    let mut escaped = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c.is_control() {
-            true => escaped.push_str(&format!("\\u{:04x}", c as u32)),
-            false => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 /// Puts the level of systemd's journal before each line (sd-daemon(3)), which the journal takes off.
@@ -105,6 +95,28 @@ impl Journal<()> {
     #[cfg(not(unix))]
     pub fn is_stderr() -> bool {
         false
+    }
+}
+
+/// Escapes in lines of JSON what a terminal would obey.
+#[derive(Debug)]
+pub struct VisibleJson<F>(pub F);
+
+impl<S, N, F> FormatEvent<S, N> for VisibleJson<F>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        writeln!(writer, "{}", visible_json(line.trim_end()))
     }
 }
 
