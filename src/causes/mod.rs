@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, OtherError
 
 pub(crate) use alert::alert_before_hello;
 pub(crate) use http::{of_http1, of_http2};
-pub(crate) use system::of_connect;
+pub(crate) use system::{PORT_UNREACHABLE, of_connect, of_datagram};
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

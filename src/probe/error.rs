@@ -131,6 +131,15 @@ impl ProbeError {
         ProbeError::connect_caused_by(target, causes::of_connect(&source), source)
     }
 
+    /// Nothing listens at a UDP port, as an ICMP error says.
+    pub(super) fn port_unreachable(target: &Target, source: Option<io::Error>) -> Self {
+        ProbeError::Connect {
+            target: Box::new(target.clone()),
+            problem: causes::PORT_UNREACHABLE.to_owned(),
+            source: source.map(Into::into),
+        }
+    }
+
     /// A failure of TLS. `instead` is what the other side speaks, if it is not TLS.
     pub(super) fn tls(target: &Target, source: io::Error, instead: Option<String>) -> Self {
         ProbeError::Tls {

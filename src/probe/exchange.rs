@@ -35,6 +35,11 @@ pub(super) struct Exchange {
     /// How many of the last messages count as sent when they are flushed.
     unstamped: usize,
     sent_at: Instant,
+    /// Datagrams that the system has refused to send, and that [`withdrawn`](Exchange::withdrawn) has
+    /// not returned yet.
+    withdrawn: u64,
+    /// Whether the other side has sent anything.
+    has_heard: bool,
     /// An error of [`hand_over`](Exchange::hand_over), which [`poll_write`](Exchange::poll_write)
     /// returns.
     failed: Option<io::Error>,
@@ -58,6 +63,8 @@ impl Exchange {
             unflushed: false,
             unstamped: 0,
             sent_at: Instant::now(),
+            withdrawn: 0,
+            has_heard: false,
             failed: None,
         }
     }
@@ -119,6 +126,17 @@ impl Exchange {
         self.unflushed = true;
     }
 
+    /// How many datagrams that [`send`](Exchange::send) made the system has refused since the last
+    /// call. They were not sent, and nothing waits for them.
+    pub(super) fn withdrawn(&mut self) -> u64 {
+        std::mem::take(&mut self.withdrawn)
+    }
+
+    /// Whether anything has come from the other side, right or wrong.
+    pub(super) fn has_heard(&self) -> bool {
+        self.has_heard
+    }
+
     /// When the last messages were written that [`send`](Exchange::send) made.
     pub(super) fn sent_at(&self) -> Instant {
         self.sent_at
@@ -157,7 +175,13 @@ impl Exchange {
         }
         if self.outbox.is_full() {
             let is_text = self.tracker.payloads().is_text();
-            std::task::ready!(self.link.poll_send(cx, &mut self.outbox, is_text))?;
+            let sent = std::task::ready!(self.link.poll_send(cx, &mut self.outbox, is_text));
+            if sent.is_err() && matches!(self.link, Link::Datagrams(_)) {
+                let behind = self.outbox.unsent_datagrams() as u64;
+                self.tracker.withdraw(self.tracker.next_seq() - 1 - behind);
+                self.withdrawn += 1;
+            }
+            sent?;
         }
         if self.unflushed {
             // Flushing is what writes small WebSocket messages, all at once.
@@ -184,6 +208,8 @@ impl Exchange {
         let incoming = std::task::ready!(self.link.poll_receive(cx, inbox, capacity, many));
         // Before the work of judging them, and just behind the read.
         let now = Instant::now();
+        self.has_heard |=
+            matches!(incoming, Ok(ref incoming) if !matches!(incoming, Incoming::End(_)));
         let is_text = self.tracker.payloads().is_text();
         Poll::Ready(match incoming {
             Err(error) => Err(Ended::Failed(error)),

@@ -70,6 +70,11 @@ impl Outbox {
         self.sent
     }
 
+    /// How many messages are still to be written; of a stream it is not known.
+    pub(super) fn unsent_datagrams(&self) -> usize {
+        self.count - self.sent
+    }
+
     /// Whether there is something to write, which may be a message of 0 bytes.
     pub(super) fn is_full(&self) -> bool {
         self.is_full

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connect::connect;
+use super::datagrams::is_refusal;
 use super::exchange::{CLOSE_TIMEOUT, Ended, Exchange};
 use super::link::Inbox;
 use super::pace::{Pace, later};
@@ -134,10 +135,14 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         let mut done_at = None;
         // Since when the connection has taken no bytes, and how many it had taken by then.
         let mut stalled: Option<(Instant, usize)> = None;
+        let is_udp = target.protocol() == Protocol::Udp;
+        // Whether the other side, or the network in its place, has said anything.
+        let mut has_answered = false;
         // An error of sending, which is dealt with behind what has been received until then.
         let mut failed = None;
         let was_stopped = loop {
-            let is_enough = options.count.is_some_and(|count| summary.sent >= count);
+            let is_enough =
+                options.count.is_some_and(|count| summary.sent + summary.unsent >= count);
             let is_done = is_enough && exchange.tracker.waiting() == 0;
             let wake = if is_done {
                 Some(*done_at.get_or_insert_with(Instant::now) + DUPLICATES)
@@ -181,6 +186,8 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                 Poll::Pending
             })
             .await;
+            let withdrawn = exchange.withdrawn();
+            has_answered |= exchange.has_heard();
             let mut count = |replies: Vec<_>| {
                 for reply in replies {
                     summary.count(&reply);
@@ -230,12 +237,15 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                         {
                             return Err(ProbeError::tls(target, error, None));
                         }
+                        // Nothing listens there, which over TCP would have refused the connection.
+                        Ended::Failed(error) if is_udp && !has_answered && is_refusal(&error) => {
+                            return Err(ProbeError::port_unreachable(target, Some(error)));
+                        }
                         // One datagram may be refused, and the next one not.
-                        Ended::Failed(error) => (
-                            causes::of_io(&error, Peer::Server),
-                            target.protocol() != Protocol::Udp,
-                        ),
+                        Ended::Failed(error) if is_udp => (causes::of_datagram(&error), false),
+                        Ended::Failed(error) => (causes::of_io(&error, Peer::Server), true),
                     };
+                    has_answered = true;
                     on_event(Event::Failed { reason: reason.clone() });
                     summary.fail(reason);
                     if is_final {
@@ -243,6 +253,9 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                     }
                 }
             }
+            // The system refused to send them.
+            summary.sent -= withdrawn;
+            summary.unsent += withdrawn;
         };
         summary.elapsed = done_at.unwrap_or_else(Instant::now) - start;
         let waiting = exchange.tracker.waiting() as u64;

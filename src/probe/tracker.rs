@@ -125,6 +125,16 @@ impl Tracker {
         self.window.iter_mut().rev().take(count).for_each(|sent| sent.at = at);
     }
 
+    /// Message `seq` was not sent after all, and nothing waits for it.
+    pub(super) fn withdraw(&mut self, seq: u64) {
+        let entry = seq.checked_sub(self.base).and_then(|at| self.window.get_mut(at as usize));
+        if let Some(sent) = entry.filter(|sent| sent.state == State::Waiting) {
+            sent.state = State::Done;
+            self.waiting -= 1;
+            self.forget();
+        }
+    }
+
     /// When the oldest waiting message was sent.
     pub(super) fn oldest(&mut self) -> Option<Instant> {
         let seq = self.first_waiting()?;
@@ -337,6 +347,16 @@ mod tests {
         let first = probe.message(0);
         assert_eq!(probe.receive(&first).1, Verdict::Late);
         assert_eq!(probe.tracker.lost(), sent as u64 - 1);
+    }
+
+    #[test]
+    fn a_message_that_was_not_sent_is_neither_waited_for_nor_lost() {
+        let mut probe = Probe::new(64, 3);
+        probe.tracker.withdraw(1);
+        assert_eq!((probe.tracker.waiting(), probe.tracker.next_seq()), (2, 3));
+        assert_eq!(probe.tracker.expire(probe.start + 9 * MS), [0, 2]);
+        probe.tracker.withdraw(2);
+        assert_eq!(probe.tracker.lost(), 2, "it has expired already");
     }
 
     #[test]

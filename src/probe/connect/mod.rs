@@ -210,7 +210,7 @@ async fn open_udp(
     let mut peer = addresses[0];
     if addresses.len() > 1 {
         let attempt = async |address| {
-            udp::open_answered(options, address).await?;
+            udp::answers(options, address).await?;
             Ok(address)
         };
         let deadline = Instant::now() + UDP_ANSWER.min(options.timeout);
