@@ -180,7 +180,8 @@ fn a_chain_is_put_in_order() {
         stderr.ends_with(
             "TLS: alert sent: unknown_ca: the server's certificate is not trusted: it is of a CA that \
              is not among the trusted ones, or an intermediate certificate is missing; --ca \
-             FILE names what to trust, --insecure goes on without\n"
+             FILE names what to trust, --pin SHA256 the certificate itself, --insecure goes on \
+             without\n"
         ),
         "{stderr}"
     );

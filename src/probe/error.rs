@@ -71,6 +71,8 @@ pub enum ProbeSetting {
     Headers,
     /// [`TlsOptions::server_name`](super::TlsOptions::server_name).
     ServerName,
+    /// [`TlsOptions::sni`](super::TlsOptions::sni).
+    Sni,
     /// [`TlsOptions::alpn`](super::TlsOptions::alpn).
     Alpn,
     /// [`LoadOptions::connections`](super::LoadOptions::connections).
@@ -92,6 +94,7 @@ impl fmt::Display for ProbeSetting {
             ProbeSetting::Subprotocols => "subprotocols",
             ProbeSetting::Headers => "header fields",
             ProbeSetting::ServerName => "TLS server name",
+            ProbeSetting::Sni => "SNI",
             ProbeSetting::Alpn => "ALPN protocols",
             ProbeSetting::Connections => "connections",
             ProbeSetting::InFlight => "messages in flight",

@@ -51,7 +51,7 @@ pub use mtu::{FindMtu, MtuOptions};
 pub use ping::{Ping, PingOptions};
 pub use summary::Summary;
 pub use target::{Endpoint, Target, TargetError};
-pub use tls::{TlsFacts, TlsOptions};
+pub use tls::{Sni, TlsFacts, TlsOptions};
 pub use tracker::{Reply, Verdict};
 
 /// An echo service, how to connect to it, and what to send to it. It can be run any number of

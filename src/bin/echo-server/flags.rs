@@ -61,11 +61,11 @@ pub fn probe_error(error: &ProbeError) -> String {
 const CURES: [(&str, &str); 4] = [
     ("among the trusted ones", TRUST),
     ("the system has no CA certificates", TRUST),
-    ("the server's certificate is not for ", "--server-name NAME asks for another name"),
+    ("the server's certificate is not for ", "--server-name NAME verifies another name"),
     ("certificate_required", "--cert FILE and --key FILE present one"),
 ];
 
-const TRUST: &str = "--ca FILE names what to trust, --insecure goes on without";
+const TRUST: &str = "--ca FILE names what to trust, --pin SHA256 the certificate itself, --insecure goes on without";
 
 /// Why a certificate, a key or a list could not be used, on one line.
 pub fn credential_error(error: &CredentialError) -> String {
@@ -105,6 +105,7 @@ fn probe_flag_of(setting: ProbeSetting) -> Option<&'static str> {
         ProbeSetting::Subprotocols => "--subprotocol",
         ProbeSetting::Headers => "--header",
         ProbeSetting::ServerName => "--server-name",
+        ProbeSetting::Sni => "--sni",
         ProbeSetting::Alpn => "--alpn",
         ProbeSetting::Connections => "--connections",
         ProbeSetting::InFlight => "--in-flight",

@@ -56,7 +56,8 @@ impl Report {
             json!({
                 "version": facts.version, "cipher": facts.cipher, "group": facts.group,
                 "alpn": facts.alpn, "subject": facts.subject, "expires": expires,
-                "verified": facts.unverified.is_none(), "unverified": facts.unverified,
+                "sha256": facts.fingerprint.map(|fingerprint| fingerprint.to_string()),
+                "pinned": facts.is_pinned, "verified": facts.unverified.is_none(), "unverified": facts.unverified,
             })
         });
         let object = json!({

@@ -15,15 +15,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 pub use options::{ConnectOptions, Family};
 
 use super::first_bytes::FirstBytes;
 use super::link::{ByteStream, Link};
 use super::pace::later;
-use super::tls::{ClientTls, TlsFacts, TlsOptions};
-use super::{Endpoint, ProbeError, ProbeSetting, Target};
+use super::tls::{ClientTls, TlsFacts};
+use super::{Endpoint, ProbeError, Target};
 use crate::address::Address;
 use crate::config::Protocol;
 use race::Attempts;
@@ -78,7 +77,7 @@ pub(super) async fn connect(
     // What can be wrong with the options is found before anything is sent, and the files are read
     // before the first phase is timed.
     let tls = match target.protocol().is_over_tls() {
-        true => Some((ClientTls::new(&options.tls)?, server_name(target, &options.tls)?)),
+        true => Some(ClientTls::new(target, &options.tls)?),
         false => None,
     };
     let request = match target.protocol() {
@@ -111,12 +110,12 @@ pub(super) async fn connect(
         }
     };
     connected.connect = Some(phases.end());
-    if let Some((tls, name)) = tls {
+    if let Some(tls) = tls {
         let connector = TlsConnector::from(Arc::clone(&tls.config));
         let (raw, seen) = FirstBytes::new(stream);
         let handshake = async {
             connector
-                .connect(name, raw)
+                .connect(tls.name.clone(), raw)
                 .await
                 .map_err(|error| ProbeError::tls(target, error, seen.in_place_of_tls(target)))
         };
@@ -163,16 +162,6 @@ impl Phases<'_> {
         let now = Instant::now();
         now - std::mem::replace(&mut self.began, now)
     }
-}
-
-fn server_name(target: &Target, tls: &TlsOptions) -> Result<ServerName<'static>, ProbeError> {
-    let (setting, name) = match &tls.server_name {
-        Some(name) => (ProbeSetting::ServerName, name.as_str()),
-        None => (ProbeSetting::Target, target.server_name()),
-    };
-    ServerName::try_from(name.to_owned()).map_err(|_| {
-        ProbeError::setting(setting, format!("'{name}' is neither a DNS name nor an IP address"))
-    })
 }
 
 /// Connects to the first of `addresses` that accepts.
