@@ -29,6 +29,8 @@ pub(super) struct Datagrams {
     failing: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
     /// Errors of earlier datagrams that a send has met. Receiving reports them.
     queued: VecDeque<io::Error>,
+    /// How many of the next datagrams are ignored.
+    to_skip: u64,
 }
 
 /// Datagrams that were received together.
@@ -36,11 +38,14 @@ pub(super) struct Datagrams {
 pub(super) struct Received {
     bytes: Vec<u8>,
     lengths: Vec<usize>,
+    /// How many of the first are ignored.
+    skipped: usize,
 }
 
 impl Received {
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.bytes.chunks(MAX_DATAGRAM).zip(&self.lengths).map(|(bytes, length)| &bytes[..*length])
+        let all = self.bytes.chunks(MAX_DATAGRAM).zip(&self.lengths);
+        all.map(|(bytes, length)| &bytes[..*length]).skip(self.skipped)
     }
 
     /// Room for `count` datagrams.
@@ -58,11 +63,16 @@ impl From<UdpSocket> for Datagrams {
     fn from(socket: UdpSocket) -> Datagrams {
         let socket = Arc::new(socket);
         let failing = failing(Arc::clone(&socket));
-        Datagrams { socket, failing, queued: VecDeque::new() }
+        Datagrams { socket, failing, queued: VecDeque::new(), to_skip: 0 }
     }
 }
 
 impl Datagrams {
+    /// Ignores the next datagrams.
+    pub(super) fn skip_first(&mut self, count: u64) {
+        self.to_skip = count;
+    }
+
     /// Receives what has come, one datagram at least. `many` says that several are expected.
     pub(super) fn poll_receive(
         &mut self,
@@ -75,9 +85,16 @@ impl Datagrams {
         }
         // Two are asked for at least, since fewer than asked for means that there is no more.
         let most = if many { BATCH } else { BATCH.min(2) };
-        match self.poll_receive_up_to(cx, into, most) {
-            Poll::Pending => self.poll_error(cx).map(Err),
-            received => received,
+        loop {
+            match self.poll_receive_up_to(cx, into, most) {
+                Poll::Pending => return self.poll_error(cx).map(Err),
+                Poll::Ready(received) => received?,
+            }
+            into.skipped = into.lengths.len().min(self.to_skip.try_into().unwrap_or(usize::MAX));
+            self.to_skip -= into.skipped as u64;
+            if into.skipped < into.lengths.len() {
+                return Poll::Ready(Ok(()));
+            }
         }
     }
 

@@ -61,6 +61,8 @@ pub enum ProbeSetting {
     Size,
     /// [`Messages::is_text`](super::Messages::is_text).
     Text,
+    /// [`Messages::line_ending`](super::Messages::line_ending).
+    Lines,
     /// [`ConnectOptions::family`](super::ConnectOptions::family).
     Family,
     /// [`ConnectOptions::source`](super::ConnectOptions::source).
@@ -89,6 +91,7 @@ impl fmt::Display for ProbeSetting {
             ProbeSetting::Target => "target",
             ProbeSetting::Size => "message size",
             ProbeSetting::Text => "text messages",
+            ProbeSetting::Lines => "lines",
             ProbeSetting::Family => "address family",
             ProbeSetting::Source => "source address",
             ProbeSetting::Subprotocols => "subprotocols",

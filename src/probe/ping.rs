@@ -13,8 +13,7 @@ use super::datagrams::is_refusal;
 use super::exchange::{CLOSE_TIMEOUT, Ended, Exchange};
 use super::link::Inbox;
 use super::pace::{Pace, later};
-use super::payload::Payloads;
-use super::{Event, Probe, ProbeError, Reply, Summary, ignore};
+use super::{Event, Oddity, Probe, ProbeError, Reply, Summary, ignore};
 use crate::causes::{self, Peer};
 use crate::config::Protocol;
 
@@ -117,7 +116,7 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         let Ping { probe, options, stop, mut on_event } = self;
         let target = probe.target();
         probe.messages.check(target)?;
-        let payloads = Payloads::new(probe.messages.size, probe.messages.is_text);
+        let payloads = probe.messages.payloads();
         let mut stop = pin!(stop);
         let (link, connected) = tokio::select! {
             connected = connect(target, &probe.connect) => connected?,
@@ -125,6 +124,7 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         };
         on_event(Event::Connected(Box::new(connected)));
         let mut exchange = Exchange::new(link, payloads);
+        exchange.keep_transcript();
         let mut inbox = Inbox::default();
         let mut summary = Summary::new();
         let timer = || Pace::new().map_err(|error| ProbeError::no_timer(target, error));
@@ -260,6 +260,12 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         summary.elapsed = done_at.unwrap_or_else(Instant::now) - start;
         let waiting = exchange.tracker.waiting() as u64;
         summary.lost = exchange.tracker.lost();
+        let has_newline_left = !was_stopped && summary.errors().next().is_none();
+        if has_newline_left && exchange.answers_newline(&mut inbox, options.timeout).await {
+            on_event(Event::Noticed(Oddity::AnswersLines));
+        } else if let Some(oddity) = exchange.oddity(target, &summary) {
+            on_event(Event::Noticed(oddity));
+        }
         *(if was_stopped { &mut summary.unanswered } else { &mut summary.lost }) += waiting;
         // How the connection closes is not measured, so an error is ignored.
         let close = poll_fn(|cx| exchange.poll_close(cx));

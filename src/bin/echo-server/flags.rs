@@ -1,6 +1,6 @@
 //! Words the library's errors for the command line: they name settings, but users gave flags.
 
-use echo_server::probe::{ProbeError, ProbeSetting};
+use echo_server::probe::{Oddity, ProbeError, ProbeSetting};
 use echo_server::{Address, Credential, CredentialError, Setting, StartError};
 
 /// Why the server did not start, on one line.
@@ -57,6 +57,18 @@ pub fn probe_error(error: &ProbeError) -> String {
     }
 }
 
+/// What a service does that an echo service does not, and the flag that takes it into account.
+pub fn oddity(oddity: &Oddity) -> String {
+    let cure = match oddity {
+        Oddity::Greets { amount: 1, .. } => "--skip-first 1 ignores it".to_owned(),
+        Oddity::Greets { amount, .. } => format!("--skip-first {amount} ignores them"),
+        Oddity::AnswersLines => "--lines ends each message with one".to_owned(),
+        Oddity::EndsLinesWithCrLf => "--lines=crlf does so, too".to_owned(),
+        _ => return oddity.to_string(),
+    };
+    format!("{oddity}; {cure}")
+}
+
 /// What the words of a TLS failure contain, and the flags that help.
 const CURES: [(&str, &str); 4] = [
     ("among the trusted ones", TRUST),
@@ -100,6 +112,7 @@ fn probe_flag_of(setting: ProbeSetting) -> Option<&'static str> {
         ProbeSetting::Target => "URL",
         ProbeSetting::Size => "--size",
         ProbeSetting::Text => "--text",
+        ProbeSetting::Lines => "--lines",
         ProbeSetting::Family => "-4, -6",
         ProbeSetting::Source => "--source",
         ProbeSetting::Subprotocols => "--subprotocol",

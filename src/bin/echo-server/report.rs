@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use echo_server::probe::{Connected, Event, Progress, Reply, Summary, Target, Verdict};
+use echo_server::probe::{Connected, Difference, Event, Progress, Reply, Summary, Target, Verdict};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{Mode, Probe};
+use crate::flags;
 
 /// Prints events as they happen.
 pub struct Report {
@@ -42,6 +43,10 @@ impl Report {
                 self.print(json!({ "event": "failed", "why": reason }), || {
                     format!("failed: {reason}")
                 });
+            }
+            Event::Noticed(oddity) => {
+                let note = flags::oddity(oddity);
+                self.print(json!({ "event": "noticed", "what": note }), || format!("note: {note}"));
             }
             Event::Progress(progress) => self.progress(*progress),
             Event::SizeTried { size, came_back, .. } => self.size_tried(*size, *came_back),
@@ -100,6 +105,11 @@ impl Report {
         let object = json!({
             "event": "reply", "seq": reply.seq, "size": reply.size, "verdict": verdict,
             "reordered": reply.is_reordered, "rtt_us": reply.rtt.map(microseconds),
+            "difference": reply.difference.map(|difference| json!({
+                "offset": difference.offset, "count": difference.count,
+                "sent": hexadecimal(difference.sent()),
+                "received": hexadecimal(difference.received()),
+            })),
         });
         self.print(object, || {
             let seq = reply.seq.map_or("?".to_owned(), |seq| seq.to_string());
@@ -112,6 +122,11 @@ impl Report {
             }
             if reply.verdict != Verdict::Echoed {
                 line += &format!(" {}", verdict.to_uppercase());
+            }
+            if let Some(difference) = reply.difference {
+                line += &different(&difference);
+            } else if reply.verdict == Verdict::Corrupted && reply.seq.is_some() {
+                line += ": text for binary, or binary for text";
             }
             line
         });
@@ -208,6 +223,35 @@ impl Report {
             }
             std::process::exit(1);
         }
+    }
+}
+
+/// Where a reply differs, and what came in place of what.
+fn different(difference: &Difference) -> String {
+    let Difference { offset, count, .. } = difference;
+    let (sent, received) = (difference.sent(), difference.received());
+    let bytes = if *count == 1 { "byte differs" } else { "bytes differ" };
+    match (sent, received) {
+        ([], more) => format!(" from byte {offset}: {count} more, {}", quoted(more)),
+        (_, []) => format!(" from byte {offset}: {count} are missing"),
+        _ => format!(
+            " from byte {offset}: {} instead of {}, {count} {bytes}",
+            quoted(received),
+            hexadecimal(sent)
+        ),
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let bytes: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes.join(" ")
+}
+
+/// Text in quotes, other bytes in hexadecimal.
+fn quoted(bytes: &[u8]) -> String {
+    match bytes.len() > 2 && bytes.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        true => format!("\"{}\"", String::from_utf8_lossy(bytes)),
+        false => hexadecimal(bytes),
     }
 }
 

@@ -73,6 +73,14 @@ pub(super) async fn connect(
     target: &Target,
     options: &ConnectOptions,
 ) -> Result<(Link, Connected), ProbeError> {
+    let (link, connected) = establish(target, options).await?;
+    Ok((link.skip_first(options.skip_first), connected))
+}
+
+async fn establish(
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<(Link, Connected), ProbeError> {
     options.check(target)?;
     // What can be wrong with the options is found before anything is sent, and the files are read
     // before the first phase is timed.

@@ -27,6 +27,9 @@ pub struct ConnectOptions {
     /// UDP: whether to set the DF bit, so that a datagram that is larger than the path's MTU is
     /// dropped and not fragmented. Linux only. `false`.
     pub dont_fragment: bool,
+    /// How much to ignore of what comes first, for services that greet: bytes of a stream, messages
+    /// of WebSocket, datagrams. 0.
+    pub skip_first: u64,
 }
 
 impl Default for ConnectOptions {
@@ -46,6 +49,7 @@ impl ConnectOptions {
             subprotocols: Vec::new(),
             headers: Vec::new(),
             dont_fragment: false,
+            skip_first: 0,
         }
     }
 
@@ -95,6 +99,13 @@ impl ConnectOptions {
     #[must_use]
     pub fn dont_fragment(mut self) -> Self {
         self.dont_fragment = true;
+        self
+    }
+
+    /// Sets [`ConnectOptions::skip_first`].
+    #[must_use]
+    pub fn skip_first(mut self, amount: u64) -> Self {
+        self.skip_first = amount;
         self
     }
 

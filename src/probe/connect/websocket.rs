@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use super::options::ConnectOptions;
 use crate::causes;
 use crate::probe::first_bytes::FirstBytes;
-use crate::probe::link::{ByteStream, Link};
+use crate::probe::link::{ByteStream, Link, Messages};
 use crate::probe::{ProbeError, ProbeSetting, Target};
 
 /// What the handshake itself says (RFC 6455 section 4.1). Another value would make it fail, or make
@@ -94,7 +94,7 @@ pub(super) async fn upgrade(
         })?;
     let subprotocol = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
     let subprotocol = subprotocol.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
-    Ok((Link::Messages(Box::new(socket)), subprotocol))
+    Ok((Link::Messages(Box::new(Messages { socket, to_skip: 0 })), subprotocol))
 }
 
 /// What an HTTP response says in place of an upgrade: the status, where to go instead, what to

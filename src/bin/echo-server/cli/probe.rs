@@ -10,7 +10,9 @@ use clap::Args;
 
 use super::usage::without_scheme;
 use super::values::{parse_number, parse_time as parse_any_time};
-use echo_server::probe::{self, Family, LoadOptions, MtuOptions, PingOptions, Sni, Target};
+use echo_server::probe::{
+    self, Family, LineEnding, LoadOptions, MtuOptions, PingOptions, Sni, Target,
+};
 use echo_server::{Credentials, Fingerprint, FingerprintError, Source};
 
 /// What `echo-server probe` was told to do.
@@ -95,6 +97,16 @@ pub(super) struct ProbeArgs {
     /// WebSocket: binary messages, the default
     #[arg(long, help_heading = "Messages")]
     binary: bool,
+
+    /// End each message with a newline, for services that answer lines
+    #[arg(long, value_name = "lf|crlf", num_args = 0..=1, default_missing_value = "lf")]
+    #[arg(require_equals = true, help_heading = "Messages", value_parser = parse_line_ending)]
+    lines: Option<LineEnding>,
+
+    /// Ignore what comes first: N bytes of a stream, N WebSocket messages, N datagrams
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    #[arg(help_heading = "Messages", value_parser = parse_number::<u64>)]
+    skip_first: u64,
 
     /// For all phases of connecting together
     #[arg(long, value_name = "TIME", default_value = "10s", help_heading = "Connection")]
@@ -196,6 +208,7 @@ impl From<ProbeArgs> for Probe {
             .messages(|messages| {
                 messages.size = args.size;
                 messages.is_text = args.text;
+                messages.line_ending = args.lines;
             })
             .connect(|connect| {
                 connect.family = match (args.ipv4, args.ipv6) {
@@ -204,6 +217,7 @@ impl From<ProbeArgs> for Probe {
                     _ => None,
                 };
                 connect.source = args.source;
+                connect.skip_first = args.skip_first;
                 connect.timeout = args.connect_timeout;
                 connect.subprotocols = args.subprotocol;
                 connect.headers = args.header;
@@ -250,6 +264,14 @@ fn parse_size(text: &str) -> Result<usize, String> {
         Ok(ByteSize(size @ ..=MAX)) => Ok(size as usize),
         Ok(_) => Err("must be 1GiB at most".to_owned()),
         Err(_) => Err("expected a size, like 64 or 16KiB".to_owned()),
+    }
+}
+
+fn parse_line_ending(text: &str) -> Result<LineEnding, String> {
+    match text {
+        "lf" => Ok(LineEnding::Lf),
+        "crlf" => Ok(LineEnding::CrLf),
+        _ => Err("expected lf or crlf".to_owned()),
     }
 }
 
