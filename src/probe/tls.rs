@@ -40,8 +40,9 @@ pub struct TlsOptions {
     pub server_name: Option<String>,
     /// The name to ask for. The one to verify.
     pub sni: Sni,
-    /// The ALPN protocols to offer (RFC 7301), the preferred one first, each of 1 to 255 bytes.
-    /// None.
+    /// The ALPN protocols to offer (RFC 7301), the preferred one first, each of 1 to 255 bytes. A
+    /// WebSocket is opened over HTTP/2 (RFC 8441) if `h2` is selected, and without TLS if `h2` is the
+    /// only one. None.
     pub alpn: Vec<String>,
     /// The certificate and key to present if the server asks for one. `None`: no certificate.
     pub client_credentials: Option<Credentials>,

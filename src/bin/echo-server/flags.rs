@@ -53,6 +53,9 @@ pub fn probe_error(error: &ProbeError) -> String {
             let cure = CURES.iter().find(|(cause, _)| problem.contains(cause));
             cure.map_or_else(|| error.to_string(), |(_, cure)| format!("{error}; {cure}"))
         }
+        ProbeError::Connect { problem, .. } if problem.contains("HTTP/2") => {
+            format!("{error}; --alpn http/1.1 does without")
+        }
         other => other.to_string(),
     }
 }
@@ -70,7 +73,8 @@ pub fn oddity(oddity: &Oddity) -> String {
 }
 
 /// What the words of a TLS failure contain, and the flags that help.
-const CURES: [(&str, &str); 4] = [
+const CURES: [(&str, &str); 5] = [
+    ("no_application_protocol", "--alpn NAME offers others"),
     ("among the trusted ones", TRUST),
     ("the system has no CA certificates", TRUST),
     ("the server's certificate is not for ", "--server-name NAME verifies another name"),

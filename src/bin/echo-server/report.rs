@@ -69,7 +69,7 @@ impl Report {
             "event": "connected", "target": self.target.to_string(),
             "peer": connected.peer.to_string(), "local": connected.local.map(|local| local.to_string()),
             "resolve_us": us(connected.resolve), "connect_us": us(connected.connect),
-            "tls_us": us(connected.tls), "upgrade_us": us(connected.upgrade),
+            "tls_us": us(connected.tls), "http2_us": us(connected.http2), "upgrade_us": us(connected.upgrade),
             "tls": facts, "subprotocol": connected.subprotocol,
         });
         self.print(object, || {
@@ -83,6 +83,7 @@ impl Report {
                 ("name", connected.resolve),
                 ("connect", connected.connect),
                 ("TLS", connected.tls),
+                ("HTTP/2", connected.http2),
                 ("upgrade", connected.upgrade),
             ] {
                 phases.extend(time.map(|time| format!("{name} {}", ms(time))));

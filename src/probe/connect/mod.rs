@@ -1,6 +1,7 @@
 //! From a target to a connection: name resolution, the connection of the transport, the TLS
 //! handshake and the WebSocket upgrade. Each phase is timed; one deadline is for all of them.
 
+mod http2;
 mod options;
 mod race;
 mod resolve;
@@ -45,7 +46,9 @@ pub struct Connected {
     pub connect: Option<Duration>,
     /// The TLS handshake.
     pub tls: Option<Duration>,
-    /// The WebSocket opening handshake.
+    /// The beginning of an HTTP/2 connection: the settings of both sides.
+    pub http2: Option<Duration>,
+    /// The WebSocket opening handshake, which over HTTP/2 is an extended CONNECT (RFC 8441).
     pub upgrade: Option<Duration>,
     /// What the TLS handshake negotiated.
     pub tls_facts: Option<TlsFacts>,
@@ -61,6 +64,7 @@ impl Connected {
             resolve: None,
             connect: None,
             tls: None,
+            http2: None,
             upgrade: None,
             tls_facts: None,
             subprotocol: None,
@@ -133,11 +137,34 @@ async fn establish(
         stream = Box::new(secured);
     }
     let Some(request) = request else { return Ok((Link::Bytes(stream), connected)) };
-    let upgrading = websocket::upgrade(target, request, stream);
-    let (link, subprotocol) = phases.run("the WebSocket upgrade", upgrading).await?;
+    let (link, subprotocol) = if speaks_http2(target, options, &connected)? {
+        let beginning = http2::Http2::begin(target, stream);
+        let http2 = phases.run("the beginning of HTTP/2", beginning).await?;
+        connected.http2 = Some(phases.end());
+        let upgrading = websocket::upgrade_http2(target, request, http2);
+        phases.run("the WebSocket upgrade", upgrading).await?
+    } else {
+        let upgrading = websocket::upgrade(target, request, stream);
+        phases.run("the WebSocket upgrade", upgrading).await?
+    };
     connected.upgrade = Some(phases.end());
     connected.subprotocol = subprotocol;
     Ok((link, connected))
+}
+
+/// Whether the WebSocket is opened over HTTP/2: over TLS if ALPN has selected it, else if it is the
+/// only protocol that is offered (prior knowledge, RFC 9113 section 3.3).
+fn speaks_http2(
+    target: &Target,
+    options: &ConnectOptions,
+    connected: &Connected,
+) -> Result<bool, ProbeError> {
+    let Some(facts) = &connected.tls_facts else { return Ok(options.tls.alpn == ["h2"]) };
+    let is_selected = facts.alpn.as_deref() == Some("h2");
+    if !is_selected && options.tls.alpn == ["h2"] {
+        return Err(ProbeError::connect(target, "the server selected no ALPN protocol: no HTTP/2"));
+    }
+    Ok(is_selected)
 }
 
 /// A clock for each phase, and the deadline for all of them.

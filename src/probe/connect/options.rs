@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::config::Protocol;
 use crate::probe::tls::TlsOptions;
 use crate::probe::{Endpoint, ProbeError, ProbeSetting, Target};
 
@@ -110,6 +111,11 @@ impl ConnectOptions {
     }
 
     pub(super) fn check(&self, target: &Target) -> Result<(), ProbeError> {
+        let is_plain_http = matches!(&*self.tls.alpn, [only] if only == "h2" || only == "http/1.1");
+        if target.protocol() == Protocol::Ws && !self.tls.alpn.is_empty() && !is_plain_http {
+            let problem = "without TLS nothing is selected: it is h2 or http/1.1";
+            return Err(ProbeError::setting(ProbeSetting::Alpn, problem));
+        }
         if matches!(target.endpoint(), Endpoint::Unix(_)) {
             if self.source.is_some() {
                 let problem = "a Unix socket is not connected to from an IP address";

@@ -165,7 +165,7 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "NAME|none", help_heading = "TLS")]
     sni: Option<String>,
 
-    /// Protocols to offer, the preferred first
+    /// Protocols to offer, the preferred first; h2 opens a WebSocket over HTTP/2, on ws without TLS
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "TLS")]
     alpn: Vec<String>,
 
