@@ -385,12 +385,22 @@ fn a_udp_service_on_the_second_address_of_localhost_is_found() {
 fn the_largest_datagram_of_a_link_is_found_over_both_families() {
     let Some(net) = Net::new() else { return };
     let _server = net.start(&net.server, &["--udp", "[::]:7777"]);
-    for (host, largest) in [("10.77.0.1", 1472), ("[fd77::1]", 1452)] {
+    for (host, largest, headers) in [("10.77.0.1", 1472, 28), ("[fd77::1]", 1452, 48)] {
         let url = format!("udp://{host}:7777");
         let output = net.probe(&[&url, "--find-mtu", "--timeout", "300ms"]);
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0), "{text}");
-        assert!(text.contains(&format!("{largest} bytes")), "{text}");
+        let found = format!(
+            "largest payload that comes back unfragmented: {largest} bytes; with {headers} of \
+             headers the MTU is 1500\n"
+        );
+        assert_eq!(text, found);
+        let search = String::from_utf8(output.stderr).unwrap();
+        assert!(search.starts_with("64 bytes: came back\n"), "{search}");
+        assert!(
+            search.contains(&format!("\n{} bytes: did not come back\n", largest + 1)),
+            "{search}"
+        );
         // The system refuses a datagram that is larger: it was not sent, and is not waited for.
         let size = (largest + 1).to_string();
         let args = [&url, "--dont-fragment", "--count", "2", "--interval", "1ms", "--size", &size];

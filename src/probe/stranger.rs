@@ -231,7 +231,8 @@ impl Transcript {
             .iter()
             .zip(&sent[0])
             .fold((0, 0), |(same, of), (one, other)| (same + usize::from(one == other), of + 1));
-        (same * 2 <= of && all[0].len() > 0).then(|| Oddity::DoesNotEcho { quoted: quote(all[0]) })
+        (same * 2 <= of && !all[0].is_empty())
+            .then(|| Oddity::DoesNotEcho { quoted: quote(all[0]) })
     }
 }
 

@@ -35,8 +35,9 @@ pub enum FingerprintError {
 impl Fingerprint {
     /// The fingerprint of a certificate in DER.
     pub fn of(certificate: &[u8]) -> Fingerprint {
-        let digest = digest::digest(&digest::SHA256, certificate);
-        Fingerprint(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
+        Fingerprint(bytes)
     }
 }
 

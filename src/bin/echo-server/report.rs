@@ -10,14 +10,21 @@ use serde_json::{Map, Value, json};
 use crate::cli::{Mode, Probe};
 use crate::flags;
 
+/// The largest payload that the search tries.
+const MAX_PAYLOAD: usize = 65_507;
+
 /// Prints events as they happen.
 pub struct Report {
     target: Target,
     json: bool,
     /// How long a load is going to take.
     duration: Duration,
-    /// The progress of a load, which is visible on a terminal only.
+    /// The progress of a load or of a search, which is visible on a terminal only.
     bar: Option<ProgressBar>,
+    /// Whether the largest datagram is searched for. As text, the result comes first.
+    is_search: bool,
+    /// The bytes of the headers of IP and UDP, once the address is known.
+    headers: Option<usize>,
 }
 
 impl Report {
@@ -27,7 +34,8 @@ impl Report {
             _ => Duration::ZERO,
         };
         let target = command.probe.target().clone();
-        Report { target, json: command.json, duration, bar: None }
+        let is_search = matches!(command.mode, Mode::FindMtu(_));
+        Report { target, json: command.json, duration, bar: None, is_search, headers: None }
     }
 
     pub fn event(&mut self, event: &Event) {
@@ -55,6 +63,10 @@ impl Report {
     }
 
     fn connected(&mut self, connected: &Connected) {
+        self.headers = connected.peer.ip().map(|ip| if ip.is_ipv4() { 20 + 8 } else { 40 + 8 });
+        if self.is_search && !self.json {
+            return;
+        }
         let us = |time: Option<Duration>| time.map(microseconds);
         let facts = connected.tls_facts.as_ref().map(|facts| {
             let expires = facts.expires.map(|at| humantime::format_rfc3339_seconds(at).to_string());
@@ -156,19 +168,46 @@ impl Report {
         ));
     }
 
+    /// The search is shown on standard error: on one line of a terminal, else line by line. So the
+    /// result comes first on standard output.
     fn size_tried(&mut self, size: usize, came_back: bool) {
-        self.print(json!({ "event": "tried", "size": size, "came_back": came_back }), || {
-            format!("{size} bytes: {}", if came_back { "came back" } else { "did not come back" })
+        if self.json {
+            let object = json!({ "event": "tried", "size": size, "came_back": came_back });
+            return self.print(object, String::new);
+        }
+        let line =
+            format!("{size} bytes: {}", if came_back { "came back" } else { "did not come back" });
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{spinner} {msg}");
+            ProgressBar::new_spinner()
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
         });
+        if bar.is_hidden() {
+            let _ = writeln!(io::stderr(), "{line}");
+        } else {
+            bar.set_message(line);
+            bar.tick();
+        }
     }
 
     /// Prints the result of the search for the largest datagram.
     pub fn mtu(&mut self, payload: Option<usize>) {
-        self.print(json!({ "event": "summary", "largest_payload": payload }), || match payload {
-            Some(payload) => {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        let mtu = payload.zip(self.headers).map(|(payload, headers)| payload + headers);
+        let object = json!({ "event": "summary", "largest_payload": payload, "mtu": mtu });
+        self.print(object, || match (payload, mtu, self.headers) {
+            (Some(payload), Some(mtu), Some(headers)) => format!(
+                "largest payload that comes back unfragmented: {payload} bytes; with {headers} of \
+                 headers the MTU is {mtu}{}",
+                // The limit of UDP itself.
+                if payload == MAX_PAYLOAD { " or more" } else { "" }
+            ),
+            (Some(payload), ..) => {
                 format!("largest payload that comes back unfragmented: {payload} bytes")
             }
-            None => "nothing comes back".to_owned(),
+            _ => "nothing comes back".to_owned(),
         });
     }
 

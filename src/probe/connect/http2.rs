@@ -284,6 +284,7 @@ impl AsyncWrite for Http2Stream {
 
 #[cfg(test)]
 mod tests {
+    use hyper::http::HeaderName;
     use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
     use super::*;
@@ -294,7 +295,7 @@ mod tests {
         let asked = extended_connect(&request);
         assert_eq!((asked.method(), asked.version()), (&Method::CONNECT, Version::HTTP_2));
         assert_eq!(asked.uri(), "https://h.test:1/a?b=1");
-        let names: Vec<_> = asked.headers().keys().map(|name| name.as_str()).collect();
+        let names: Vec<_> = asked.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["sec-websocket-version"]);
         request.headers_mut().insert("host", "elsewhere.test".parse().unwrap());
         request.headers_mut().insert("x-a", "1".parse().unwrap());
