@@ -169,4 +169,4 @@ pub use config::{
 pub use error::{BoxError, Credential, CredentialError, Setting, StartError};
 pub use server::{LocalAddr, Server, Summary};
 pub use testing::{TestServer, blocking};
-pub use tls::TlsReloader;
+pub use tls::{Fingerprint, FingerprintError, TlsReloader};

@@ -180,7 +180,8 @@ fn a_chain_is_put_in_order() {
         stderr.ends_with(
             "TLS: alert sent: unknown_ca: the server's certificate is not trusted: it is of a CA that \
              is not among the trusted ones, or an intermediate certificate is missing; --ca \
-             FILE names what to trust, --insecure goes on without\n"
+             FILE names what to trust, --pin SHA256 the certificate itself, --insecure goes on \
+             without\n"
         ),
         "{stderr}"
     );
@@ -353,7 +354,7 @@ fn a_certificate_of_version_1_is_served_and_trusted_like_any_other() {
                 here.end(&format!("{probe} --ca {name}.pem --server-name elsewhere.test"));
             assert_eq!(code, Some(4));
             let said = "the server's certificate is not for elsewhere.test: it is for localhost; \
-                        --server-name NAME asks for another name\n";
+                        --server-name NAME verifies another name\n";
             assert!(stderr.ends_with(said), "{stderr}");
 
             let server = here.serve(&format!(

@@ -10,7 +10,8 @@ use std::fs::File;
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,6 +33,33 @@ const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 struct Net {
     server: String,
     client: String,
+}
+
+/// `/etc/netns/NAME`, whose files `ip netns exec NAME` puts in the place of those in `/etc`.
+struct Etc(PathBuf);
+
+impl Etc {
+    /// The client's hosts file. `None` if it cannot be written.
+    fn with_hosts(net: &Net, hosts: &str) -> Option<Etc> {
+        let directory = Path::new("/etc/netns").join(&net.client);
+        let written = std::fs::create_dir_all(&directory)
+            .and_then(|()| std::fs::write(directory.join("hosts"), hosts))
+            // Without it, the system's own could ask a name server.
+            .and_then(|()| std::fs::write(directory.join("nsswitch.conf"), "hosts: files\n"));
+        if let Err(error) = written {
+            eprintln!("skipped: {}: {error}", directory.display());
+            return None;
+        }
+        Some(Etc(directory))
+    }
+}
+
+impl Drop for Etc {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+        // Only if it is empty.
+        let _ = std::fs::remove_dir("/etc/netns");
+    }
 }
 
 impl Net {
@@ -68,6 +96,13 @@ impl Net {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace, binary::PATH, "-v"]).args(args);
         Running::spawn(&mut command)
+    }
+
+    /// Runs `echo-server probe` in the client's.
+    fn probe(&self, args: &[&str]) -> Output {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.client, binary::PATH, "probe"]).args(args);
+        command.stdin(Stdio::null()).output().unwrap()
     }
 }
 
@@ -274,4 +309,107 @@ fn a_loop_with_a_plain_echo_service_ends() {
     let datagrams = stir(&net.server, plain_one, server);
     assert!((1000..20_000).contains(&datagrams), "it bounced, and stopped: {datagrams}");
     assert!(plain.join().unwrap() > 1000);
+}
+
+/// RFC 8305: an address that swallows everything delays the next one by 250 ms.
+#[test]
+fn a_name_whose_ipv6_address_leads_nowhere_is_connected_to_over_ipv4() {
+    let Some(net) = Net::new() else { return };
+    for command in [
+        // Global addresses, which RFC 6724 sorts before IPv4.
+        format!("-n {} addr add 2001:db8:77::1/64 dev es nodad", net.server),
+        format!("-n {} addr add 2001:db8:77::9/64 dev ec nodad", net.client),
+        // The server's host drops what is not its own.
+        format!("-n {} route add 2001:db8:78::/64 via 2001:db8:77::1", net.client),
+    ] {
+        assert!(ip(&command), "ip {command}");
+    }
+    let hosts = format!("2001:db8:78::1 echo.test\n{SERVER} echo.test\n");
+    let Some(_etc) = Etc::with_hosts(&net, &hosts) else { return };
+    let all = "0.0.0.0:7777";
+    let _server = net.start(&net.server, &["--tcp", all, "--udp", all, "--ws", "0.0.0.0:7778"]);
+    for (url, count) in
+        [("tcp://echo.test:7777", "2"), ("ws://echo.test:7778", "2"), ("udp://echo.test:7777", "2")]
+    {
+        let began = Instant::now();
+        let output = net.probe(&[url, "--count", count, "--interval", "1ms"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{url}: {text}{errors}");
+        assert!(text.contains(&format!("at {SERVER}:777")), "{url}: {text}");
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(250) && took < Duration::from_secs(5), "{took:?}");
+    }
+    // Nothing listens at this port: both addresses are told, each with its cause.
+    for (url, refused) in [
+        ("tcp://echo.test:7779", "connection refused: nothing listens there"),
+        ("udp://echo.test:7779", "nothing listens there"),
+    ] {
+        let output =
+            net.probe(&[url, "--count", "1", "--connect-timeout", "1s", "--timeout", "1s"]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        if url.starts_with("tcp") {
+            assert_eq!(output.status.code(), Some(3), "{text}");
+            assert!(text.contains(&format!("{SERVER}:7779: {refused}")), "{text}");
+            assert!(text.contains("[2001:db8:78::1]:7779: no answer"), "{text}");
+        } else {
+            // The silent address may lose what it is sent, and that is for the probe to show.
+            assert_eq!(output.status.code(), Some(1), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_udp_service_on_the_second_address_of_localhost_is_found() {
+    let Some(net) = Net::new() else { return };
+    let Some(_etc) = Etc::with_hosts(&net, "::1 localhost\n127.0.0.1 localhost\n") else { return };
+    let _server = net.start(&net.client, &["--udp", "127.0.0.1:8080"]);
+    let output = net.probe(&["udp://localhost:8080", "--count", "3", "--interval", "1ms"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("udp://localhost:8080 at 127.0.0.1:8080 from 127.0.0.1:"), "{text}");
+    assert!(text.contains("3 sent, 3 received, 0 lost"), "{text}");
+    let output = net.probe(&["udp://localhost:8081", "--count", "1"]);
+    assert_eq!(output.status.code(), Some(3));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let refused = "nothing listens there";
+    assert!(
+        text.contains("[::1]:8081: ")
+            && text.contains("127.0.0.1:8081: ")
+            && text.contains(refused),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_largest_datagram_of_a_link_is_found_over_both_families() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.start(&net.server, &["--udp", "[::]:7777"]);
+    for (host, largest, headers) in [("10.77.0.1", 1472, 28), ("[fd77::1]", 1452, 48)] {
+        let url = format!("udp://{host}:7777");
+        let output = net.probe(&[&url, "--find-mtu", "--timeout", "300ms"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        let found = format!(
+            "largest payload that comes back unfragmented: {largest} bytes; with {headers} of \
+             headers the MTU is 1500\n"
+        );
+        assert_eq!(text, found);
+        let search = String::from_utf8(output.stderr).unwrap();
+        assert!(search.starts_with("64 bytes: came back\n"), "{search}");
+        assert!(
+            search.contains(&format!("\n{} bytes: did not come back\n", largest + 1)),
+            "{search}"
+        );
+        // The system refuses a datagram that is larger: it was not sent, and is not waited for.
+        let size = (largest + 1).to_string();
+        let args = [&url, "--dont-fragment", "--count", "2", "--interval", "1ms", "--size", &size];
+        let output = net.probe(&args);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("0 sent, 0 received, 0 lost"), "{text}");
+        assert!(text.contains("2 due but not sent"), "{text}");
+        let reason = "the datagram is larger than the interface or the path carries unfragmented";
+        assert!(text.contains(&format!("2 times: {reason}")), "{text}");
+    }
 }

@@ -5,6 +5,8 @@ use std::io;
 
 use h2::Reason;
 
+use super::Peer;
+
 /// Why no HTTP/1.1 request could be read. `first` is the first byte that came.
 pub(crate) fn of_http1(error: &hyper::Error, first: Option<u8>) -> String {
     if error.is_incomplete_message() {
@@ -27,16 +29,16 @@ pub(crate) fn of_http1(error: &hyper::Error, first: Option<u8>) -> String {
     }
 }
 
-/// Why an HTTP/2 connection failed. The error of the stream below it is kept as it is.
-pub(crate) fn of_http2(error: h2::Error) -> io::Error {
+/// Why an HTTP/2 connection to `peer` failed. The error of the stream below it is kept as it is.
+pub(crate) fn of_http2(error: h2::Error, peer: Peer) -> io::Error {
     let who = match (error.is_remote(), error.is_go_away()) {
-        (true, true) => "the client ended the HTTP/2 connection with GOAWAY",
-        (true, false) => "the client reset a stream",
-        (false, _) => "the client broke the rules of HTTP/2",
+        (true, true) => format!("the {peer} ended the HTTP/2 connection with GOAWAY"),
+        (true, false) => format!("the {peer} reset a stream"),
+        (false, _) => format!("the {peer} broke the rules of HTTP/2"),
     };
     let words = error.reason().map_or_else(
-        || who.to_owned(),
-        |reason| match code(reason) {
+        || who.clone(),
+        |reason| match http2_code(reason) {
             Some(name) => format!("{who}: {name}"),
             None => format!("{who}: error code {:#x}", u32::from(reason)),
         },
@@ -45,7 +47,7 @@ pub(crate) fn of_http2(error: h2::Error) -> io::Error {
 }
 
 /// The name of an error code (RFC 9113 section 7).
-fn code(reason: Reason) -> Option<&'static str> {
+pub(crate) fn http2_code(reason: Reason) -> Option<&'static str> {
     Some(match reason {
         Reason::NO_ERROR => "NO_ERROR",
         Reason::PROTOCOL_ERROR => "PROTOCOL_ERROR",
@@ -71,7 +73,7 @@ mod tests {
 
     #[test]
     fn http2_errors_have_the_names_of_the_rfc() {
-        let said = |reason| of_http2(h2::Error::from(reason)).to_string();
+        let said = |reason| of_http2(h2::Error::from(reason), Peer::Client).to_string();
         assert_eq!(
             said(Reason::FRAME_SIZE_ERROR),
             "the client broke the rules of HTTP/2: FRAME_SIZE_ERROR"

@@ -16,8 +16,8 @@ use tokio_rustls::rustls::server::VerifierBuilderError;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, OtherError};
 
 pub(crate) use alert::alert_before_hello;
-pub(crate) use http::{of_http1, of_http2};
-pub(crate) use system::of_connect;
+pub(crate) use http::{http2_code, of_http1, of_http2};
+pub(crate) use system::{PORT_UNREACHABLE, of_connect, of_datagram};
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,16 +121,16 @@ pub(crate) fn of_verifier(error: &VerifierBuilderError) -> String {
 }
 
 /// An error of this server's own, with its words.
-pub(crate) fn said(words: &'static str) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Said(words)))))
+pub(crate) fn said(words: impl Into<String>) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Said(words.into())))))
 }
 
 #[derive(Debug)]
-struct Said(&'static str);
+struct Said(String);
 
 impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(&self.0)
     }
 }
 
@@ -186,8 +186,8 @@ fn cause(error: &Error, peer: Peer, expected: &str) -> String {
 }
 
 /// The words of [`said`].
-fn own_words(error: &OtherError) -> Option<&'static str> {
-    error.0.downcast_ref::<Said>().map(|said| said.0)
+fn own_words(error: &OtherError) -> Option<&str> {
+    error.0.downcast_ref::<Said>().map(|said| said.0.as_str())
 }
 
 #[cfg(test)]

@@ -24,3 +24,27 @@ pub(crate) fn of_system(error: &io::Error) -> String {
         _ => text,
     }
 }
+
+/// What an ICMP error or the system says about a datagram.
+pub(crate) fn of_datagram(error: &io::Error) -> String {
+    match error.kind() {
+        // Windows calls it a reset.
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => PORT_UNREACHABLE.to_owned(),
+        _ if is_too_long(error) => {
+            "the datagram is larger than the interface or the path carries unfragmented".to_owned()
+        }
+        _ => of_connect(error),
+    }
+}
+
+/// Why a datagram is refused as a TCP connection is.
+pub(crate) const PORT_UNREACHABLE: &str = "port unreachable: nothing listens there";
+
+/// EMSGSIZE.
+fn is_too_long(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let code = rustix::io::Errno::MSGSIZE.raw_os_error();
+    #[cfg(not(unix))]
+    let code = 10_040;
+    error.raw_os_error() == Some(code)
+}

@@ -61,6 +61,8 @@ pub enum ProbeSetting {
     Size,
     /// [`Messages::is_text`](super::Messages::is_text).
     Text,
+    /// [`Messages::line_ending`](super::Messages::line_ending).
+    Lines,
     /// [`ConnectOptions::family`](super::ConnectOptions::family).
     Family,
     /// [`ConnectOptions::source`](super::ConnectOptions::source).
@@ -71,6 +73,8 @@ pub enum ProbeSetting {
     Headers,
     /// [`TlsOptions::server_name`](super::TlsOptions::server_name).
     ServerName,
+    /// [`TlsOptions::sni`](super::TlsOptions::sni).
+    Sni,
     /// [`TlsOptions::alpn`](super::TlsOptions::alpn).
     Alpn,
     /// [`LoadOptions::connections`](super::LoadOptions::connections).
@@ -87,11 +91,13 @@ impl fmt::Display for ProbeSetting {
             ProbeSetting::Target => "target",
             ProbeSetting::Size => "message size",
             ProbeSetting::Text => "text messages",
+            ProbeSetting::Lines => "lines",
             ProbeSetting::Family => "address family",
             ProbeSetting::Source => "source address",
             ProbeSetting::Subprotocols => "subprotocols",
             ProbeSetting::Headers => "header fields",
             ProbeSetting::ServerName => "TLS server name",
+            ProbeSetting::Sni => "SNI",
             ProbeSetting::Alpn => "ALPN protocols",
             ProbeSetting::Connections => "connections",
             ProbeSetting::InFlight => "messages in flight",
@@ -129,6 +135,15 @@ impl ProbeError {
 
     pub(super) fn connect_io(target: &Target, source: io::Error) -> Self {
         ProbeError::connect_caused_by(target, causes::of_connect(&source), source)
+    }
+
+    /// Nothing listens at a UDP port, as an ICMP error says.
+    pub(super) fn port_unreachable(target: &Target, source: Option<io::Error>) -> Self {
+        ProbeError::Connect {
+            target: Box::new(target.clone()),
+            problem: causes::PORT_UNREACHABLE.to_owned(),
+            source: source.map(Into::into),
+        }
     }
 
     /// A failure of TLS. `instead` is what the other side speaks, if it is not TLS.

@@ -1,6 +1,6 @@
 //! What a probe reports while it runs.
 
-use super::{Connected, Progress, Reply};
+use super::{Connected, Oddity, Progress, Reply};
 
 /// Something that happened while a probe ran. Each kind of run documents which events it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Event {
         /// The cause, on one line.
         reason: String,
     },
+    /// The service does something that an echo service does not. It is told at the end of a ping.
+    Noticed(Oddity),
     /// How far a load has come.
     Progress(Progress),
     /// A size was tried in the search for the largest datagram.

@@ -1,15 +1,19 @@
 //! Sends messages on one connection and judges the replies. Ping and load share it.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::datagrams::BATCH;
 use super::link::{Inbox, Incoming, Link, Outbox};
 use super::payload::Payloads;
+use super::stranger::{Oddity, Transcript};
 use super::tracker::{Reply, Tracker, Verdict};
+use super::{Summary, Target};
 
 /// The most bytes of a stream that are read or written at once.
 const CHUNK: usize = 64 * 1024;
@@ -24,6 +28,9 @@ const MAX_TRACKED: usize = 500_000;
 /// How long a connection may take to close. Results do not depend on how it closes.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a silent service has to answer a newline.
+const NEWLINE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A connection, and the messages that were sent on it.
 pub(super) struct Exchange {
     link: Link,
@@ -35,6 +42,15 @@ pub(super) struct Exchange {
     /// How many of the last messages count as sent when they are flushed.
     unstamped: usize,
     sent_at: Instant,
+    /// Datagrams that the system has refused to send, and that [`withdrawn`](Exchange::withdrawn) has
+    /// not returned yet.
+    withdrawn: u64,
+    /// Whether the other side has sent anything.
+    has_heard: bool,
+    /// Whether the other side has closed the connection.
+    is_closed: bool,
+    /// The beginning of what was received, if somebody wants to know.
+    transcript: Option<Transcript>,
     /// An error of [`hand_over`](Exchange::hand_over), which [`poll_write`](Exchange::poll_write)
     /// returns.
     failed: Option<io::Error>,
@@ -58,6 +74,10 @@ impl Exchange {
             unflushed: false,
             unstamped: 0,
             sent_at: Instant::now(),
+            withdrawn: 0,
+            has_heard: false,
+            is_closed: false,
+            transcript: None,
             failed: None,
         }
     }
@@ -119,6 +139,17 @@ impl Exchange {
         self.unflushed = true;
     }
 
+    /// How many datagrams that [`send`](Exchange::send) made the system has refused since the last
+    /// call. They were not sent, and nothing waits for them.
+    pub(super) fn withdrawn(&mut self) -> u64 {
+        std::mem::take(&mut self.withdrawn)
+    }
+
+    /// Whether anything has come from the other side, right or wrong.
+    pub(super) fn has_heard(&self) -> bool {
+        self.has_heard
+    }
+
     /// When the last messages were written that [`send`](Exchange::send) made.
     pub(super) fn sent_at(&self) -> Instant {
         self.sent_at
@@ -157,7 +188,13 @@ impl Exchange {
         }
         if self.outbox.is_full() {
             let is_text = self.tracker.payloads().is_text();
-            std::task::ready!(self.link.poll_send(cx, &mut self.outbox, is_text))?;
+            let sent = std::task::ready!(self.link.poll_send(cx, &mut self.outbox, is_text));
+            if sent.is_err() && matches!(self.link, Link::Datagrams(_)) {
+                let behind = self.outbox.unsent_datagrams() as u64;
+                self.tracker.withdraw(self.tracker.next_seq() - 1 - behind);
+                self.withdrawn += 1;
+            }
+            sent?;
         }
         if self.unflushed {
             // Flushing is what writes small WebSocket messages, all at once.
@@ -184,23 +221,38 @@ impl Exchange {
         let incoming = std::task::ready!(self.link.poll_receive(cx, inbox, capacity, many));
         // Before the work of judging them, and just behind the read.
         let now = Instant::now();
+        self.has_heard |=
+            matches!(incoming, Ok(ref incoming) if !matches!(incoming, Incoming::End(_)));
         let is_text = self.tracker.payloads().is_text();
         Poll::Ready(match incoming {
             Err(error) => Err(Ended::Failed(error)),
-            Ok(Incoming::End(why)) => Err(Ended::Closed(why)),
+            Ok(Incoming::End(why)) => {
+                self.is_closed = true;
+                Err(Ended::Closed(why))
+            }
             Ok(Incoming::Message(bytes, kind)) => {
+                if let Some(transcript) = &mut self.transcript {
+                    transcript.push(bytes);
+                }
                 let mut reply = self.tracker.received(bytes, now);
                 if kind != is_text {
                     reply.verdict = Verdict::Corrupted;
+                    reply.difference = None;
                 }
                 judged(reply);
                 Ok(now)
             }
             Ok(Incoming::Datagrams(received)) => {
+                if let Some(transcript) = &mut self.transcript {
+                    received.iter().for_each(|bytes| transcript.push(bytes));
+                }
                 received.iter().for_each(|bytes| judged(self.tracker.received(bytes, now)));
                 Ok(now)
             }
             Ok(Incoming::Bytes(bytes)) => {
+                if let Some(transcript) = &mut self.transcript {
+                    transcript.push(bytes);
+                }
                 split(&mut self.partial, bytes, now, &mut self.tracker, &mut judged);
                 Ok(now)
             }
@@ -223,6 +275,47 @@ impl Exchange {
                 return Poll::Ready(ended);
             }
         }
+    }
+
+    /// Keeps the beginning of what is received, for [`oddity`](Exchange::oddity).
+    pub(super) fn keep_transcript(&mut self) {
+        let is_stream = matches!(self.link, Link::Bytes(_));
+        self.transcript = Some(Transcript::new(self.tracker.payloads().size(), is_stream));
+    }
+
+    /// What the service does that an echo service does not, after the messages of `summary`.
+    pub(super) fn oddity(&self, target: &Target, summary: &Summary) -> Option<Oddity> {
+        let transcript = self.transcript.as_ref()?;
+        let is_right = summary.corrupted() == 0 && self.partial.is_empty();
+        if !is_right
+            && let Some(oddity) = transcript.oddity(target, self.tracker.payloads(), summary.sent())
+        {
+            return Some(oddity);
+        }
+        let replies = summary.received();
+        (self.is_closed && replies > 0).then_some(Oddity::ClosesAfter { replies })
+    }
+
+    /// Whether a stream that has been silent up to now answers a newline.
+    pub(super) async fn answers_newline(&mut self, inbox: &mut Inbox, timeout: Duration) -> bool {
+        let is_stream = matches!(self.link, Link::Bytes(_));
+        if !is_stream || self.has_heard || self.is_closed || self.outbox.is_full() {
+            return false;
+        }
+        let asking = async {
+            if let Link::Bytes(stream) = &mut self.link {
+                stream.write_all(b"\n").await.ok()?;
+                stream.flush().await.ok()?;
+            }
+            let answer = poll_fn(|cx| {
+                self.link
+                    .poll_receive(cx, inbox, CHUNK, false)
+                    .map_ok(|incoming| matches!(incoming, Incoming::Bytes(_)))
+            });
+            answer.await.ok()
+        };
+        let answered = tokio::time::timeout(timeout.min(NEWLINE_TIMEOUT), asking).await;
+        answered.ok().flatten().unwrap_or(false)
     }
 
     /// Closes the connection as its protocol requires.

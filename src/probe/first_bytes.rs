@@ -70,6 +70,32 @@ impl Seen {
             bytes => format!("it does not speak HTTP: it answered {}", line(bytes)),
         })
     }
+
+    /// What the other side seems to speak if it is not HTTP/2. `None`: it may well be HTTP/2.
+    pub(super) fn in_place_of_http2(&self, target: &Target) -> Option<String> {
+        let is_preface = {
+            let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match &bytes[..] {
+                bytes if bytes.starts_with(b"HTTP/1.") => {
+                    return Some(format!(
+                        "it does not speak HTTP/2, but HTTP/1.1: it answered {}",
+                        line(bytes)
+                    ));
+                }
+                // A frame begins with its length, and SETTINGS (RFC 9113 section 4.1) are short.
+                [] | [0, 0, _, 4, ..] => return None,
+                bytes => bytes.starts_with(b"PRI "),
+            }
+        };
+        if is_preface {
+            let echo = if target.protocol().is_over_tls() { Protocol::Tls } else { Protocol::Tcp };
+            let other = target.over(echo);
+            return Some(format!(
+                "it does not speak HTTP, but sends back what it gets: perhaps {other}"
+            ));
+        }
+        self.in_place_of_http(target)
+    }
 }
 
 /// The first line of `bytes` in quotes, or what else they are.

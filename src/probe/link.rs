@@ -20,7 +20,14 @@ pub(super) enum Link {
     /// A stream has no message boundaries: messages are told apart by their size.
     Bytes(Box<dyn ByteStream>),
     Datagrams(Datagrams),
-    Messages(Box<WebSocketStream<Box<dyn ByteStream>>>),
+    Messages(Box<Messages>),
+}
+
+/// A WebSocket.
+pub(super) struct Messages {
+    pub(super) socket: WebSocketStream<Box<dyn ByteStream>>,
+    /// How many of the next messages are ignored.
+    pub(super) to_skip: u64,
 }
 
 /// What was received.
@@ -70,6 +77,11 @@ impl Outbox {
         self.sent
     }
 
+    /// How many messages are still to be written; of a stream it is not known.
+    pub(super) fn unsent_datagrams(&self) -> usize {
+        self.count - self.sent
+    }
+
     /// Whether there is something to write, which may be a message of 0 bytes.
     pub(super) fn is_full(&self) -> bool {
         self.is_full
@@ -77,6 +89,24 @@ impl Outbox {
 }
 
 impl Link {
+    /// Ignores what comes first: bytes of a stream, or messages.
+    pub(super) fn skip_first(self, amount: u64) -> Link {
+        match self {
+            Link::Bytes(stream) if amount > 0 => {
+                Link::Bytes(Box::new(SkipFirst { inner: stream, left: amount }))
+            }
+            Link::Bytes(stream) => Link::Bytes(stream),
+            Link::Datagrams(mut socket) => {
+                socket.skip_first(amount);
+                Link::Datagrams(socket)
+            }
+            Link::Messages(mut socket) => {
+                socket.to_skip = amount;
+                Link::Messages(socket)
+            }
+        }
+    }
+
     /// Writes the contents of `outbox`. Ready when the transport has taken them; they still have to
     /// be flushed.
     pub(super) fn poll_send(
@@ -120,7 +150,7 @@ impl Link {
                 }
             }
             Link::Messages(socket) => {
-                let mut socket = Pin::new(&mut **socket);
+                let mut socket = Pin::new(&mut socket.socket);
                 ready!(socket.as_mut().poll_ready(cx)).map_err(to_io)?;
                 let message = if is_text {
                     let text = String::from_utf8(std::mem::take(&mut outbox.bytes));
@@ -139,7 +169,7 @@ impl Link {
         match self {
             Link::Bytes(stream) => Pin::new(&mut **stream).poll_flush(cx),
             Link::Datagrams(_) => Poll::Ready(Ok(())),
-            Link::Messages(socket) => Pin::new(&mut **socket).poll_flush(cx).map_err(to_io),
+            Link::Messages(socket) => Pin::new(&mut socket.socket).poll_flush(cx).map_err(to_io),
         }
     }
 
@@ -171,7 +201,7 @@ impl Link {
                 Poll::Ready(Ok(Incoming::Datagrams(&inbox.datagrams)))
             }
             Link::Messages(socket) => loop {
-                match ready!(Pin::new(&mut **socket).poll_next(cx)) {
+                match ready!(Pin::new(&mut socket.socket).poll_next(cx)) {
                     None => return Poll::Ready(Ok(Incoming::End("closed".to_owned()))),
                     Some(Err(Error::ConnectionClosed)) => {
                         return Poll::Ready(Ok(Incoming::End("closed".to_owned())));
@@ -183,6 +213,9 @@ impl Link {
                                 format!("a Close frame with {}", frame.code)
                             });
                         return Poll::Ready(Ok(Incoming::End(why)));
+                    }
+                    Some(Ok(Message::Text(_) | Message::Binary(_))) if socket.to_skip > 0 => {
+                        socket.to_skip -= 1;
                     }
                     Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
                         return Poll::Ready(Ok(match inbox.message.insert(message) {
@@ -203,7 +236,7 @@ impl Link {
         match self {
             Link::Bytes(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
             Link::Datagrams(_) => Poll::Ready(Ok(())),
-            Link::Messages(socket) => Pin::new(&mut **socket).poll_close(cx).map_err(to_io),
+            Link::Messages(socket) => Pin::new(&mut socket.socket).poll_close(cx).map_err(to_io),
         }
     }
 }
@@ -212,5 +245,51 @@ fn to_io(error: Error) -> io::Error {
     match error {
         Error::Io(error) => error,
         other => io::Error::other(other),
+    }
+}
+
+/// A stream whose first bytes are ignored.
+struct SkipFirst {
+    inner: Box<dyn ByteStream>,
+    left: u64,
+}
+
+impl AsyncRead for SkipFirst {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let before = into.filled().len();
+            ready!(Pin::new(&mut *self.inner).poll_read(cx, into))?;
+            let read = into.filled().len() - before;
+            let skipped = read.min(self.left.try_into().unwrap_or(usize::MAX));
+            self.left -= skipped as u64;
+            into.filled_mut()[before..].copy_within(skipped.., 0);
+            into.set_filled(before + read - skipped);
+            // The end of the stream is one, skipped or not.
+            if read == 0 || skipped < read {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl AsyncWrite for SkipFirst {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.inner).poll_shutdown(cx)
     }
 }

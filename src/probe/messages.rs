@@ -1,5 +1,6 @@
 //! What a probe sends.
 
+use super::payload::Payloads;
 use super::{ProbeError, ProbeSetting, Target};
 use crate::config::Protocol;
 
@@ -18,6 +19,28 @@ pub struct Messages {
     pub size: usize,
     /// Whether WebSocket messages are text instead of binary. `false`. Only WebSocket has text.
     pub is_text: bool,
+    /// What each message ends with on a byte stream, for services that answer lines; the rest of it
+    /// is then printable ASCII. `None`: messages are random bytes. `None`.
+    pub line_ending: Option<LineEnding>,
+}
+
+/// How a line ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LineEnding {
+    /// LF.
+    Lf,
+    /// CR LF.
+    CrLf,
+}
+
+impl LineEnding {
+    pub(super) fn bytes(self) -> &'static [u8] {
+        match self {
+            LineEnding::Lf => b"\n",
+            LineEnding::CrLf => b"\r\n",
+        }
+    }
 }
 
 impl Default for Messages {
@@ -29,7 +52,7 @@ impl Default for Messages {
 impl Messages {
     /// Binary messages of 64 bytes.
     pub fn new() -> Self {
-        Messages { size: 64, is_text: false }
+        Messages { size: 64, is_text: false, line_ending: None }
     }
 
     /// Sets [`Messages::size`], in bytes.
@@ -46,6 +69,22 @@ impl Messages {
         self
     }
 
+    /// Sets [`Messages::line_ending`].
+    #[must_use]
+    pub fn lines(mut self, ending: LineEnding) -> Self {
+        self.line_ending = Some(ending);
+        self
+    }
+
+    /// Makes the contents.
+    pub(super) fn payloads(&self) -> Payloads {
+        let payloads = Payloads::new(self.size, self.is_text || self.line_ending.is_some());
+        match self.line_ending {
+            Some(ending) => payloads.with_line_ending(ending.bytes()),
+            None => payloads,
+        }
+    }
+
     /// Refuses messages that `target` cannot carry.
     pub(super) fn check(&self, target: &Target) -> Result<(), ProbeError> {
         let size = self.size;
@@ -58,6 +97,18 @@ impl Messages {
                 ProbeSetting::Size,
                 format!("{size} bytes are too many: a datagram carries {MAX_DATAGRAM_PAYLOAD}"),
             )),
+            Protocol::Udp | Protocol::Ws | Protocol::Wss if self.line_ending.is_some() => {
+                Err(ProbeError::setting(
+                    ProbeSetting::Lines,
+                    "only a byte stream is divided into lines",
+                ))
+            }
+            Protocol::Tcp | Protocol::Tls
+                if self.line_ending.is_some_and(|ending| size < ending.bytes().len()) =>
+            {
+                let problem = "a line is not shorter than its ending";
+                Err(ProbeError::setting(ProbeSetting::Size, problem))
+            }
             Protocol::Tcp | Protocol::Tls | Protocol::Udp if self.is_text => {
                 Err(ProbeError::setting(ProbeSetting::Text, "only WebSocket has text messages"))
             }

@@ -37,6 +37,7 @@ mod mtu;
 mod pace;
 mod payload;
 mod ping;
+mod stranger;
 mod summary;
 mod target;
 mod tls;
@@ -46,13 +47,14 @@ pub use connect::{ConnectOptions, Connected, Family};
 pub use error::{ProbeError, ProbeSetting};
 pub use event::Event;
 pub use load::{Load, LoadOptions, Progress};
-pub use messages::Messages;
+pub use messages::{LineEnding, Messages};
 pub use mtu::{FindMtu, MtuOptions};
 pub use ping::{Ping, PingOptions};
+pub use stranger::Oddity;
 pub use summary::Summary;
 pub use target::{Endpoint, Target, TargetError};
-pub use tls::{TlsFacts, TlsOptions};
-pub use tracker::{Reply, Verdict};
+pub use tls::{Sni, TlsFacts, TlsOptions};
+pub use tracker::{Difference, Reply, Verdict};
 
 /// An echo service, how to connect to it, and what to send to it. It can be run any number of
 /// times.

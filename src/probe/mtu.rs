@@ -60,7 +60,7 @@ impl FindMtu {
 }
 
 impl<OnEvent> FindMtu<OnEvent> {
-    /// Calls `on_event` with an [`Event::SizeTried`] for each size.
+    /// Calls `on_event` with an [`Event::Connected`] once, and an [`Event::SizeTried`] for each size.
     pub fn on_event<F: FnMut(Event)>(self, on_event: F) -> FindMtu<F> {
         let FindMtu { probe, options, .. } = self;
         FindMtu { probe, options, on_event }
@@ -84,8 +84,15 @@ impl<OnEvent: FnMut(Event)> FindMtu<OnEvent> {
         }
         let probe = probe.connect(|connect| connect.dont_fragment = true);
         let probe = probe.messages(|messages| messages.is_text = false);
+        let mut is_described = false;
         let mut try_size = async |size| {
-            let came_back = comes_back(&probe.clone().size(size), options.timeout).await?;
+            let connected = |event| {
+                if !std::mem::replace(&mut is_described, true) {
+                    on_event(event);
+                }
+            };
+            let came_back =
+                comes_back(&probe.clone().size(size), options.timeout, connected).await?;
             on_event(Event::SizeTried { size, came_back });
             Ok::<_, ProbeError>(came_back)
         };
@@ -102,8 +109,13 @@ impl<OnEvent: FnMut(Event)> FindMtu<OnEvent> {
     }
 }
 
-/// Whether one of a few messages of `probe` comes back.
-async fn comes_back(probe: &Probe, timeout: Duration) -> Result<bool, ProbeError> {
+/// Whether one of a few messages of `probe` comes back. Calls `connected` each time that there is a
+/// socket.
+async fn comes_back(
+    probe: &Probe,
+    timeout: Duration,
+    mut connected: impl FnMut(Event),
+) -> Result<bool, ProbeError> {
     let options = PingOptions::new().count(1).interval(Duration::ZERO).timeout(timeout);
     for _ in 0..TRIES {
         // If our own system refuses to send a datagram of this size (EMSGSIZE), there is nothing
@@ -112,8 +124,10 @@ async fn comes_back(probe: &Probe, timeout: Duration) -> Result<bool, ProbeError
         let mut refused = Some(refused);
         let ping =
             probe.ping(options.clone()).until(async { drop(refusal.await) }).on_event(|event| {
-                if matches!(event, Event::Failed { .. }) {
-                    refused.take();
+                match event {
+                    Event::Failed { .. } => drop(refused.take()),
+                    Event::Connected(_) => connected(event),
+                    _ => {}
                 }
             });
         let summary = ping.run().await?;

@@ -18,6 +18,8 @@ pub(super) struct Payloads {
     tag: u32,
     size: usize,
     is_text: bool,
+    /// What each message ends with, if it has room for that.
+    ending: &'static [u8],
     pool: Arc<[u8]>,
 }
 
@@ -41,7 +43,12 @@ impl Payloads {
                 if is_text { ALPHABET[byte as usize % ALPHABET.len()] } else { byte }
             })
             .collect();
-        Payloads { tag: next(), size, is_text, pool }
+        Payloads { tag: next(), size, is_text, ending: &[], pool }
+    }
+
+    /// The same messages, but with `ending` in place of their last bytes.
+    pub(super) fn with_line_ending(self, ending: &'static [u8]) -> Self {
+        Payloads { ending, ..self }
     }
 
     /// Messages of another connection: the pool is the same, the tag is not.
@@ -63,16 +70,24 @@ impl Payloads {
         if self.has_header() {
             self.with_header(seq, |header| into.extend_from_slice(header));
         }
-        while into.len() - start < self.size {
-            let rest = self.size - (into.len() - start);
+        while into.len() - start < self.content() {
+            let rest = self.content() - (into.len() - start);
             let piece = self.piece(seq, into.len() - start, rest);
             into.extend_from_slice(piece);
         }
+        into.extend_from_slice(self.ending);
+    }
+
+    /// Message `seq`.
+    pub(super) fn message(&self, seq: u64) -> Vec<u8> {
+        let mut message = Vec::with_capacity(self.size);
+        self.append(seq, &mut message);
+        message
     }
 
     /// Whether `bytes` are exactly message `seq`.
     pub(super) fn is(&self, seq: u64, bytes: &[u8]) -> bool {
-        if bytes.len() != self.size {
+        if bytes.len() != self.size || !bytes.ends_with(self.ending) {
             return false;
         }
         let mut at = 0;
@@ -83,8 +98,8 @@ impl Payloads {
             }
             at = self.header_size();
         }
-        while at < self.size {
-            let piece = self.piece(seq, at, self.size - at);
+        while at < self.content() {
+            let piece = self.piece(seq, at, self.content() - at);
             if bytes[at..at + piece.len()] != *piece {
                 return false;
             }
@@ -118,7 +133,12 @@ impl Payloads {
     }
 
     fn has_header(&self) -> bool {
-        self.size >= self.header_size()
+        self.content() >= self.header_size()
+    }
+
+    /// How many bytes are before the ending.
+    fn content(&self) -> usize {
+        self.size.saturating_sub(self.ending.len())
     }
 
     fn with_header<T>(&self, seq: u64, work: impl FnOnce(&[u8]) -> T) -> T {
@@ -148,19 +168,13 @@ fn random_seed() -> u64 {
 mod tests {
     use super::*;
 
-    fn message(payloads: &Payloads, seq: u64) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        payloads.append(seq, &mut bytes);
-        bytes
-    }
-
     #[test]
     fn a_message_is_known_again_and_no_other_is_taken_for_it() {
         for is_text in [false, true] {
             for size in [0, 1, 7, 8, 15, 16, 17, 64, 1000, POOL, 3 * POOL + 5] {
                 let payloads = Payloads::new(size, is_text);
                 for seq in [0, 1, 70_000] {
-                    let bytes = message(&payloads, seq);
+                    let bytes = payloads.message(seq);
                     assert_eq!(bytes.len(), size);
                     assert!(payloads.is(seq, &bytes));
                     if size >= 16 {
@@ -181,8 +195,23 @@ mod tests {
     }
 
     #[test]
+    fn lines_end_as_they_should_and_are_known_again() {
+        for (ending, size) in [(&b"\n"[..], 1), (b"\n", 17), (b"\r\n", 2), (b"\r\n", 3000)] {
+            let payloads = Payloads::new(size, true).with_line_ending(ending);
+            let mut line = payloads.message(4);
+            assert_eq!((line.len(), line.ends_with(ending)), (size, true));
+            assert!(line[..size - ending.len()].iter().all(u8::is_ascii_graphic));
+            assert!(payloads.is(4, &line));
+            *line.last_mut().unwrap() = b' ';
+            assert!(!payloads.is(4, &line));
+        }
+        let payloads = Payloads::new(17, true).with_line_ending(b"\n");
+        assert_eq!(payloads.seq_of(&payloads.message(4), 9), Some(4));
+    }
+
+    #[test]
     fn text_is_printable() {
-        let bytes = message(&Payloads::new(500, true), 3);
+        let bytes = Payloads::new(500, true).message(3);
         assert!(bytes.iter().all(u8::is_ascii_graphic));
     }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connect::connect;
+use super::datagrams::is_refusal;
 use super::exchange::{CLOSE_TIMEOUT, Ended, Exchange};
 use super::link::Inbox;
 use super::pace::{Pace, later};
-use super::payload::Payloads;
-use super::{Event, Probe, ProbeError, Reply, Summary, ignore};
+use super::{Event, Oddity, Probe, ProbeError, Reply, Summary, ignore};
 use crate::causes::{self, Peer};
 use crate::config::Protocol;
 
@@ -116,7 +116,7 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         let Ping { probe, options, stop, mut on_event } = self;
         let target = probe.target();
         probe.messages.check(target)?;
-        let payloads = Payloads::new(probe.messages.size, probe.messages.is_text);
+        let payloads = probe.messages.payloads();
         let mut stop = pin!(stop);
         let (link, connected) = tokio::select! {
             connected = connect(target, &probe.connect) => connected?,
@@ -124,6 +124,7 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         };
         on_event(Event::Connected(Box::new(connected)));
         let mut exchange = Exchange::new(link, payloads);
+        exchange.keep_transcript();
         let mut inbox = Inbox::default();
         let mut summary = Summary::new();
         let timer = || Pace::new().map_err(|error| ProbeError::no_timer(target, error));
@@ -134,10 +135,14 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         let mut done_at = None;
         // Since when the connection has taken no bytes, and how many it had taken by then.
         let mut stalled: Option<(Instant, usize)> = None;
+        let is_udp = target.protocol() == Protocol::Udp;
+        // Whether the other side, or the network in its place, has said anything.
+        let mut has_answered = false;
         // An error of sending, which is dealt with behind what has been received until then.
         let mut failed = None;
         let was_stopped = loop {
-            let is_enough = options.count.is_some_and(|count| summary.sent >= count);
+            let is_enough =
+                options.count.is_some_and(|count| summary.sent + summary.unsent >= count);
             let is_done = is_enough && exchange.tracker.waiting() == 0;
             let wake = if is_done {
                 Some(*done_at.get_or_insert_with(Instant::now) + DUPLICATES)
@@ -181,6 +186,8 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                 Poll::Pending
             })
             .await;
+            let withdrawn = exchange.withdrawn();
+            has_answered |= exchange.has_heard();
             let mut count = |replies: Vec<_>| {
                 for reply in replies {
                     summary.count(&reply);
@@ -230,12 +237,15 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                         {
                             return Err(ProbeError::tls(target, error, None));
                         }
+                        // Nothing listens there, which over TCP would have refused the connection.
+                        Ended::Failed(error) if is_udp && !has_answered && is_refusal(&error) => {
+                            return Err(ProbeError::port_unreachable(target, Some(error)));
+                        }
                         // One datagram may be refused, and the next one not.
-                        Ended::Failed(error) => (
-                            causes::of_io(&error, Peer::Server),
-                            target.protocol() != Protocol::Udp,
-                        ),
+                        Ended::Failed(error) if is_udp => (causes::of_datagram(&error), false),
+                        Ended::Failed(error) => (causes::of_io(&error, Peer::Server), true),
                     };
+                    has_answered = true;
                     on_event(Event::Failed { reason: reason.clone() });
                     summary.fail(reason);
                     if is_final {
@@ -243,10 +253,19 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
                     }
                 }
             }
+            // The system refused to send them.
+            summary.sent -= withdrawn;
+            summary.unsent += withdrawn;
         };
         summary.elapsed = done_at.unwrap_or_else(Instant::now) - start;
         let waiting = exchange.tracker.waiting() as u64;
         summary.lost = exchange.tracker.lost();
+        let has_newline_left = !was_stopped && summary.errors().next().is_none();
+        if has_newline_left && exchange.answers_newline(&mut inbox, options.timeout).await {
+            on_event(Event::Noticed(Oddity::AnswersLines));
+        } else if let Some(oddity) = exchange.oddity(target, &summary) {
+            on_event(Event::Noticed(oddity));
+        }
         *(if was_stopped { &mut summary.unanswered } else { &mut summary.lost }) += waiting;
         // How the connection closes is not measured, so an error is ignored.
         let close = poll_fn(|cx| exchange.poll_close(cx));

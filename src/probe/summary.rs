@@ -128,8 +128,8 @@ impl Summary {
         self.unanswered
     }
 
-    /// Messages of a load on a schedule that were due but not sent: the connection took none, or
-    /// had ended, or the probe was too slow.
+    /// Messages that were due but not sent. Of a load on a schedule: the connection took none, or
+    /// had ended, or the probe was too slow. Over UDP: the system refused to send the datagram.
     pub fn unsent(&self) -> u64 {
         self.unsent
     }

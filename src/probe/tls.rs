@@ -15,31 +15,51 @@ use tokio_rustls::rustls::{
     self, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
-use super::{ProbeError, ProbeSetting};
+use super::{ProbeError, ProbeSetting, Target};
 use crate::causes::{self, Peer};
 use crate::config::{Credentials, Source};
 use crate::error::{Credential, CredentialError};
 use crate::tls::trust::{self, Purpose, Trusted};
-use crate::tls::{self, negotiated, pem};
+use crate::tls::{self, Fingerprint, negotiated, pem};
 
 /// How a probe does TLS. The versions are 1.2 and 1.3.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsOptions {
     /// Certificates to trust instead of the system's, PEM or DER: those of CAs, and those of servers
-    /// themselves. `None`: the system's.
+    /// themselves. A directory stands for the files in it that have certificates. `None`: the
+    /// system's.
     pub ca: Option<Source>,
+    /// The fingerprints of certificates to trust, whatever name, CA and validity they have. If there
+    /// are any, no other certificate is trusted, and [`ca`](TlsOptions::ca) has no effect. None.
+    pub pins: Vec<Fingerprint>,
     /// Whether to go on with a certificate that does not verify. [`TlsFacts::unverified`] has the
     /// reason. `false`.
     pub insecure: bool,
-    /// The name to ask for (SNI, RFC 6066 section 3) and to verify. `None`: the target's host, for
-    /// a Unix socket `localhost`.
+    /// The name to verify. `None`: the target's host, for a Unix socket `localhost`.
     pub server_name: Option<String>,
-    /// The ALPN protocols to offer (RFC 7301), the preferred one first, each of 1 to 255 bytes.
-    /// None.
+    /// The name to ask for. The one to verify.
+    pub sni: Sni,
+    /// The ALPN protocols to offer (RFC 7301), the preferred one first, each of 1 to 255 bytes. A
+    /// WebSocket is opened over HTTP/2 (RFC 8441) if `h2` is selected, and without TLS if `h2` is the
+    /// only one. None.
     pub alpn: Vec<String>,
     /// The certificate and key to present if the server asks for one. `None`: no certificate.
     pub client_credentials: Option<Credentials>,
+}
+
+/// The name that a client asks for, so that a server with several certificates can choose
+/// (SNI, RFC 6066 section 3).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sni {
+    /// The name to verify, unless it is an IP address, which cannot be asked for.
+    #[default]
+    AsVerified,
+    /// This DNS name.
+    Name(String),
+    /// None is sent.
+    Omitted,
 }
 
 impl TlsOptions {
@@ -52,6 +72,20 @@ impl TlsOptions {
     #[must_use]
     pub fn ca(mut self, ca: impl Into<Source>) -> Self {
         self.ca = Some(ca.into());
+        self
+    }
+
+    /// Adds to [`TlsOptions::pins`].
+    #[must_use]
+    pub fn pin(mut self, fingerprint: Fingerprint) -> Self {
+        self.pins.push(fingerprint);
+        self
+    }
+
+    /// Sets [`TlsOptions::sni`].
+    #[must_use]
+    pub fn sni(mut self, sni: Sni) -> Self {
+        self.sni = sni;
         self
     }
 
@@ -98,6 +132,10 @@ pub struct TlsFacts {
     pub alpn: Option<String>,
     /// The subject of the server's certificate.
     pub subject: String,
+    /// The fingerprint of the server's certificate. `None` if it sent none.
+    pub fingerprint: Option<Fingerprint>,
+    /// Whether the certificate is trusted by its fingerprint, see [`TlsOptions::pins`].
+    pub is_pinned: bool,
     /// When the server's certificate expires. `None` if the certificate cannot be parsed.
     pub expires: Option<SystemTime>,
     /// Why the certificate did not verify. `None`: it verified.
@@ -107,15 +145,33 @@ pub struct TlsFacts {
 /// rustls' configuration for one connection. It records whether the server's certificate verified.
 pub(super) struct ClientTls {
     pub(super) config: Arc<ClientConfig>,
+    /// What rustls takes for the server's name. It asks for this one.
+    pub(super) name: ServerName<'static>,
     verifier: Arc<RecordingVerifier>,
 }
 
 impl ClientTls {
     /// Reads the certificates. It may block for the time that reading files takes.
-    pub(super) fn new(options: &TlsOptions) -> Result<ClientTls, ProbeError> {
+    pub(super) fn new(target: &Target, options: &TlsOptions) -> Result<ClientTls, ProbeError> {
+        let verified = match &options.server_name {
+            Some(name) => server_name(ProbeSetting::ServerName, name)?,
+            None => server_name(ProbeSetting::Target, target.server_name())?,
+        };
+        let name = match &options.sni {
+            Sni::Name(name) => match server_name(ProbeSetting::Sni, name)? {
+                ServerName::IpAddress(_) => {
+                    let problem = format!("'{name}' is an IP address, and only DNS names are sent");
+                    return Err(ProbeError::setting(ProbeSetting::Sni, problem));
+                }
+                name => name,
+            },
+            Sni::AsVerified | Sni::Omitted => verified.clone(),
+        };
         let provider = Arc::new(tls::provider());
         let certificates = trusted_certificates(options)?;
         let verifier = Arc::new(RecordingVerifier {
+            name: verified,
+            pins: options.pins.clone(),
             inner: web_pki_verifier(options, &certificates, &provider)?,
             trusted: Trusted::new(certificates, &[]),
             algorithms: provider.signature_verification_algorithms,
@@ -139,7 +195,8 @@ impl ClientTls {
             return Err(ProbeError::setting(ProbeSetting::Alpn, problem));
         }
         config.alpn_protocols = options.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Ok(ClientTls { config: Arc::new(config), verifier })
+        config.enable_sni = options.sni != Sni::Omitted;
+        Ok(ClientTls { config: Arc::new(config), name, verifier })
     }
 
     /// Describes `connection`, which must have been made with this configuration.
@@ -155,9 +212,17 @@ impl ClientTls {
             alpn: alpn.map(|name| String::from_utf8_lossy(name).into_owned()),
             subject,
             expires,
+            fingerprint: certificate.map(|certificate| Fingerprint::of(certificate)),
+            is_pinned: certificate.is_some_and(|certificate| self.verifier.is_pinned(certificate)),
             unverified: self.verifier.unverified(),
         }
     }
+}
+
+fn server_name(setting: ProbeSetting, name: &str) -> Result<ServerName<'static>, ProbeError> {
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        ProbeError::setting(setting, format!("'{name}' is neither a DNS name nor an IP address"))
+    })
 }
 
 /// The certificates that are trusted, as CAs or by themselves.
@@ -165,6 +230,7 @@ fn trusted_certificates(
     options: &TlsOptions,
 ) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
     match &options.ca {
+        _ if !options.pins.is_empty() => Ok(Vec::new()),
         Some(source) => pem::certificates(Credential::ServerCa, source),
         None => Ok(rustls_native_certs::load_native_certs().certs),
     }
@@ -177,8 +243,11 @@ fn web_pki_verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<WebPkiServerVerifier>>, ProbeError> {
     let roots = match &options.ca {
-        Some(source) => tls::trust_anchors(Credential::ServerCa, source, certificates)?,
-        None => {
+        Some(source) if !pem::is_directory(source) => {
+            tls::trust_anchors(Credential::ServerCa, source, certificates)?
+        }
+        // One certificate among many that webpki cannot read is no reason to trust none.
+        _ => {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(certificates.iter().cloned());
             roots
@@ -193,10 +262,14 @@ fn web_pki_verifier(
     Ok(Some(verifier.expect("there are CAs, and no revocation lists that could be invalid")))
 }
 
-/// Verifies certificates as rustls does, accepts those that are trusted themselves, and records why one did not verify: with
-/// [`TlsOptions::insecure`] the handshake goes on, but the report has the reason.
+/// Verifies certificates as rustls does, accepts those that are trusted themselves, and records why
+/// one did not verify: with [`TlsOptions::insecure`] the handshake goes on, but the report has the
+/// reason.
 #[derive(Debug)]
 struct RecordingVerifier {
+    /// The name to verify, which need not be the one that was asked for.
+    name: ServerName<'static>,
+    pins: Vec<Fingerprint>,
     inner: Option<Arc<WebPkiServerVerifier>>,
     trusted: Trusted,
     algorithms: WebPkiSupportedAlgorithms,
@@ -208,6 +281,37 @@ impl RecordingVerifier {
     fn unverified(&self) -> Option<String> {
         self.unverified.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    fn is_pinned(&self, certificate: &[u8]) -> bool {
+        self.pins.contains(&Fingerprint::of(certificate))
+    }
+
+    fn verify_by_pin(&self, certificate: &[u8]) -> Result<ServerCertVerified, rustls::Error> {
+        if self.is_pinned(certificate) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let fingerprint = Fingerprint::of(certificate);
+        let pinned = if self.pins.len() == 1 { "the pinned one" } else { "among the pinned ones" };
+        Err(causes::said(format!(
+            "the server's certificate is not {pinned}; its fingerprint is {fingerprint}"
+        )))
+    }
+
+    /// Passes on what `verified` says, or records it and goes on.
+    fn allowed<T>(
+        &self,
+        verified: Result<T, rustls::Error>,
+        assertion: impl FnOnce() -> T,
+    ) -> Result<T, rustls::Error> {
+        let error = match verified {
+            Ok(verified) => return Ok(verified),
+            Err(error) => error,
+        };
+        let mut unverified = self.unverified.lock().unwrap_or_else(PoisonError::into_inner);
+        // The first reason is that of the certificate.
+        unverified.get_or_insert_with(|| causes::of_certificate(&error, Peer::Server));
+        if self.insecure { Ok(assertion()) } else { Err(error) }
+    }
 }
 
 impl ServerCertVerifier for RecordingVerifier {
@@ -215,24 +319,23 @@ impl ServerCertVerifier for RecordingVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
+        _: &ServerName<'_>,
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let name = &self.name;
         let result = match &self.inner {
+            _ if !self.pins.is_empty() => self.verify_by_pin(end_entity),
             Some(inner) => {
-                inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                inner.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
             }
             None => Err(causes::said("the system has no CA certificates")),
         };
         let result = result.or_else(|error| {
-            self.trusted.verify(end_entity, Purpose::Server(server_name), now, error)?;
+            self.trusted.verify(end_entity, Purpose::Server(name), now, error)?;
             Ok(ServerCertVerified::assertion())
         });
-        let Err(error) = result else { return result };
-        let mut unverified = self.unverified.lock().unwrap_or_else(PoisonError::into_inner);
-        *unverified = Some(causes::of_certificate(&error, Peer::Server));
-        if self.insecure { Ok(ServerCertVerified::assertion()) } else { Err(error) }
+        self.allowed(result, ServerCertVerified::assertion)
     }
 
     fn verify_tls12_signature(
@@ -241,7 +344,8 @@ impl ServerCertVerifier for RecordingVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        trust::verify_tls12(message, cert, dss, &self.algorithms)
+        let verified = trust::verify_tls12(message, cert, dss, &self.algorithms);
+        self.allowed(verified, HandshakeSignatureValid::assertion)
     }
 
     fn verify_tls13_signature(
@@ -250,7 +354,8 @@ impl ServerCertVerifier for RecordingVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        trust::verify_tls13(message, cert, dss, &self.algorithms)
+        let verified = trust::verify_tls13(message, cert, dss, &self.algorithms);
+        self.allowed(verified, HandshakeSignatureValid::assertion)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -278,6 +383,7 @@ impl fmt::Display for TlsFacts {
             write!(f, ", valid until {}", humantime::format_rfc3339_seconds(expires))?;
         }
         match &self.unverified {
+            None if self.is_pinned => f.write_str(", trusted by its fingerprint"),
             None => f.write_str(", verified"),
             Some(reason) => write!(f, ", NOT VERIFIED: {reason}"),
         }

@@ -42,6 +42,67 @@ pub struct Reply {
     pub is_reordered: bool,
     /// Its size in bytes.
     pub size: usize,
+    /// Where it differs from that message, if the verdict is [`Verdict::Corrupted`] and `seq` is
+    /// known. `None` if a WebSocket message has the right bytes, but is text and not binary or the
+    /// other way round.
+    pub difference: Option<Difference>,
+}
+
+/// How a reply differs from the message that it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Difference {
+    /// The offset of the first byte that differs, or that only one of them has.
+    pub offset: usize,
+    /// How many bytes differ, or are in only one of them.
+    pub count: usize,
+    sent: Excerpt,
+    received: Excerpt,
+}
+
+/// A few bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Excerpt {
+    bytes: [u8; 8],
+    length: usize,
+}
+
+impl Excerpt {
+    fn new(message: &[u8], offset: usize) -> Self {
+        let rest = message.get(offset..).unwrap_or_default();
+        let mut bytes = [0; 8];
+        let length = rest.len().min(bytes.len());
+        bytes[..length].copy_from_slice(&rest[..length]);
+        Excerpt { bytes, length }
+    }
+}
+
+impl Difference {
+    /// `None` if they are the same.
+    fn between(sent: &[u8], received: &[u8]) -> Option<Difference> {
+        let pairs = || sent.iter().zip(received);
+        let shorter = sent.len().min(received.len());
+        let beyond = sent.len().abs_diff(received.len());
+        let offset = pairs().position(|(one, other)| one != other);
+        let count = pairs().filter(|(one, other)| one != other).count() + beyond;
+        let offset = offset.unwrap_or(shorter);
+        (count > 0).then(|| Difference {
+            offset,
+            count,
+            sent: Excerpt::new(sent, offset),
+            received: Excerpt::new(received, offset),
+        })
+    }
+
+    /// What was sent from the offset on, at most eight bytes.
+    pub fn sent(&self) -> &[u8] {
+        &self.sent.bytes[..self.sent.length]
+    }
+
+    /// What was received in place of it, at most eight bytes.
+    pub fn received(&self) -> &[u8] {
+        &self.received.bytes[..self.received.length]
+    }
 }
 
 /// The messages of one connection.
@@ -125,6 +186,16 @@ impl Tracker {
         self.window.iter_mut().rev().take(count).for_each(|sent| sent.at = at);
     }
 
+    /// Message `seq` was not sent after all, and nothing waits for it.
+    pub(super) fn withdraw(&mut self, seq: u64) {
+        let entry = seq.checked_sub(self.base).and_then(|at| self.window.get_mut(at as usize));
+        if let Some(sent) = entry.filter(|sent| sent.state == State::Waiting) {
+            sent.state = State::Done;
+            self.waiting -= 1;
+            self.forget();
+        }
+    }
+
     /// When the oldest waiting message was sent.
     pub(super) fn oldest(&mut self) -> Option<Instant> {
         let seq = self.first_waiting()?;
@@ -159,6 +230,7 @@ impl Tracker {
             rtt,
             is_reordered,
             size: bytes.len(),
+            difference: None,
         };
         let Some(seq) = seq.filter(|seq| *seq < self.next_seq()) else {
             return reply(Verdict::Corrupted, None, false);
@@ -179,7 +251,8 @@ impl Tracker {
         self.expired -= usize::from(before == State::Expired);
         self.forget();
         if !is_right {
-            return reply(Verdict::Corrupted, None, false);
+            let difference = Difference::between(&self.payloads.message(seq), bytes);
+            return Reply { difference, ..reply(Verdict::Corrupted, None, false) };
         }
         if before == State::Done {
             return reply(Verdict::Duplicated, None, false);
@@ -287,6 +360,25 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_that_differs_shows_where() {
+        let mut probe = Probe::new(64, 4);
+        let mut difference = |seq: u64, change: fn(&mut Vec<u8>)| {
+            let (sent, mut received) = (probe.message(seq), probe.message(seq));
+            change(&mut received);
+            let reply = probe.tracker.received(&received, probe.start);
+            let difference = reply.difference.unwrap();
+            let from = difference.offset;
+            assert_eq!(difference.sent(), &sent[from..sent.len().min(from + 8)]);
+            assert_eq!(difference.received(), &received[from..received.len().min(from + 8)]);
+            (difference.offset, difference.count)
+        };
+        assert_eq!(difference(0, |reply| reply[40] ^= 1), (40, 1));
+        assert_eq!(difference(1, |reply| reply[60..].fill_with(|| 0)).0, 60);
+        assert_eq!(difference(2, |reply| reply.extend(b"\r\n")), (64, 2));
+        assert_eq!(difference(3, |reply| reply.truncate(50)), (50, 14));
+    }
+
+    #[test]
     fn what_was_never_sent_is_corrupt() {
         let mut probe = Probe::new(64, 1);
         let unsent = probe.message(1);
@@ -337,6 +429,16 @@ mod tests {
         let first = probe.message(0);
         assert_eq!(probe.receive(&first).1, Verdict::Late);
         assert_eq!(probe.tracker.lost(), sent as u64 - 1);
+    }
+
+    #[test]
+    fn a_message_that_was_not_sent_is_neither_waited_for_nor_lost() {
+        let mut probe = Probe::new(64, 3);
+        probe.tracker.withdraw(1);
+        assert_eq!((probe.tracker.waiting(), probe.tracker.next_seq()), (2, 3));
+        assert_eq!(probe.tracker.expire(probe.start + 9 * MS), [0, 2]);
+        probe.tracker.withdraw(2);
+        assert_eq!(probe.tracker.lost(), 2, "it has expired already");
     }
 
     #[test]

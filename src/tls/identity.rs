@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,7 +16,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::certs;
 use crate::config::{Credentials, Identity, Source};
 use crate::error::{Credential, CredentialError, Setting, StartError};
-use crate::tls::{chain, keys, pem};
+use crate::tls::{Fingerprint, chain, keys, pem};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -71,7 +70,7 @@ impl Identities {
     /// Logs the fingerprint of each certificate, which people compare when they cannot verify it.
     pub(super) fn announce(&self) {
         for (at, (_, certified)) in self.all.iter().enumerate() {
-            let sha256 = fingerprint(&certified.cert[0]);
+            let sha256 = Fingerprint::of(&certified.cert[0]);
             match self.origins.get(at) {
                 Some(origin) => info!(%sha256, "Read the certificate {origin}"),
                 None => info!(%sha256, "Made a self-signed certificate"),
@@ -207,7 +206,7 @@ pub(crate) fn describe(certificate: &CertificateDer<'_>) -> String {
             let subject: String = subject.chars().take(200).flat_map(shown).collect();
             format!("{subject}, serial {}", certificate.raw_serial_as_string())
         }
-        Err(_) => format!("unreadable, SHA-256 {}", fingerprint(certificate)),
+        Err(_) => format!("unreadable, SHA-256 {}", Fingerprint::of(certificate)),
     }
 }
 
@@ -236,13 +235,6 @@ fn self_signed(now: SystemTime) -> Result<ChainAndKey, StartError> {
     let certificate = params.self_signed(&key).map_err(failed)?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     Ok((vec![certificate.der().clone()], key))
-}
-
-/// The SHA-256 fingerprint as `openssl x509 -fingerprint -sha256` prints it.
-fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    let digest = digest::digest(&digest::SHA256, certificate);
-    let pairs: Vec<_> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
-    pairs.join(":")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! The handshakes themselves are in `transport/tls.rs`. This module may read files.
 
 mod chain;
+mod fingerprint;
 mod forms;
 mod identity;
 mod key_log;
@@ -35,6 +36,7 @@ use identity::Identities;
 use key_log::KeyLogWriter;
 use trust::{ClientVerifier, Trusted};
 
+pub use fingerprint::{Fingerprint, FingerprintError};
 pub(crate) use identity::{certified, describe};
 pub use reload::TlsReloader;
 use reload::{FileStamp, stamps};

@@ -2,6 +2,8 @@
 //! as Windows' editors and older tools write it, or DER.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use data_encoding::BASE64;
 use rustls_pemfile::Item;
@@ -19,10 +21,43 @@ pub(crate) fn certificates(
     credential: Credential,
     source: &Source,
 ) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+    if let Source::File(path) = source
+        && credential == Credential::ServerCa
+        && path.is_dir()
+    {
+        return directory(credential, source, path);
+    }
     select(credential, source, |item| match item {
         Item::X509Certificate(certificate) => Some(without_trust(certificate)),
         _ => None,
     })
+}
+
+/// Whether `source` is a directory of certificates.
+pub(crate) fn is_directory(source: &Source) -> bool {
+    source.path().is_some_and(Path::is_dir)
+}
+
+/// The certificates in the files of a directory, each once. Files without any are ignored.
+fn directory(
+    credential: Credential,
+    source: &Source,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+    let unreadable = |error| CredentialError::caused_by(credential, source, error);
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(path).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.path();
+        // A link may lead to a file, as those of `openssl rehash` do, or nowhere.
+        if file.is_file() {
+            let read = certificates(credential, &Source::from(file)).unwrap_or_default();
+            found.extend(read.into_iter().map(|certificate| certificate.to_vec()));
+        }
+    }
+    if found.is_empty() {
+        return Err(CredentialError::new(credential, source, "no file in it has a certificate"));
+    }
+    Ok(found.into_iter().map(CertificateDer::from).collect())
 }
 
 /// The first private key in `source`.

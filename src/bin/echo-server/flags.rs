@@ -1,6 +1,6 @@
 //! Words the library's errors for the command line: they name settings, but users gave flags.
 
-use echo_server::probe::{ProbeError, ProbeSetting};
+use echo_server::probe::{Oddity, ProbeError, ProbeSetting};
 use echo_server::{Address, Credential, CredentialError, Setting, StartError};
 
 /// Why the server did not start, on one line.
@@ -53,19 +53,35 @@ pub fn probe_error(error: &ProbeError) -> String {
             let cure = CURES.iter().find(|(cause, _)| problem.contains(cause));
             cure.map_or_else(|| error.to_string(), |(_, cure)| format!("{error}; {cure}"))
         }
+        ProbeError::Connect { problem, .. } if problem.contains("HTTP/2") => {
+            format!("{error}; --alpn http/1.1 does without")
+        }
         other => other.to_string(),
     }
 }
 
+/// What a service does that an echo service does not, and the flag that takes it into account.
+pub fn oddity(oddity: &Oddity) -> String {
+    let cure = match oddity {
+        Oddity::Greets { amount: 1, .. } => "--skip-first 1 ignores it".to_owned(),
+        Oddity::Greets { amount, .. } => format!("--skip-first {amount} ignores them"),
+        Oddity::AnswersLines => "--lines ends each message with one".to_owned(),
+        Oddity::EndsLinesWithCrLf => "--lines=crlf does so, too".to_owned(),
+        _ => return oddity.to_string(),
+    };
+    format!("{oddity}; {cure}")
+}
+
 /// What the words of a TLS failure contain, and the flags that help.
-const CURES: [(&str, &str); 4] = [
+const CURES: [(&str, &str); 5] = [
+    ("no_application_protocol", "--alpn NAME offers others"),
     ("among the trusted ones", TRUST),
     ("the system has no CA certificates", TRUST),
-    ("the server's certificate is not for ", "--server-name NAME asks for another name"),
+    ("the server's certificate is not for ", "--server-name NAME verifies another name"),
     ("certificate_required", "--cert FILE and --key FILE present one"),
 ];
 
-const TRUST: &str = "--ca FILE names what to trust, --insecure goes on without";
+const TRUST: &str = "--ca FILE names what to trust, --pin SHA256 the certificate itself, --insecure goes on without";
 
 /// Why a certificate, a key or a list could not be used, on one line.
 pub fn credential_error(error: &CredentialError) -> String {
@@ -100,11 +116,13 @@ fn probe_flag_of(setting: ProbeSetting) -> Option<&'static str> {
         ProbeSetting::Target => "URL",
         ProbeSetting::Size => "--size",
         ProbeSetting::Text => "--text",
+        ProbeSetting::Lines => "--lines",
         ProbeSetting::Family => "-4, -6",
         ProbeSetting::Source => "--source",
         ProbeSetting::Subprotocols => "--subprotocol",
         ProbeSetting::Headers => "--header",
         ProbeSetting::ServerName => "--server-name",
+        ProbeSetting::Sni => "--sni",
         ProbeSetting::Alpn => "--alpn",
         ProbeSetting::Connections => "--connections",
         ProbeSetting::InFlight => "--in-flight",

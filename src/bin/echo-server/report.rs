@@ -3,11 +3,15 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use echo_server::probe::{Connected, Event, Progress, Reply, Summary, Target, Verdict};
+use echo_server::probe::{Connected, Difference, Event, Progress, Reply, Summary, Target, Verdict};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{Mode, Probe};
+use crate::flags;
+
+/// The largest payload that the search tries.
+const MAX_PAYLOAD: usize = 65_507;
 
 /// Prints events as they happen.
 pub struct Report {
@@ -15,8 +19,12 @@ pub struct Report {
     json: bool,
     /// How long a load is going to take.
     duration: Duration,
-    /// The progress of a load, which is visible on a terminal only.
+    /// The progress of a load or of a search, which is visible on a terminal only.
     bar: Option<ProgressBar>,
+    /// Whether the largest datagram is searched for. As text, the result comes first.
+    is_search: bool,
+    /// The bytes of the headers of IP and UDP, once the address is known.
+    headers: Option<usize>,
 }
 
 impl Report {
@@ -26,7 +34,8 @@ impl Report {
             _ => Duration::ZERO,
         };
         let target = command.probe.target().clone();
-        Report { target, json: command.json, duration, bar: None }
+        let is_search = matches!(command.mode, Mode::FindMtu(_));
+        Report { target, json: command.json, duration, bar: None, is_search, headers: None }
     }
 
     pub fn event(&mut self, event: &Event) {
@@ -43,6 +52,10 @@ impl Report {
                     format!("failed: {reason}")
                 });
             }
+            Event::Noticed(oddity) => {
+                let note = flags::oddity(oddity);
+                self.print(json!({ "event": "noticed", "what": note }), || format!("note: {note}"));
+            }
             Event::Progress(progress) => self.progress(*progress),
             Event::SizeTried { size, came_back, .. } => self.size_tried(*size, *came_back),
             _ => {}
@@ -50,20 +63,25 @@ impl Report {
     }
 
     fn connected(&mut self, connected: &Connected) {
+        self.headers = connected.peer.ip().map(|ip| if ip.is_ipv4() { 20 + 8 } else { 40 + 8 });
+        if self.is_search && !self.json {
+            return;
+        }
         let us = |time: Option<Duration>| time.map(microseconds);
         let facts = connected.tls_facts.as_ref().map(|facts| {
             let expires = facts.expires.map(|at| humantime::format_rfc3339_seconds(at).to_string());
             json!({
                 "version": facts.version, "cipher": facts.cipher, "group": facts.group,
                 "alpn": facts.alpn, "subject": facts.subject, "expires": expires,
-                "verified": facts.unverified.is_none(), "unverified": facts.unverified,
+                "sha256": facts.fingerprint.map(|fingerprint| fingerprint.to_string()),
+                "pinned": facts.is_pinned, "verified": facts.unverified.is_none(), "unverified": facts.unverified,
             })
         });
         let object = json!({
             "event": "connected", "target": self.target.to_string(),
             "peer": connected.peer.to_string(), "local": connected.local.map(|local| local.to_string()),
             "resolve_us": us(connected.resolve), "connect_us": us(connected.connect),
-            "tls_us": us(connected.tls), "upgrade_us": us(connected.upgrade),
+            "tls_us": us(connected.tls), "http2_us": us(connected.http2), "upgrade_us": us(connected.upgrade),
             "tls": facts, "subprotocol": connected.subprotocol,
         });
         self.print(object, || {
@@ -77,6 +95,7 @@ impl Report {
                 ("name", connected.resolve),
                 ("connect", connected.connect),
                 ("TLS", connected.tls),
+                ("HTTP/2", connected.http2),
                 ("upgrade", connected.upgrade),
             ] {
                 phases.extend(time.map(|time| format!("{name} {}", ms(time))));
@@ -99,6 +118,11 @@ impl Report {
         let object = json!({
             "event": "reply", "seq": reply.seq, "size": reply.size, "verdict": verdict,
             "reordered": reply.is_reordered, "rtt_us": reply.rtt.map(microseconds),
+            "difference": reply.difference.map(|difference| json!({
+                "offset": difference.offset, "count": difference.count,
+                "sent": hexadecimal(difference.sent()),
+                "received": hexadecimal(difference.received()),
+            })),
         });
         self.print(object, || {
             let seq = reply.seq.map_or("?".to_owned(), |seq| seq.to_string());
@@ -111,6 +135,11 @@ impl Report {
             }
             if reply.verdict != Verdict::Echoed {
                 line += &format!(" {}", verdict.to_uppercase());
+            }
+            if let Some(difference) = reply.difference {
+                line += &different(&difference);
+            } else if reply.verdict == Verdict::Corrupted && reply.seq.is_some() {
+                line += ": text for binary, or binary for text";
             }
             line
         });
@@ -139,19 +168,46 @@ impl Report {
         ));
     }
 
+    /// The search is shown on standard error: on one line of a terminal, else line by line. So the
+    /// result comes first on standard output.
     fn size_tried(&mut self, size: usize, came_back: bool) {
-        self.print(json!({ "event": "tried", "size": size, "came_back": came_back }), || {
-            format!("{size} bytes: {}", if came_back { "came back" } else { "did not come back" })
+        if self.json {
+            let object = json!({ "event": "tried", "size": size, "came_back": came_back });
+            return self.print(object, String::new);
+        }
+        let line =
+            format!("{size} bytes: {}", if came_back { "came back" } else { "did not come back" });
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{spinner} {msg}");
+            ProgressBar::new_spinner()
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
         });
+        if bar.is_hidden() {
+            let _ = writeln!(io::stderr(), "{line}");
+        } else {
+            bar.set_message(line);
+            bar.tick();
+        }
     }
 
     /// Prints the result of the search for the largest datagram.
     pub fn mtu(&mut self, payload: Option<usize>) {
-        self.print(json!({ "event": "summary", "largest_payload": payload }), || match payload {
-            Some(payload) => {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        let mtu = payload.zip(self.headers).map(|(payload, headers)| payload + headers);
+        let object = json!({ "event": "summary", "largest_payload": payload, "mtu": mtu });
+        self.print(object, || match (payload, mtu, self.headers) {
+            (Some(payload), Some(mtu), Some(headers)) => format!(
+                "largest payload that comes back unfragmented: {payload} bytes; with {headers} of \
+                 headers the MTU is {mtu}{}",
+                // The limit of UDP itself.
+                if payload == MAX_PAYLOAD { " or more" } else { "" }
+            ),
+            (Some(payload), ..) => {
                 format!("largest payload that comes back unfragmented: {payload} bytes")
             }
-            None => "nothing comes back".to_owned(),
+            _ => "nothing comes back".to_owned(),
         });
     }
 
@@ -207,6 +263,35 @@ impl Report {
             }
             std::process::exit(1);
         }
+    }
+}
+
+/// Where a reply differs, and what came in place of what.
+fn different(difference: &Difference) -> String {
+    let Difference { offset, count, .. } = difference;
+    let (sent, received) = (difference.sent(), difference.received());
+    let bytes = if *count == 1 { "byte differs" } else { "bytes differ" };
+    match (sent, received) {
+        ([], more) => format!(" from byte {offset}: {count} more, {}", quoted(more)),
+        (_, []) => format!(" from byte {offset}: {count} are missing"),
+        _ => format!(
+            " from byte {offset}: {} instead of {}, {count} {bytes}",
+            quoted(received),
+            hexadecimal(sent)
+        ),
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let bytes: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes.join(" ")
+}
+
+/// Text in quotes, other bytes in hexadecimal.
+fn quoted(bytes: &[u8]) -> String {
+    match bytes.len() > 2 && bytes.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        true => format!("\"{}\"", String::from_utf8_lossy(bytes)),
+        false => hexadecimal(bytes),
     }
 }
 

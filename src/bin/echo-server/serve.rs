@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::process::ExitCode;
 
-use echo_server::{Server, TlsReloader};
+use echo_server::{Address, Fingerprint, Identity, LocalAddr, Server, TlsReloader, UnixAddress};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -56,9 +56,13 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
         Hangups::catch().map_err(|error| (REFUSED, format!("SIGHUP cannot be caught: {error}")))?;
     let ready_file = options.ready_file.map(ReadyFile::prepare).transpose();
     let ready_file = ready_file.map_err(|error| (REFUSED, error))?;
+    let is_self_signed = options.config.identity == Identity::SelfSigned;
     let server = Server::bind_over(options.config, threads).await.map_err(|error| {
         (if error.is_config() { USAGE } else { REFUSED }, flags::start_error(&error))
     })?;
+    if is_self_signed {
+        show_pin(&server);
+    }
     let reloader = server.tls_reloader().filter(TlsReloader::has_files);
     tokio::spawn(async move {
         loop {
@@ -105,5 +109,28 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
             warn!(signal, "Ended at once");
             Ok(ExitCode::from(REFUSED))
         }
+    }
+}
+
+/// Shows the command that trusts the self-signed certificate, which no CA vouches for.
+fn show_pin(server: &Server) {
+    let is_over_tls = |listener: &&LocalAddr| listener.protocol.is_over_tls();
+    if let (Some(LocalAddr { protocol, address, .. }), Some(certificate)) =
+        (server.local_addrs().iter().find(is_over_tls), server.certificate_chain().first())
+    {
+        let fingerprint = Fingerprint::of(certificate);
+        let url = match address {
+            // Every address of this machine.
+            Address::Ip(ip) if ip.ip().is_unspecified() => {
+                format!("{protocol}://localhost:{}", ip.port())
+            }
+            Address::Ip(ip) => format!("{protocol}://{ip}"),
+            Address::Unix(UnixAddress::Path(path)) => {
+                format!("{protocol}+unix://{}", path.display())
+            }
+            // A name in the abstract namespace would have to be encoded.
+            _ => return,
+        };
+        info!("To trust it: echo-server probe {url} --pin {fingerprint}");
     }
 }

@@ -1,6 +1,7 @@
 //! From a target to a connection: name resolution, the connection of the transport, the TLS
 //! handshake and the WebSocket upgrade. Each phase is timed; one deadline is for all of them.
 
+mod http2;
 mod options;
 mod race;
 mod resolve;
@@ -15,15 +16,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 pub use options::{ConnectOptions, Family};
 
 use super::first_bytes::FirstBytes;
 use super::link::{ByteStream, Link};
 use super::pace::later;
-use super::tls::{ClientTls, TlsFacts, TlsOptions};
-use super::{Endpoint, ProbeError, ProbeSetting, Target};
+use super::tls::{ClientTls, TlsFacts};
+use super::{Endpoint, ProbeError, Target};
 use crate::address::Address;
 use crate::config::Protocol;
 use race::Attempts;
@@ -46,7 +46,9 @@ pub struct Connected {
     pub connect: Option<Duration>,
     /// The TLS handshake.
     pub tls: Option<Duration>,
-    /// The WebSocket opening handshake.
+    /// The beginning of an HTTP/2 connection: the settings of both sides.
+    pub http2: Option<Duration>,
+    /// The WebSocket opening handshake, which over HTTP/2 is an extended CONNECT (RFC 8441).
     pub upgrade: Option<Duration>,
     /// What the TLS handshake negotiated.
     pub tls_facts: Option<TlsFacts>,
@@ -62,6 +64,7 @@ impl Connected {
             resolve: None,
             connect: None,
             tls: None,
+            http2: None,
             upgrade: None,
             tls_facts: None,
             subprotocol: None,
@@ -74,11 +77,19 @@ pub(super) async fn connect(
     target: &Target,
     options: &ConnectOptions,
 ) -> Result<(Link, Connected), ProbeError> {
+    let (link, connected) = establish(target, options).await?;
+    Ok((link.skip_first(options.skip_first), connected))
+}
+
+async fn establish(
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<(Link, Connected), ProbeError> {
     options.check(target)?;
     // What can be wrong with the options is found before anything is sent, and the files are read
     // before the first phase is timed.
     let tls = match target.protocol().is_over_tls() {
-        true => Some((ClientTls::new(&options.tls)?, server_name(target, &options.tls)?)),
+        true => Some(ClientTls::new(target, &options.tls)?),
         false => None,
     };
     let request = match target.protocol() {
@@ -111,12 +122,12 @@ pub(super) async fn connect(
         }
     };
     connected.connect = Some(phases.end());
-    if let Some((tls, name)) = tls {
+    if let Some(tls) = tls {
         let connector = TlsConnector::from(Arc::clone(&tls.config));
         let (raw, seen) = FirstBytes::new(stream);
         let handshake = async {
             connector
-                .connect(name, raw)
+                .connect(tls.name.clone(), raw)
                 .await
                 .map_err(|error| ProbeError::tls(target, error, seen.in_place_of_tls(target)))
         };
@@ -126,11 +137,34 @@ pub(super) async fn connect(
         stream = Box::new(secured);
     }
     let Some(request) = request else { return Ok((Link::Bytes(stream), connected)) };
-    let upgrading = websocket::upgrade(target, request, stream);
-    let (link, subprotocol) = phases.run("the WebSocket upgrade", upgrading).await?;
+    let (link, subprotocol) = if speaks_http2(target, options, &connected)? {
+        let beginning = http2::Http2::begin(target, stream);
+        let http2 = phases.run("the beginning of HTTP/2", beginning).await?;
+        connected.http2 = Some(phases.end());
+        let upgrading = websocket::upgrade_http2(target, request, http2);
+        phases.run("the WebSocket upgrade", upgrading).await?
+    } else {
+        let upgrading = websocket::upgrade(target, request, stream);
+        phases.run("the WebSocket upgrade", upgrading).await?
+    };
     connected.upgrade = Some(phases.end());
     connected.subprotocol = subprotocol;
     Ok((link, connected))
+}
+
+/// Whether the WebSocket is opened over HTTP/2: over TLS if ALPN has selected it, else if it is the
+/// only protocol that is offered (prior knowledge, RFC 9113 section 3.3).
+fn speaks_http2(
+    target: &Target,
+    options: &ConnectOptions,
+    connected: &Connected,
+) -> Result<bool, ProbeError> {
+    let Some(facts) = &connected.tls_facts else { return Ok(options.tls.alpn == ["h2"]) };
+    let is_selected = facts.alpn.as_deref() == Some("h2");
+    if !is_selected && options.tls.alpn == ["h2"] {
+        return Err(ProbeError::connect(target, "the server selected no ALPN protocol: no HTTP/2"));
+    }
+    Ok(is_selected)
 }
 
 /// A clock for each phase, and the deadline for all of them.
@@ -163,16 +197,6 @@ impl Phases<'_> {
         let now = Instant::now();
         now - std::mem::replace(&mut self.began, now)
     }
-}
-
-fn server_name(target: &Target, tls: &TlsOptions) -> Result<ServerName<'static>, ProbeError> {
-    let (setting, name) = match &tls.server_name {
-        Some(name) => (ProbeSetting::ServerName, name.as_str()),
-        None => (ProbeSetting::Target, target.server_name()),
-    };
-    ServerName::try_from(name.to_owned()).map_err(|_| {
-        ProbeError::setting(setting, format!("'{name}' is neither a DNS name nor an IP address"))
-    })
 }
 
 /// Connects to the first of `addresses` that accepts.
@@ -210,7 +234,7 @@ async fn open_udp(
     let mut peer = addresses[0];
     if addresses.len() > 1 {
         let attempt = async |address| {
-            udp::open_answered(options, address).await?;
+            udp::answers(options, address).await?;
             Ok(address)
         };
         let deadline = Instant::now() + UDP_ANSWER.min(options.timeout);

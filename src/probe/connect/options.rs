@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::config::Protocol;
 use crate::probe::tls::TlsOptions;
 use crate::probe::{Endpoint, ProbeError, ProbeSetting, Target};
 
@@ -27,6 +28,9 @@ pub struct ConnectOptions {
     /// UDP: whether to set the DF bit, so that a datagram that is larger than the path's MTU is
     /// dropped and not fragmented. Linux only. `false`.
     pub dont_fragment: bool,
+    /// How much to ignore of what comes first, for services that greet: bytes of a stream, messages
+    /// of WebSocket, datagrams. 0.
+    pub skip_first: u64,
 }
 
 impl Default for ConnectOptions {
@@ -46,6 +50,7 @@ impl ConnectOptions {
             subprotocols: Vec::new(),
             headers: Vec::new(),
             dont_fragment: false,
+            skip_first: 0,
         }
     }
 
@@ -98,7 +103,19 @@ impl ConnectOptions {
         self
     }
 
+    /// Sets [`ConnectOptions::skip_first`].
+    #[must_use]
+    pub fn skip_first(mut self, amount: u64) -> Self {
+        self.skip_first = amount;
+        self
+    }
+
     pub(super) fn check(&self, target: &Target) -> Result<(), ProbeError> {
+        let is_plain_http = matches!(&*self.tls.alpn, [only] if only == "h2" || only == "http/1.1");
+        if target.protocol() == Protocol::Ws && !self.tls.alpn.is_empty() && !is_plain_http {
+            let problem = "without TLS nothing is selected: it is h2 or http/1.1";
+            return Err(ProbeError::setting(ProbeSetting::Alpn, problem));
+        }
         if matches!(target.endpoint(), Endpoint::Unix(_)) {
             if self.source.is_some() {
                 let problem = "a Unix socket is not connected to from an IP address";

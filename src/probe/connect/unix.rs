@@ -1,7 +1,6 @@
 //! Connecting to Unix sockets.
 
 use std::io;
-use std::time::Duration;
 
 use crate::address::UnixAddress;
 use crate::probe::link::ByteStream;
@@ -9,6 +8,7 @@ use crate::probe::link::ByteStream;
 #[cfg(unix)]
 pub(super) async fn connect(address: &UnixAddress) -> io::Result<Box<dyn ByteStream>> {
     use std::path::Path;
+    use std::time::Duration;
 
     use tokio::net::UnixStream;
 

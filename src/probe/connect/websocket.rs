@@ -1,17 +1,18 @@
 //! The WebSocket opening handshake (RFC 6455 section 4.1).
 
 use hyper::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
-use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use super::http2::Http2;
 use super::options::ConnectOptions;
 use crate::causes;
 use crate::probe::first_bytes::FirstBytes;
-use crate::probe::link::{ByteStream, Link};
+use crate::probe::link::{ByteStream, Link, Messages};
 use crate::probe::{ProbeError, ProbeSetting, Target};
 
 /// What the handshake itself says (RFC 6455 section 4.1). Another value would make it fail, or make
@@ -67,15 +68,10 @@ pub(super) async fn upgrade(
     request: Request,
     stream: Box<dyn ByteStream>,
 ) -> Result<(Link, Option<String>), ProbeError> {
-    // An echo is as large as its message, so the sizes need no limit.
-    let config = WebSocketConfig::default()
-        .read_buffer_size(16 * 1024)
-        .max_message_size(None)
-        .max_frame_size(None);
     let (stream, seen) = FirstBytes::new(stream);
     let stream: Box<dyn ByteStream> = Box::new(stream);
     let (socket, response) =
-        client_async_with_config(request, stream, Some(config)).await.map_err(|error| {
+        client_async_with_config(request, stream, Some(config())).await.map_err(|error| {
             let error = match error {
                 // A TLS 1.3 server refuses the client's certificate after the client's handshake
                 // has ended.
@@ -94,12 +90,45 @@ pub(super) async fn upgrade(
         })?;
     let subprotocol = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
     let subprotocol = subprotocol.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
-    Ok((Link::Messages(Box::new(socket)), subprotocol))
+    Ok((Link::Messages(Box::new(Messages { socket, to_skip: 0 })), subprotocol))
+}
+
+/// An echo is as large as its message, so the sizes need no limit.
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(16 * 1024)
+        .max_message_size(None)
+        .max_frame_size(None)
+}
+
+/// A WebSocket on a stream of HTTP/2.
+pub(super) async fn upgrade_http2(
+    target: &Target,
+    request: Request,
+    http2: Http2,
+) -> Result<(Link, Option<String>), ProbeError> {
+    let (stream, response) = http2.open(target, &request).await?;
+    let field = |name| response.headers().get(name).map(|value| printable(value.as_bytes()));
+    let refuse = |problem: &str| {
+        Err(ProbeError::connect(target, format!("the WebSocket upgrade failed: {problem}")))
+    };
+    if field(header::SEC_WEBSOCKET_EXTENSIONS).is_some() {
+        return refuse("it selected an extension, and none was offered");
+    }
+    let subprotocol = field(header::SEC_WEBSOCKET_PROTOCOL);
+    let offers = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
+    let offers = offers.and_then(|offers| offers.to_str().ok()).unwrap_or_default();
+    let is_offered = |name: &String| offers.split(", ").any(|offer| offer == name);
+    if subprotocol.as_ref().is_some_and(|name| !is_offered(name)) {
+        return refuse("it selected a subprotocol that was not offered");
+    }
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config())).await;
+    Ok((Link::Messages(Box::new(Messages { socket, to_skip: 0 })), subprotocol))
 }
 
 /// What an HTTP response says in place of an upgrade: the status, where to go instead, what to
 /// authenticate with, and the first line of its text.
-fn refusal(response: &Response<Option<Vec<u8>>>) -> String {
+pub(super) fn refusal(response: &Response<Option<Vec<u8>>>) -> String {
     let mut said = format!("the server answered {} instead of upgrading", response.status());
     let field = |name| response.headers().get(name).map(|value| printable(value.as_bytes()));
     if let Some(location) = field(header::LOCATION) {

@@ -17,6 +17,7 @@ use super::ready::{Ready, Slot};
 use super::schedule::Schedule;
 use crate::causes::{self, Peer};
 use crate::probe::Summary;
+use crate::probe::datagrams::is_refusal;
 use crate::probe::exchange::{Ended, Exchange};
 use crate::probe::link::{Inbox, Link};
 use crate::probe::pace::{Pace, later};
@@ -282,6 +283,9 @@ impl Engine {
                 return;
             }
             let written = exchange.poll_write(&mut cx);
+            let withdrawn = exchange.withdrawn();
+            self.counts.sent -= withdrawn;
+            self.summary.unsent += withdrawn;
             if let Plan::Schedule(schedule) = &self.orders.plan
                 && let Some((first, count)) = timed
             {
@@ -323,7 +327,12 @@ impl Engine {
     fn ended(&mut self, index: usize, ended: Ended) {
         let (reason, is_final) = match ended {
             Ended::Closed(how) => (format!("closed by the other side: {how}"), true),
-            Ended::Failed(error) => (causes::of_io(&error, Peer::Server), !self.orders.is_udp),
+            Ended::Failed(error) if self.orders.is_udp => {
+                // Nothing listens there, which over TCP would have refused the connection.
+                let has_heard = self.connections[index].exchange.has_heard();
+                (causes::of_datagram(&error), is_refusal(&error) && !has_heard)
+            }
+            Ended::Failed(error) => (causes::of_io(&error, Peer::Server), true),
         };
         self.summary.fail(reason);
         if is_final {

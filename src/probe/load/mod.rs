@@ -27,6 +27,9 @@ use tokio::time::interval;
 use self::workers::Workers;
 use super::{Event, Probe, ProbeError, Summary, ignore};
 
+use crate::causes::PORT_UNREACHABLE;
+use crate::config::Protocol;
+
 pub use options::LoadOptions;
 
 /// How often progress is reported.
@@ -129,6 +132,19 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Load<Stop, OnEvent> {
                 }
             }
         }
+        if probe.target().protocol() == Protocol::Udp && is_refused(&summary) {
+            return Err(ProbeError::port_unreachable(probe.target(), None));
+        }
         Ok(summary)
     }
+}
+
+/// Whether nothing but "port unreachable" has come back.
+fn is_refused(summary: &Summary) -> bool {
+    let mut errors = summary.errors();
+    let replies = summary.received() + summary.corrupted() + summary.duplicated();
+    let first = errors.next();
+    replies == 0
+        && first.is_some_and(|(reason, _)| reason == PORT_UNREACHABLE)
+        && errors.next().is_none()
 }

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use echo_server::Config;
 
 pub use certs::Certs;
@@ -133,7 +133,11 @@ enum Subcommands {
 
 /// The command line's definition. `-h` shows only the listeners, so that it fits a screen.
 fn definition() -> clap::Command {
-    Cli::command().mut_args(|arg| {
+    // Without its own help flag, the command has none for its subcommands either.
+    let help = Arg::new("help").short('h').long("help").action(ArgAction::Help);
+    let help = help.help("Print help").help_heading("Other");
+    let command = Cli::command().mut_subcommands(|subcommand| subcommand.arg(help.clone()));
+    command.mut_args(|arg| {
         let is_short = matches!(arg.get_help_heading(), Some("Listeners" | "Other"));
         let hides = !is_short || arg.get_long() == Some("unix-mode");
         let arg = arg.hide_short_help(hides);

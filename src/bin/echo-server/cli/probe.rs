@@ -10,8 +10,10 @@ use clap::Args;
 
 use super::usage::without_scheme;
 use super::values::{parse_number, parse_time as parse_any_time};
-use echo_server::probe::{self, Family, LoadOptions, MtuOptions, PingOptions, Target};
-use echo_server::{Credentials, Source};
+use echo_server::probe::{
+    self, Family, LineEnding, LoadOptions, MtuOptions, PingOptions, Sni, Target,
+};
+use echo_server::{Credentials, Fingerprint, FingerprintError, Source};
 
 /// What `echo-server probe` was told to do.
 #[derive(Debug)]
@@ -96,6 +98,16 @@ pub(super) struct ProbeArgs {
     #[arg(long, help_heading = "Messages")]
     binary: bool,
 
+    /// End each message with a newline, for services that answer lines
+    #[arg(long, value_name = "lf|crlf", num_args = 0..=1, default_missing_value = "lf")]
+    #[arg(require_equals = true, help_heading = "Messages", value_parser = parse_line_ending)]
+    lines: Option<LineEnding>,
+
+    /// Ignore what comes first: N bytes of a stream, N WebSocket messages, N datagrams
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    #[arg(help_heading = "Messages", value_parser = parse_number::<u64>)]
+    skip_first: u64,
+
     /// For all phases of connecting together
     #[arg(long, value_name = "TIME", default_value = "10s", help_heading = "Connection")]
     #[arg(value_parser = parse_positive_time)]
@@ -131,19 +143,29 @@ pub(super) struct ProbeArgs {
     #[arg(value_parser = parse_header)]
     header: Vec<(String, String)>,
 
-    /// Trust these certificates instead of the system's
+    /// Trust these certificates instead of the system's, PEM or DER; or those of a directory
     #[arg(long, value_name = "FILE", help_heading = "TLS", conflicts_with = "insecure")]
     ca: Option<PathBuf>,
+
+    /// Trust only the certificate with this fingerprint, as the server's log and openssl show it;
+    /// can be given several times
+    #[arg(long, value_name = "SHA256", help_heading = "TLS", value_parser = parse_pin)]
+    #[arg(conflicts_with_all = ["ca", "insecure"])]
+    pin: Vec<Fingerprint>,
 
     /// Go on when the certificate does not verify, and say so
     #[arg(long, help_heading = "TLS")]
     insecure: bool,
 
-    /// The name to ask for and to verify [the URL's host; for a Unix socket localhost]
+    /// The name to verify [the URL's host; for a Unix socket localhost]
     #[arg(long, value_name = "NAME", help_heading = "TLS")]
     server_name: Option<String>,
 
-    /// Protocols to offer, the preferred first
+    /// The name to ask for, or none [the one to verify]
+    #[arg(long, value_name = "NAME|none", help_heading = "TLS")]
+    sni: Option<String>,
+
+    /// Protocols to offer, the preferred first; h2 opens a WebSocket over HTTP/2, on ws without TLS
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "TLS")]
     alpn: Vec<String>,
 
@@ -186,6 +208,7 @@ impl From<ProbeArgs> for Probe {
             .messages(|messages| {
                 messages.size = args.size;
                 messages.is_text = args.text;
+                messages.line_ending = args.lines;
             })
             .connect(|connect| {
                 connect.family = match (args.ipv4, args.ipv6) {
@@ -194,13 +217,20 @@ impl From<ProbeArgs> for Probe {
                     _ => None,
                 };
                 connect.source = args.source;
+                connect.skip_first = args.skip_first;
                 connect.timeout = args.connect_timeout;
                 connect.subprotocols = args.subprotocol;
                 connect.headers = args.header;
                 connect.dont_fragment = args.dont_fragment;
                 connect.tls.ca = args.ca.map(Source::from);
+                connect.tls.pins = args.pin;
                 connect.tls.insecure = args.insecure;
                 connect.tls.server_name = args.server_name;
+                connect.tls.sni = match args.sni {
+                    None => Sni::AsVerified,
+                    Some(name) if name == "none" => Sni::Omitted,
+                    Some(name) => Sni::Name(name),
+                };
                 connect.tls.alpn = args.alpn;
                 let key = args.key.or_else(|| args.cert.clone());
                 connect.tls.client_credentials =
@@ -235,6 +265,18 @@ fn parse_size(text: &str) -> Result<usize, String> {
         Ok(_) => Err("must be 1GiB at most".to_owned()),
         Err(_) => Err("expected a size, like 64 or 16KiB".to_owned()),
     }
+}
+
+fn parse_line_ending(text: &str) -> Result<LineEnding, String> {
+    match text {
+        "lf" => Ok(LineEnding::Lf),
+        "crlf" => Ok(LineEnding::CrLf),
+        _ => Err("expected lf or crlf".to_owned()),
+    }
+}
+
+fn parse_pin(text: &str) -> Result<Fingerprint, String> {
+    text.parse().map_err(|error: FingerprintError| error.to_string())
 }
 
 fn parse_header(text: &str) -> Result<(String, String), String> {

@@ -167,7 +167,7 @@ fn setting(flag: &str, value: &str, command: &Command, args: &[String]) -> Strin
         "" => String::new(),
         value => format!(" {}", Quoted(value)),
     };
-    let Some(long) = flag.split(' ').next().and_then(|flag| flag.strip_prefix("--")) else {
+    let Some(long) = flag.split([' ', '[']).next().and_then(|flag| flag.strip_prefix("--")) else {
         return format!("{}{value}", without_brackets(flag));
     };
     let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(long)) else {

@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::handshake::{Agreed, full};
 use super::settings::{MAX_HEAD, Settings, log_opened, open};
-use crate::causes;
+use crate::causes::{self, Peer};
 use crate::connection::{Connection, End, Opened, Session};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
 use crate::transport::{Meter, Replay};
@@ -152,8 +152,8 @@ where
             .data_frame_budget(DATA_FRAME_BUDGET)
             .handshake(stream)
             .await;
-        let mut connection =
-            connection.map_err(|error| End::Failed(EchoError::Read(causes::of_http2(error))))?;
+        let mut connection = connection
+            .map_err(|error| End::Failed(EchoError::Read(causes::of_http2(error, Peer::Client))))?;
         let mut http2 = Http2 {
             pings: connection.ping_pong(),
             connection,
@@ -182,7 +182,7 @@ where
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok(request))) => requests.push(request),
                 Poll::Ready(Some(Err(error))) => {
-                    break Some(Err(EchoError::Read(causes::of_http2(error))));
+                    break Some(Err(EchoError::Read(causes::of_http2(error, Peer::Client))));
                 }
                 Poll::Ready(None) => break Some(Ok(None)),
                 Poll::Pending => break None,
@@ -236,7 +236,9 @@ where
                 log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
                 Ok(Opened::new(self.websocket(receiving, sending, &agreed), None))
             }
-            Err(error) => Err(End::Failed(EchoError::Read(causes::of_http2(error))).into()),
+            Err(error) => {
+                Err(End::Failed(EchoError::Read(causes::of_http2(error, Peer::Client))).into())
+            }
         };
         tokio::spawn(Session::of_connection(sessions, admitted, future::ready(opened).boxed()));
     }
