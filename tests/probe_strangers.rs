@@ -348,3 +348,27 @@ asyncio.run(main())";
         assert_eq!(code, 0, "{text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_server_that_breaks_the_protocol_is_told_and_crashes_nothing() {
+    // Each is what the server sends after the upgrade.
+    let cases: [(&[u8], &str); 5] = [
+        (b"\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff", "the probe takes 1073807360 at most"),
+        (b"\x82\x7f\x00\x00\x00\x10\x00\x00\x00\x00", "a message of 68719476736 bytes"),
+        (b"\x83\x01x", "a frame has an unknown opcode"),
+        (b"\xc2\x01x", "a frame has reserved bits"),
+        (b"\x81\x01\xff", "its text is not UTF-8"),
+    ];
+    for (frame, said) in cases {
+        let server = service(move |tcp: TcpStream| async move {
+            let mut tcp = tokio_tungstenite::accept_async(tcp).await.unwrap().into_inner();
+            tcp.write_all(frame).await.unwrap();
+            // Until the probe has gone.
+            let _ = tokio::io::copy(&mut tcp, &mut tokio::io::sink()).await;
+        })
+        .await;
+        let (code, text) = run(&format!("ws://{server}"), &[]).await;
+        assert_eq!(code, 1, "{said}: {text}");
+        assert!(text.contains(said) && !text.contains("panicked"), "{said}: {text}");
+    }
+}

@@ -6,6 +6,7 @@ mod certificate;
 mod http;
 mod protocol;
 mod system;
+mod websocket;
 
 use std::error;
 use std::fmt;
@@ -18,6 +19,7 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, OtherError
 pub(crate) use alert::alert_before_hello;
 pub(crate) use http::{http2_code, of_http1, of_http2};
 pub(crate) use system::{PORT_UNREACHABLE, of_connect, of_datagram};
+pub(crate) use websocket::of_websocket;
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::datagrams::{Datagrams, Received};
+use crate::causes;
 
 /// A byte stream: TCP or a Unix socket, with TLS or without.
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -244,7 +245,7 @@ impl Link {
 fn to_io(error: Error) -> io::Error {
     match error {
         Error::Io(error) => error,
-        other => io::Error::other(other),
+        other => io::Error::other(causes::of_websocket(&other)),
     }
 }
 

@@ -15,6 +15,10 @@ use crate::probe::first_bytes::FirstBytes;
 use crate::probe::link::{ByteStream, Link, Messages};
 use crate::probe::{ProbeError, ProbeSetting, Target};
 
+/// The largest message that is taken. A server that announces a larger one must not have the probe
+/// reserve memory for it. Messages to send have 1 GiB at most.
+const LARGEST: usize = (1 << 30) + (64 << 10);
+
 /// What the handshake itself says (RFC 6455 section 4.1). Another value would make it fail, or make
 /// the other side send what the probe cannot read.
 const OWN_FIELDS: [HeaderName; 8] = [
@@ -93,12 +97,12 @@ pub(super) async fn upgrade(
     Ok((Link::Messages(Box::new(Messages { socket, to_skip: 0 })), subprotocol))
 }
 
-/// An echo is as large as its message, so the sizes need no limit.
+/// An echo is as large as its message, and nothing larger is taken.
 fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(16 * 1024)
-        .max_message_size(None)
-        .max_frame_size(None)
+        .max_message_size(Some(LARGEST))
+        .max_frame_size(Some(LARGEST))
 }
 
 /// A WebSocket on a stream of HTTP/2.
