@@ -525,7 +525,7 @@ async fn exit_codes_tell_the_outcomes_apart() {
     let tcp = |address: SocketAddr| format!("tcp://{address}");
     let (clean, text) = code(tcp(wrong_tcp(64, right, usize::MAX).await), &[]).await;
     assert_eq!(clean, 0, "{text}");
-    assert!(text.contains("6 sent, 6 received, 0 lost"), "{text}");
+    assert!(text.contains("6 sent, 6 received, 0 lost (0%)"), "{text}");
     let (lossy, text) = code(tcp(wrong_tcp(64, drops_every_third, 99).await), &[]).await;
     assert_eq!(lossy, 1, "{text}");
     assert_eq!(code(tcp(wrong_tcp(64, answers_twice, 99).await), &[]).await.0, 1);

@@ -49,7 +49,7 @@ pub use load::{Load, LoadOptions, Progress};
 pub use messages::Messages;
 pub use mtu::{FindMtu, MtuOptions};
 pub use ping::{Ping, PingOptions};
-pub use summary::Summary;
+pub use summary::{Bucket, Phase, Summary, Times};
 pub use target::{Endpoint, Target, TargetError};
 pub use tls::{TlsFacts, TlsOptions};
 pub use tracker::{Reply, Verdict};

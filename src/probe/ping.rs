@@ -120,12 +120,12 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
         let mut stop = pin!(stop);
         let (link, connected) = tokio::select! {
             connected = connect(target, &probe.connect) => connected?,
-            () = &mut stop => return Ok(Summary::new()),
+            () = &mut stop => return Ok(Summary::new(probe.messages.size)),
         };
         on_event(Event::Connected(Box::new(connected)));
         let mut exchange = Exchange::new(link, payloads);
         let mut inbox = Inbox::default();
-        let mut summary = Summary::new();
+        let mut summary = Summary::new(probe.messages.size);
         let timer = || Pace::new().map_err(|error| ProbeError::no_timer(target, error));
         let (mut send_timer, mut wait_timer) = (timer()?, timer()?);
         let start = Instant::now();

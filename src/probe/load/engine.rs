@@ -134,7 +134,7 @@ impl Engine {
             open: connections.len(),
             sweep: None,
             now,
-            summary: Summary::new(),
+            summary: Summary::new(payloads.size()),
             counts: Counts::default(),
             last_reply: None,
             connections,
