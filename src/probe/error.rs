@@ -59,6 +59,8 @@ pub enum ProbeSetting {
     Target,
     /// [`Messages::size`](super::Messages::size).
     Size,
+    /// [`Messages::data`](super::Messages::data).
+    Data,
     /// [`Messages::is_text`](super::Messages::is_text).
     Text,
     /// [`ConnectOptions::family`](super::ConnectOptions::family).
@@ -86,6 +88,7 @@ impl fmt::Display for ProbeSetting {
         f.write_str(match self {
             ProbeSetting::Target => "target",
             ProbeSetting::Size => "message size",
+            ProbeSetting::Data => "message data",
             ProbeSetting::Text => "text messages",
             ProbeSetting::Family => "address family",
             ProbeSetting::Source => "source address",

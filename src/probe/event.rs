@@ -1,9 +1,11 @@
 //! What a probe reports while it runs.
 
-use super::{Connected, Progress, Reply};
+use std::time::Duration;
+
+use super::{Connected, Progress, Reply, Summary};
 
 /// Something that happened while a probe ran. Each kind of run documents which events it has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
     /// The connection is established, TLS and WebSocket handshakes included.
@@ -16,13 +18,27 @@ pub enum Event {
         /// Its sequence number, from 0.
         seq: u64,
     },
-    /// The connection failed or was closed, which ends a ping. Over UDP it does not: the system
+    /// The connection failed or was closed, which ends a ping unless it
+    /// [reconnects](super::PingOptions::reconnect). Over UDP it does not: the system
     /// refused to send a datagram, or an ICMP error answered one.
     #[non_exhaustive]
     Failed {
         /// The cause, on one line.
         reason: String,
     },
+    /// The connection is established again after it had failed.
+    #[non_exhaustive]
+    Reconnected {
+        /// How long there was no connection.
+        after: Duration,
+        /// How many attempts it took.
+        attempts: u64,
+        /// The new connection.
+        connected: Box<Connected>,
+    },
+    /// The summary so far, for which [`Ping::interim_on`](super::Ping::interim_on) was asked. Messages
+    /// in flight count as [unanswered](Summary::unanswered).
+    Interim(Box<Summary>),
     /// How far a load has come.
     Progress(Progress),
     /// A size was tried in the search for the largest datagram.

@@ -4,6 +4,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use super::Messages;
+
 /// How many random bytes there are, of which every message is a part. They fit into a processor's
 /// cache, so that a load spends its time on the network.
 const POOL: usize = 64 * 1024;
@@ -19,14 +21,17 @@ pub(super) struct Payloads {
     size: usize,
     is_text: bool,
     pool: Arc<[u8]>,
+    /// The contents of every message, if they are not random.
+    data: Option<Arc<[u8]>>,
 }
 
 /// The alphabet of text messages, 64 characters.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 impl Payloads {
-    /// Messages of `size` bytes, of printable ASCII if `is_text`.
-    pub(super) fn new(size: usize, is_text: bool) -> Self {
+    /// Such messages. Random text is printable ASCII.
+    pub(super) fn new(messages: &Messages) -> Self {
+        let is_text = messages.is_text;
         let mut state = random_seed() | 1;
         let mut next = || {
             // xorshift64*: the contents need not be unpredictable.
@@ -41,7 +46,8 @@ impl Payloads {
                 if is_text { ALPHABET[byte as usize % ALPHABET.len()] } else { byte }
             })
             .collect();
-        Payloads { tag: next(), size, is_text, pool }
+        let data = messages.data.clone();
+        Payloads { tag: next(), size: messages.bytes(), is_text, pool, data }
     }
 
     /// Messages of another connection: the pool is the same, the tag is not.
@@ -59,6 +65,10 @@ impl Payloads {
 
     /// Appends message `seq`.
     pub(super) fn append(&self, seq: u64, into: &mut Vec<u8>) {
+        if let Some(data) = &self.data {
+            into.extend_from_slice(data);
+            return;
+        }
         let start = into.len();
         if self.has_header() {
             self.with_header(seq, |header| into.extend_from_slice(header));
@@ -74,6 +84,9 @@ impl Payloads {
     pub(super) fn is(&self, seq: u64, bytes: &[u8]) -> bool {
         if bytes.len() != self.size {
             return false;
+        }
+        if let Some(data) = &self.data {
+            return bytes == &**data;
         }
         let mut at = 0;
         if self.has_header() {
@@ -118,7 +131,7 @@ impl Payloads {
     }
 
     fn has_header(&self) -> bool {
-        self.size >= self.header_size()
+        self.data.is_none() && self.size >= self.header_size()
     }
 
     fn with_header<T>(&self, seq: u64, work: impl FnOnce(&[u8]) -> T) -> T {
@@ -158,7 +171,7 @@ mod tests {
     fn a_message_is_known_again_and_no_other_is_taken_for_it() {
         for is_text in [false, true] {
             for size in [0, 1, 7, 8, 15, 16, 17, 64, 1000, POOL, 3 * POOL + 5] {
-                let payloads = Payloads::new(size, is_text);
+                let payloads = payloads(size, is_text);
                 for seq in [0, 1, 70_000] {
                     let bytes = message(&payloads, seq);
                     assert_eq!(bytes.len(), size);
@@ -180,9 +193,22 @@ mod tests {
         }
     }
 
+    fn payloads(size: usize, is_text: bool) -> Payloads {
+        Payloads::new(&Messages { is_text, ..Messages::new().size(size) })
+    }
+
+    #[test]
+    fn data_is_sent_as_it_is() {
+        let payloads = Payloads::new(&Messages::new().data(*b"a message of more than 16 bytes"));
+        assert_eq!(message(&payloads, 0), b"a message of more than 16 bytes");
+        assert!(payloads.is(7, b"a message of more than 16 bytes"));
+        assert!(!payloads.is(7, b"a message of more than 16 byteS"));
+        assert_eq!(payloads.seq_of(b"a message of more than 16 bytes", 7), None);
+    }
+
     #[test]
     fn text_is_printable() {
-        let bytes = message(&Payloads::new(500, true), 3);
+        let bytes = message(&payloads(500, true), 3);
         assert!(bytes.iter().all(u8::is_ascii_graphic));
     }
 }

@@ -233,6 +233,7 @@ fn sent_at(window: &VecDeque<Sent>, base: u64, seq: u64) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Messages;
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -245,7 +246,7 @@ mod tests {
     impl Probe {
         fn new(size: usize, messages: u32) -> Probe {
             let start = Instant::now();
-            let mut tracker = Tracker::new(Payloads::new(size, false));
+            let mut tracker = Tracker::new(Payloads::new(&Messages::new().size(size)));
             for n in 0..messages {
                 tracker.sent(start + n * MS);
             }

@@ -99,6 +99,7 @@ fn probe_flag_of(setting: ProbeSetting) -> Option<&'static str> {
     Some(match setting {
         ProbeSetting::Target => "URL",
         ProbeSetting::Size => "--size",
+        ProbeSetting::Data => "--data",
         ProbeSetting::Text => "--text",
         ProbeSetting::Family => "-4, -6",
         ProbeSetting::Source => "--source",

@@ -97,9 +97,9 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Load<Stop, OnEvent> {
         let mut workers = Workers::start(&probe, &options)?;
         let (connections, failures) = tokio::select! {
             established = workers.established() => established?,
-            () = &mut stop => return Ok(Summary::new(probe.messages.size)),
+            () = &mut stop => return Ok(Summary::new(probe.messages.bytes())),
         };
-        let mut summary = Summary::new(probe.messages.size);
+        let mut summary = Summary::new(probe.messages.bytes());
         let mut last = None;
         for failure in failures {
             summary.fail(failure.to_string());

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use super::engine::{Engine, Orders, Plan};
 use super::ready::Ready;
 use super::schedule::{Schedule, Share};
-use crate::probe::Summary;
 use crate::probe::link::Link;
 use crate::probe::pace::Pace;
 use crate::probe::payload::Payloads;
+use crate::probe::{Messages, Summary};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -134,7 +134,7 @@ impl Bench {
     fn with_size(size: usize, connections: usize, orders: Orders) -> Bench {
         let peers: Vec<_> = (0..connections).map(|_| Scripted::default()).collect();
         let links: Vec<_> = peers.iter().map(|peer| Link::Bytes(Box::new(peer.clone()))).collect();
-        let payloads = Payloads::new(size, false);
+        let payloads = Payloads::new(&Messages::new().size(size));
         let mut engine =
             Engine::new(links, &payloads, Pace::new().unwrap(), Arc::<Ready>::default());
         engine.begin(orders);
@@ -308,7 +308,7 @@ async fn a_load_that_is_stopped_leaves_messages_unanswered() {
     let ready = Arc::<Ready>::default();
     let peer = Scripted::default();
     let links = [Link::Bytes(Box::new(peer.clone()))];
-    let payloads = Payloads::new(64, false);
+    let payloads = Payloads::new(&Messages::new());
     let mut engine = Engine::new(links, &payloads, Pace::new().unwrap(), Arc::clone(&ready));
     engine.begin(replies(3));
     let waker = Waker::from(Arc::<Woken>::default());

@@ -65,7 +65,7 @@ impl Workers {
     /// Starts the threads, which begin to connect.
     pub(super) fn start(probe: &Probe, options: &LoadOptions) -> Result<Workers, ProbeError> {
         let count = options.threads.get().min(options.connections);
-        let payloads = Payloads::new(probe.messages.size, probe.messages.is_text);
+        let payloads = Payloads::new(&probe.messages);
         let mut workers = Workers { workers: Vec::new(), rate: options.rate };
         for number in 0..count {
             let (established_to, established) = oneshot::channel();
