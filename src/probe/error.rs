@@ -67,6 +67,8 @@ pub enum ProbeSetting {
     Family,
     /// [`ConnectOptions::source`](super::ConnectOptions::source).
     Source,
+    /// [`ConnectOptions::dscp`](super::ConnectOptions::dscp).
+    Dscp,
     /// [`ConnectOptions::subprotocols`](super::ConnectOptions::subprotocols).
     Subprotocols,
     /// [`ConnectOptions::headers`](super::ConnectOptions::headers).
@@ -79,6 +81,8 @@ pub enum ProbeSetting {
     Connections,
     /// [`LoadOptions::in_flight`](super::LoadOptions::in_flight).
     InFlight,
+    /// [`LoadOptions::count`](super::LoadOptions::count).
+    Count,
     /// [`LoadOptions::rate`](super::LoadOptions::rate).
     Rate,
 }
@@ -92,12 +96,14 @@ impl fmt::Display for ProbeSetting {
             ProbeSetting::Text => "text messages",
             ProbeSetting::Family => "address family",
             ProbeSetting::Source => "source address",
+            ProbeSetting::Dscp => "DSCP",
             ProbeSetting::Subprotocols => "subprotocols",
             ProbeSetting::Headers => "header fields",
             ProbeSetting::ServerName => "TLS server name",
             ProbeSetting::Alpn => "ALPN protocols",
             ProbeSetting::Connections => "connections",
             ProbeSetting::InFlight => "messages in flight",
+            ProbeSetting::Count => "number of messages",
             ProbeSetting::Rate => "rate",
         })
     }

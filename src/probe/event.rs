@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Connected, Progress, Reply, Summary};
+use super::{Connected, Connecting, Progress, Reply, Summary};
 
 /// Something that happened while a probe ran. Each kind of run documents which events it has.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// The connection is established, TLS and WebSocket handshakes included.
+    /// How far a load has come in connecting.
+    Connecting(Connecting),
+    /// The connection is established, TLS and WebSocket handshakes included. Of the connections of a
+    /// load, it is one.
     Connected(Box<Connected>),
     /// A message was received.
     Reply(Reply),

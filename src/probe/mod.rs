@@ -45,7 +45,7 @@ mod tracker;
 pub use connect::{ConnectOptions, Connected, Family};
 pub use error::{ProbeError, ProbeSetting};
 pub use event::Event;
-pub use load::{Load, LoadOptions, Progress};
+pub use load::{Connecting, Load, LoadOptions, Progress};
 pub use messages::Messages;
 pub use mtu::{FindMtu, MtuOptions};
 pub use ping::{Ping, PingOptions};
@@ -102,6 +102,11 @@ impl Probe {
     #[must_use]
     pub fn size(self, bytes: usize) -> Self {
         self.messages(|messages| messages.size = bytes)
+    }
+
+    /// How many bytes a message has.
+    pub fn message_size(&self) -> usize {
+        self.messages.bytes()
     }
 
     /// The echo service.

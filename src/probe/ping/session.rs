@@ -97,7 +97,9 @@ impl<'r, 'a, OnEvent: FnMut(Event)> Session<'r, 'a, OnEvent> {
         self.run.done_at = None;
         loop {
             let next_send = self.run.next_send;
-            let is_enough = self.run.summary.sent >= self.limit || self.run.is_over(next_send);
+            // A flood may send now, whenever the next message is due.
+            let earliest = if is_flood { Instant::now() } else { next_send };
+            let is_enough = self.run.summary.sent >= self.limit || self.run.is_over(earliest);
             let is_done = is_enough && self.exchange.tracker.waiting() == 0;
             let wake = if is_done {
                 Some(*self.run.done_at.get_or_insert_with(Instant::now) + duplicates)
@@ -152,9 +154,12 @@ impl<'r, 'a, OnEvent: FnMut(Event)> Session<'r, 'a, OnEvent> {
                 Next::Sent(written) => {
                     self.run.summary.sent += 1;
                     stalled = None;
-                    let interval = if is_flood { FLOOD_INTERVAL } else { options.interval };
+                    let sent_at = self.exchange.sent_at();
                     // After a delay of more than an interval, the missed messages are not made up.
-                    self.run.next_send = later(next_send, interval).max(self.exchange.sent_at());
+                    self.run.next_send = match is_flood {
+                        true => sent_at + FLOOD_INTERVAL,
+                        false => later(next_send, options.interval).max(sent_at),
+                    };
                     failed = written.err();
                 }
                 Next::Waited if is_done => return Ok(End::Done),

@@ -19,9 +19,9 @@ impl fmt::Display for Summary {
         write!(f, "{sent} sent, {received} received, {lost} lost ({percent}) in {seconds:.3} s")?;
         self.faults(f)?;
         if f.alternate() {
-            self.table(f)?
+            self.table(f)?;
         } else {
-            self.lines(f)?
+            self.lines(f)?;
         }
         self.delays(f)?;
         self.errors().try_for_each(|(reason, count)| write!(f, "\n{}: {reason}", Often(count)))

@@ -16,7 +16,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueE
 use echo_server::Config;
 
 pub use certs::Certs;
-pub use probe::{Mode, Probe};
+pub use probe::{Format, Mode, Output, Probe};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -153,7 +153,9 @@ pub fn parse() -> Result<Command, Exit> {
         }
     })?;
     Ok(match cli.command.take() {
-        Some(Subcommands::Probe(args)) => Command::Probe(Box::new((*args).into())),
+        Some(Subcommands::Probe(args)) => {
+            Command::Probe(Box::new((*args).try_into().map_err(Exit::Usage)?))
+        }
         Some(Subcommands::Certs(args)) => Command::Certs(args.into()),
         None => {
             let mut options: Options = cli.server.try_into().map_err(Exit::Usage)?;
