@@ -285,25 +285,47 @@ async fn output_is_as_quiet_and_as_plain_as_asked() {
     assert!(text.contains(" messages/s, ") && text.contains("\u{25a0}"), "{text}");
 }
 
-/// `script` gives its command a pseudo-terminal.
+/// Runs `echo-server probe` on a pseudo-terminal, which script(1) gives it. `None` if there is no
+/// script(1).
+#[cfg(target_os = "linux")]
+async fn run_on_a_terminal(arguments: &str, no_color: &str) -> Option<String> {
+    let line = format!("{} probe {arguments}", common::binary::PATH);
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null());
+    script.env("TERM", "xterm").env("NO_COLOR", no_color);
+    match tokio::task::spawn_blocking(move || script.output()).await.unwrap() {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => {
+            eprintln!("script(1): {error}: not tested");
+            None
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminal_has_a_live_line() {
     let server = Running::start(&["--tcp", "0"]);
-    let address = server.address("tcp");
-    let line =
-        format!("{} probe tcp://{address} --connections 2 --duration 700ms", common::binary::PATH);
-    let mut script = std::process::Command::new("script");
-    script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null());
-    let Ok(output) = tokio::task::spawn_blocking(move || script.output()).await.unwrap() else {
-        eprintln!("there is no script(1): not tested");
-        return;
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
+    let arguments = format!("tcp://{} --connections 2 --duration 700ms", server.address("tcp"));
+    let Some(text) = run_on_a_terminal(&arguments, "").await else { return };
     assert!(text.contains("\u{1b}[") && text.contains(" replies, "), "{text:?}");
     assert!(text.contains(", median ") && text.contains(" 0 errors"), "{text:?}");
     // The last line is removed before the summary.
     assert!(text.rfind(" 0 errors") < text.find("--- tcp://"), "{text:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_has_colours_unless_they_are_not_wanted() {
+    let silent = wrong_udp(|_, _, _| vec![]).await;
+    let arguments = format!("udp://{silent} -c 1 --timeout 10ms");
+    let Some(coloured) = run_on_a_terminal(&arguments, "").await else { return };
+    assert!(coloured.contains("\u{1b}[31mseq=0 overdue\u{1b}[0m"), "{coloured:?}");
+    let plain = run_on_a_terminal(&arguments, "1").await.unwrap();
+    assert!(plain.contains("\nseq=0 overdue\r\n") && !plain.contains('\u{1b}'), "{plain:?}");
+    let (code, piped, _) = run(&arguments.split(' ').collect::<Vec<_>>()).await;
+    assert_eq!(code, Some(1));
+    assert!(piped.contains("\nseq=0 overdue\n") && !piped.contains('\u{1b}'), "{piped:?}");
 }
 
 #[test]

@@ -116,8 +116,9 @@ impl Times {
         self.min = if self.count == 0 { nanoseconds } else { self.min.min(nanoseconds) };
         self.max = self.max.max(nanoseconds);
         self.count += 1;
-        self.total += u128::from(nanoseconds);
-        self.squares = self.squares.saturating_add(u128::from(nanoseconds).pow(2));
+        let wide = u128::from(nanoseconds);
+        self.total += wide;
+        self.squares = self.squares.saturating_add(wide * wide);
         match &mut self.rounded {
             Some(rounded) => record(rounded, nanoseconds),
             None if self.exact.len() < MAX_EXACT => self.exact.push(nanoseconds),

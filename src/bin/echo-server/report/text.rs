@@ -246,7 +246,7 @@ fn header(load: &LoadOptions, size: usize) -> String {
         Some(rate) => write!(line, "{rate} messages/s over all"),
         None => write!(line, "{in_flight} message{} in flight on each", s(*in_flight)),
     };
-    let _ = write!(line, ", {size} bytes each");
+    let _ = write!(line, ", {size} bytes a message");
     if let Some(count) = load.count {
         let _ = write!(line, ", {count} in all");
     }
