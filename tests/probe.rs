@@ -525,7 +525,7 @@ async fn exit_codes_tell_the_outcomes_apart() {
     let tcp = |address: SocketAddr| format!("tcp://{address}");
     let (clean, text) = code(tcp(wrong_tcp(64, right, usize::MAX).await), &[]).await;
     assert_eq!(clean, 0, "{text}");
-    assert!(text.contains("6 sent, 6 received, 0 lost"), "{text}");
+    assert!(text.contains("6 sent, 6 received, 0 lost (0%)"), "{text}");
     let (lossy, text) = code(tcp(wrong_tcp(64, drops_every_third, 99).await), &[]).await;
     assert_eq!(lossy, 1, "{text}");
     assert_eq!(code(tcp(wrong_tcp(64, answers_twice, 99).await), &[]).await.0, 1);
@@ -539,6 +539,10 @@ async fn exit_codes_tell_the_outcomes_apart() {
         ("tcp://127.0.0.1:1", &["--size", "0"]),
         ("udp://127.0.0.1:1", &["--size", "65508"]),
         ("tcp://127.0.0.1:1", &["--rate", "5"]),
+        ("udp://127.0.0.1:1", &["--data", &"x".repeat(65_508)]),
+        ("ws://127.0.0.1:1", &["--data-file", "/no/such/file"]),
+        ("tcp://127.0.0.1:1", &["--dscp", "64"]),
+        ("tcp+unix:///no/such", &["--dscp", "EF"]),
         ("tls://127.0.0.1:1", &["--ca", "/no/such/file"]),
         ("tls://127.0.0.1:1", &["--alpn", ""]),
         ("tls://127.0.0.1:1", &["--server-name", "a b"]),
@@ -587,6 +591,7 @@ async fn json_has_one_object_per_line() {
     assert_eq!((&events[3]["sent"], &events[3]["received"]), (&2.into(), &2.into()));
     assert!(events[3]["rtt_us"]["p50"].as_f64().unwrap() > 0.0);
     assert!(events[3]["late_by_us"]["p99"].is_null(), "a ping has no schedule");
+    assert_eq!(events[3]["late_by_us"]["count"], 0);
     let arguments = [&url, "--rate", "1000", "--duration", "50ms", "--threads", "2", "--json"];
     let output = run(&[&arguments[..], &["--connections", "2"]].concat()).await;
     let text = String::from_utf8(output.stdout).unwrap();

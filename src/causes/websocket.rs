@@ -24,9 +24,9 @@ pub(crate) fn of_websocket(error: &Error) -> String {
                 "a frame has reserved bits, as of an extension that was not agreed upon"
             }
             ProtocolError::MaskedFrameFromServer => "a frame is masked, as only clients mask",
-            ProtocolError::UnknownControlFrameType(_) | ProtocolError::UnknownDataFrameType(_) => {
-                "a frame has an unknown opcode"
-            }
+            ProtocolError::UnknownControlFrameType(_)
+            | ProtocolError::UnknownDataFrameType(_)
+            | ProtocolError::InvalidOpcode(_) => "a frame has an unknown opcode",
             ProtocolError::FragmentedControlFrame => "a control frame is fragmented",
             ProtocolError::ControlFrameTooBig => "a control frame has more than 125 bytes",
             ProtocolError::UnexpectedContinueFrame => "a fragment continues no message",

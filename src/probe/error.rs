@@ -59,6 +59,8 @@ pub enum ProbeSetting {
     Target,
     /// [`Messages::size`](super::Messages::size).
     Size,
+    /// [`Messages::data`](super::Messages::data).
+    Data,
     /// [`Messages::is_text`](super::Messages::is_text).
     Text,
     /// [`Messages::line_ending`](super::Messages::line_ending).
@@ -67,6 +69,8 @@ pub enum ProbeSetting {
     Family,
     /// [`ConnectOptions::source`](super::ConnectOptions::source).
     Source,
+    /// [`ConnectOptions::dscp`](super::ConnectOptions::dscp).
+    Dscp,
     /// [`ConnectOptions::subprotocols`](super::ConnectOptions::subprotocols).
     Subprotocols,
     /// [`ConnectOptions::headers`](super::ConnectOptions::headers).
@@ -81,6 +85,8 @@ pub enum ProbeSetting {
     Connections,
     /// [`LoadOptions::in_flight`](super::LoadOptions::in_flight).
     InFlight,
+    /// [`LoadOptions::count`](super::LoadOptions::count).
+    Count,
     /// [`LoadOptions::rate`](super::LoadOptions::rate).
     Rate,
 }
@@ -90,10 +96,12 @@ impl fmt::Display for ProbeSetting {
         f.write_str(match self {
             ProbeSetting::Target => "target",
             ProbeSetting::Size => "message size",
+            ProbeSetting::Data => "message data",
             ProbeSetting::Text => "text messages",
             ProbeSetting::Lines => "lines",
             ProbeSetting::Family => "address family",
             ProbeSetting::Source => "source address",
+            ProbeSetting::Dscp => "DSCP",
             ProbeSetting::Subprotocols => "subprotocols",
             ProbeSetting::Headers => "header fields",
             ProbeSetting::ServerName => "TLS server name",
@@ -101,6 +109,7 @@ impl fmt::Display for ProbeSetting {
             ProbeSetting::Alpn => "ALPN protocols",
             ProbeSetting::Connections => "connections",
             ProbeSetting::InFlight => "messages in flight",
+            ProbeSetting::Count => "number of messages",
             ProbeSetting::Rate => "rate",
         })
     }

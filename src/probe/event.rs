@@ -1,12 +1,17 @@
 //! What a probe reports while it runs.
 
-use super::{Connected, Oddity, Progress, Reply};
+use std::time::Duration;
+
+use super::{Connected, Connecting, Oddity, Progress, Reply, Summary};
 
 /// Something that happened while a probe ran. Each kind of run documents which events it has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// The connection is established, TLS and WebSocket handshakes included.
+    /// How far a load has come in connecting.
+    Connecting(Connecting),
+    /// The connection is established, TLS and WebSocket handshakes included. Of the connections of a
+    /// load, it is one.
     Connected(Box<Connected>),
     /// A message was received.
     Reply(Reply),
@@ -16,7 +21,8 @@ pub enum Event {
         /// Its sequence number, from 0.
         seq: u64,
     },
-    /// The connection failed or was closed, which ends a ping. Over UDP it does not: the system
+    /// The connection failed or was closed, which ends a ping unless it
+    /// [reconnects](super::PingOptions::reconnect). Over UDP it does not: the system
     /// refused to send a datagram, or an ICMP error answered one.
     #[non_exhaustive]
     Failed {
@@ -25,6 +31,19 @@ pub enum Event {
     },
     /// The service does something that an echo service does not. It is told at the end of a ping.
     Noticed(Oddity),
+    /// The connection is established again after it had failed.
+    #[non_exhaustive]
+    Reconnected {
+        /// How long there was no connection.
+        after: Duration,
+        /// How many attempts it took.
+        attempts: u64,
+        /// The new connection.
+        connected: Box<Connected>,
+    },
+    /// The summary so far, for which [`Ping::interim_on`](super::Ping::interim_on) was asked. Messages
+    /// in flight count as [unanswered](Summary::unanswered).
+    Interim(Box<Summary>),
     /// How far a load has come.
     Progress(Progress),
     /// A size was tried in the search for the largest datagram.

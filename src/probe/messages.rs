@@ -1,22 +1,26 @@
 //! What a probe sends.
 
-use super::payload::Payloads;
+use std::sync::Arc;
+
 use super::{ProbeError, ProbeSetting, Target};
 use crate::config::Protocol;
 
 /// The largest payload of a UDP datagram over IPv4: 65,535 bytes less the headers of IP and UDP.
 pub(super) const MAX_DATAGRAM_PAYLOAD: usize = 65_507;
 
-/// The messages of a probe. Their contents are random.
+/// The messages of a probe. Their contents are random, unless there is [`data`](Messages::data).
 ///
-/// A message that can hold them begins with 8 bytes (text: 16) that identify its connection and
-/// its number. Shorter messages are told apart by their contents and their order only.
+/// A random message that can hold them begins with 8 bytes (text: 16) that identify its connection
+/// and its number. Shorter messages are told apart by their contents and their order only; messages
+/// of the same data, by their order only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Messages {
     /// The payload of each message, in bytes. 64. Over TCP and TLS at least 1, over UDP at most
-    /// 65,507.
+    /// 65,507. Not used if there is [`data`](Messages::data), to whose size the same limits apply.
     pub size: usize,
+    /// The payload of each message. `None`: random bytes. `None`.
+    pub data: Option<Arc<[u8]>>,
     /// Whether WebSocket messages are text instead of binary. `false`. Only WebSocket has text.
     pub is_text: bool,
     /// What each message ends with on a byte stream, for services that answer lines; the rest of it
@@ -52,13 +56,20 @@ impl Default for Messages {
 impl Messages {
     /// Binary messages of 64 bytes.
     pub fn new() -> Self {
-        Messages { size: 64, is_text: false, line_ending: None }
+        Messages { size: 64, data: None, is_text: false, line_ending: None }
     }
 
     /// Sets [`Messages::size`], in bytes.
     #[must_use]
     pub fn size(mut self, bytes: usize) -> Self {
         self.size = bytes;
+        self
+    }
+
+    /// Sets [`Messages::data`].
+    #[must_use]
+    pub fn data(mut self, data: impl Into<Arc<[u8]>>) -> Self {
+        self.data = Some(data.into());
         self
     }
 
@@ -76,25 +87,24 @@ impl Messages {
         self
     }
 
-    /// Makes the contents.
-    pub(super) fn payloads(&self) -> Payloads {
-        let payloads = Payloads::new(self.size, self.is_text || self.line_ending.is_some());
-        match self.line_ending {
-            Some(ending) => payloads.with_line_ending(ending.bytes()),
-            None => payloads,
-        }
+    /// How many bytes a message has.
+    pub(super) fn bytes(&self) -> usize {
+        self.data.as_ref().map_or(self.size, |data| data.len())
     }
 
     /// Refuses messages that `target` cannot carry.
     pub(super) fn check(&self, target: &Target) -> Result<(), ProbeError> {
-        let size = self.size;
+        let size = self.bytes();
+        let setting = match self.data {
+            Some(_) => ProbeSetting::Data,
+            None => ProbeSetting::Size,
+        };
         match target.protocol() {
-            Protocol::Tcp | Protocol::Tls if size == 0 => Err(ProbeError::setting(
-                ProbeSetting::Size,
-                "a byte stream has no messages of 0 bytes",
-            )),
+            Protocol::Tcp | Protocol::Tls if size == 0 => {
+                Err(ProbeError::setting(setting, "a byte stream has no messages of 0 bytes"))
+            }
             Protocol::Udp if size > MAX_DATAGRAM_PAYLOAD => Err(ProbeError::setting(
-                ProbeSetting::Size,
+                setting,
                 format!("{size} bytes are too many: a datagram carries {MAX_DATAGRAM_PAYLOAD}"),
             )),
             Protocol::Udp | Protocol::Ws | Protocol::Wss if self.line_ending.is_some() => {
@@ -111,6 +121,11 @@ impl Messages {
             }
             Protocol::Tcp | Protocol::Tls | Protocol::Udp if self.is_text => {
                 Err(ProbeError::setting(ProbeSetting::Text, "only WebSocket has text messages"))
+            }
+            _ if self.is_text
+                && self.data.as_ref().is_some_and(|data| std::str::from_utf8(data).is_err()) =>
+            {
+                Err(ProbeError::setting(ProbeSetting::Data, "a text message has to be UTF-8"))
             }
             _ => Ok(()),
         }

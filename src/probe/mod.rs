@@ -46,12 +46,12 @@ mod tracker;
 pub use connect::{ConnectOptions, Connected, Family};
 pub use error::{ProbeError, ProbeSetting};
 pub use event::Event;
-pub use load::{Load, LoadOptions, Progress};
+pub use load::{Connecting, Load, LoadOptions, Progress};
 pub use messages::{LineEnding, Messages};
 pub use mtu::{FindMtu, MtuOptions};
 pub use ping::{Ping, PingOptions};
 pub use stranger::Oddity;
-pub use summary::Summary;
+pub use summary::{Bucket, Phase, Summary, Times};
 pub use target::{Endpoint, Target, TargetError};
 pub use tls::{Sni, TlsFacts, TlsOptions};
 pub use tracker::{Difference, Reply, Verdict};
@@ -104,6 +104,11 @@ impl Probe {
     #[must_use]
     pub fn size(self, bytes: usize) -> Self {
         self.messages(|messages| messages.size = bytes)
+    }
+
+    /// How many bytes a message has.
+    pub fn message_size(&self) -> usize {
+        self.messages.bytes()
     }
 
     /// The echo service.

@@ -4,6 +4,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use super::{LineEnding, Messages};
+
 /// How many random bytes there are, of which every message is a part. They fit into a processor's
 /// cache, so that a load spends its time on the network.
 const POOL: usize = 64 * 1024;
@@ -21,14 +23,18 @@ pub(super) struct Payloads {
     /// What each message ends with, if it has room for that.
     ending: &'static [u8],
     pool: Arc<[u8]>,
+    /// The contents of every message, if they are not random.
+    data: Option<Arc<[u8]>>,
 }
 
 /// The alphabet of text messages, 64 characters.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 impl Payloads {
-    /// Messages of `size` bytes, of printable ASCII if `is_text`.
-    pub(super) fn new(size: usize, is_text: bool) -> Self {
+    /// Such messages. Random text is printable ASCII.
+    pub(super) fn new(messages: &Messages) -> Self {
+        // A line is printable, but for its ending.
+        let is_text = messages.is_text || messages.line_ending.is_some();
         let mut state = random_seed() | 1;
         let mut next = || {
             // xorshift64*: the contents need not be unpredictable.
@@ -43,12 +49,11 @@ impl Payloads {
                 if is_text { ALPHABET[byte as usize % ALPHABET.len()] } else { byte }
             })
             .collect();
-        Payloads { tag: next(), size, is_text, ending: &[], pool }
-    }
-
-    /// The same messages, but with `ending` in place of their last bytes.
-    pub(super) fn with_line_ending(self, ending: &'static [u8]) -> Self {
-        Payloads { ending, ..self }
+        let data = messages.data.clone();
+        // Data is sent as it is.
+        let ending = messages.line_ending.filter(|_| data.is_none());
+        let ending = ending.map_or(&b""[..], LineEnding::bytes);
+        Payloads { tag: next(), size: messages.bytes(), is_text, ending, pool, data }
     }
 
     /// Messages of another connection: the pool is the same, the tag is not.
@@ -66,6 +71,10 @@ impl Payloads {
 
     /// Appends message `seq`.
     pub(super) fn append(&self, seq: u64, into: &mut Vec<u8>) {
+        if let Some(data) = &self.data {
+            into.extend_from_slice(data);
+            return;
+        }
         let start = into.len();
         if self.has_header() {
             self.with_header(seq, |header| into.extend_from_slice(header));
@@ -89,6 +98,9 @@ impl Payloads {
     pub(super) fn is(&self, seq: u64, bytes: &[u8]) -> bool {
         if bytes.len() != self.size || !bytes.ends_with(self.ending) {
             return false;
+        }
+        if let Some(data) = &self.data {
+            return bytes == &**data;
         }
         let mut at = 0;
         if self.has_header() {
@@ -133,7 +145,7 @@ impl Payloads {
     }
 
     fn has_header(&self) -> bool {
-        self.content() >= self.header_size()
+        self.data.is_none() && self.content() >= self.header_size()
     }
 
     /// How many bytes are before the ending.
@@ -172,7 +184,7 @@ mod tests {
     fn a_message_is_known_again_and_no_other_is_taken_for_it() {
         for is_text in [false, true] {
             for size in [0, 1, 7, 8, 15, 16, 17, 64, 1000, POOL, 3 * POOL + 5] {
-                let payloads = Payloads::new(size, is_text);
+                let payloads = payloads(size, is_text);
                 for seq in [0, 1, 70_000] {
                     let bytes = payloads.message(seq);
                     assert_eq!(bytes.len(), size);
@@ -194,10 +206,33 @@ mod tests {
         }
     }
 
+    fn payloads(size: usize, is_text: bool) -> Payloads {
+        Payloads::new(&Messages { is_text, ..Messages::new().size(size) })
+    }
+
+    fn lines(size: usize, ending: LineEnding) -> Payloads {
+        Payloads::new(&Messages::new().size(size).lines(ending))
+    }
+
+    #[test]
+    fn data_is_sent_as_it_is() {
+        let payloads = Payloads::new(&Messages::new().data(*b"a message of more than 16 bytes"));
+        assert_eq!(payloads.message(0), b"a message of more than 16 bytes");
+        assert!(payloads.is(7, b"a message of more than 16 bytes"));
+        assert!(!payloads.is(7, b"a message of more than 16 byteS"));
+        assert_eq!(payloads.seq_of(b"a message of more than 16 bytes", 7), None);
+    }
+
     #[test]
     fn lines_end_as_they_should_and_are_known_again() {
-        for (ending, size) in [(&b"\n"[..], 1), (b"\n", 17), (b"\r\n", 2), (b"\r\n", 3000)] {
-            let payloads = Payloads::new(size, true).with_line_ending(ending);
+        for (ending, size) in [
+            (LineEnding::Lf, 1),
+            (LineEnding::Lf, 17),
+            (LineEnding::CrLf, 2),
+            (LineEnding::CrLf, 3000),
+        ] {
+            let payloads = lines(size, ending);
+            let ending = ending.bytes();
             let mut line = payloads.message(4);
             assert_eq!((line.len(), line.ends_with(ending)), (size, true));
             assert!(line[..size - ending.len()].iter().all(u8::is_ascii_graphic));
@@ -205,13 +240,13 @@ mod tests {
             *line.last_mut().unwrap() = b' ';
             assert!(!payloads.is(4, &line));
         }
-        let payloads = Payloads::new(17, true).with_line_ending(b"\n");
+        let payloads = lines(17, LineEnding::Lf);
         assert_eq!(payloads.seq_of(&payloads.message(4), 9), Some(4));
     }
 
     #[test]
     fn text_is_printable() {
-        let bytes = Payloads::new(500, true).message(3);
+        let bytes = payloads(500, true).message(3);
         assert!(bytes.iter().all(u8::is_ascii_graphic));
     }
 }

@@ -324,6 +324,7 @@ impl fmt::Display for Bytes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::{LineEnding, Messages};
 
     fn told(url: &str, payloads: &Payloads, received: &[&[u8]]) -> Option<String> {
         let target: Target = url.parse().unwrap();
@@ -335,7 +336,7 @@ mod tests {
 
     #[test]
     fn what_a_stream_service_does_beside_echoing_is_told() {
-        let payloads = Payloads::new(64, false);
+        let payloads = Payloads::new(&Messages::new());
         let (first, second) = (&*payloads.message(0), &*payloads.message(1));
         let tcp = |received: &[&[u8]]| told("tcp://localhost:1", &payloads, received);
         assert_eq!(tcp(&[first, second]), None);
@@ -378,7 +379,7 @@ mod tests {
 
     #[test]
     fn what_a_service_of_messages_does_beside_echoing_is_told() {
-        let payloads = Payloads::new(64, false);
+        let payloads = Payloads::new(&Messages::new());
         let (first, second) = (&*payloads.message(0), &*payloads.message(1));
         let longer = [b"You said: ", first].concat();
         let both = [b"<", first, b">"].concat();
@@ -406,7 +407,7 @@ mod tests {
 
     #[test]
     fn lines_are_told_by_their_endings() {
-        let payloads = Payloads::new(64, true).with_line_ending(b"\n");
+        let payloads = Payloads::new(&Messages::new().lines(LineEnding::Lf));
         let first = payloads.message(0);
         let with_cr = [&first[..63], b"\r\n"].concat();
         let told = |received: &[u8]| told("tcp://localhost:1", &payloads, &[received]);
@@ -418,7 +419,7 @@ mod tests {
     fn a_service_of_lines_is_known_by_where_its_answers_end() {
         let target: Target = "tcp://localhost:1".parse().unwrap();
         // Some of so many random messages contain newlines.
-        let payloads = Payloads::new(256, false);
+        let payloads = Payloads::new(&Messages::new().size(256));
         let all: Vec<u8> = (0..10).flat_map(|seq| payloads.message(seq)).collect();
         let last = all.iter().rposition(|byte| *byte == b'\n').expect("a newline in 2,560 bytes");
         let mut transcript = Transcript::new(256, true);
@@ -432,7 +433,7 @@ mod tests {
 
     #[test]
     fn messages_that_are_too_large_are_not_kept() {
-        let payloads = Payloads::new(MOST, false);
+        let payloads = Payloads::new(&Messages::new().size(MOST));
         assert_eq!(told("tcp://localhost:1", &payloads, &[b"Hello", &payloads.message(0)]), None);
     }
 }

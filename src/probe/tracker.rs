@@ -121,6 +121,10 @@ pub(super) struct Tracker {
     /// Expired messages that are not in the window any more.
     forgotten: u64,
     highest_received: Option<u64>,
+    /// Messages before this one are not counted, and how many of those wait and are lost.
+    counted_from: u64,
+    uncounted_waiting: usize,
+    uncounted_lost: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +152,9 @@ impl Tracker {
             expired: 0,
             forgotten: 0,
             highest_received: None,
+            counted_from: 0,
+            uncounted_waiting: 0,
+            uncounted_lost: 0,
         }
     }
 
@@ -165,9 +172,26 @@ impl Tracker {
         self.waiting
     }
 
+    /// How many of them are counted.
+    pub(super) fn counted_waiting(&self) -> usize {
+        self.waiting - self.uncounted_waiting
+    }
+
     /// How many messages have expired and not come back.
     pub(super) fn lost(&self) -> u64 {
-        self.expired as u64 + self.forgotten
+        (self.expired as u64 + self.forgotten).saturating_sub(self.uncounted_lost)
+    }
+
+    /// Counts none of the messages that were sent until now: a warm-up is over.
+    pub(super) fn count_from_here(&mut self) {
+        self.counted_from = self.next_seq();
+        self.uncounted_waiting = self.waiting;
+        self.uncounted_lost = self.expired as u64 + self.forgotten;
+    }
+
+    /// Messages before this one, and replies to them, are not counted.
+    pub(super) fn counted_from(&self) -> u64 {
+        self.counted_from
     }
 
     /// How many messages take up memory.
@@ -212,6 +236,10 @@ impl Tracker {
             sent.state = State::Expired;
             self.waiting -= 1;
             self.expired += 1;
+            if seq < self.counted_from {
+                self.uncounted_waiting -= 1;
+                self.uncounted_lost += 1;
+            }
             expired.push(seq);
         }
         self.forget();
@@ -249,6 +277,11 @@ impl Tracker {
         let rtt = sent_at(&self.window, self.base, seq).map(|at| now.saturating_duration_since(at));
         self.waiting -= usize::from(before == State::Waiting);
         self.expired -= usize::from(before == State::Expired);
+        if seq < self.counted_from {
+            self.uncounted_waiting -= usize::from(before == State::Waiting);
+            let is_late = u64::from(before == State::Expired);
+            self.uncounted_lost = self.uncounted_lost.saturating_sub(is_late);
+        }
         self.forget();
         if !is_right {
             let difference = Difference::between(&self.payloads.message(seq), bytes);
@@ -306,6 +339,7 @@ fn sent_at(window: &VecDeque<Sent>, base: u64, seq: u64) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Messages;
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -318,7 +352,7 @@ mod tests {
     impl Probe {
         fn new(size: usize, messages: u32) -> Probe {
             let start = Instant::now();
-            let mut tracker = Tracker::new(Payloads::new(size, false));
+            let mut tracker = Tracker::new(Payloads::new(&Messages::new().size(size)));
             for n in 0..messages {
                 tracker.sent(start + n * MS);
             }
@@ -414,6 +448,31 @@ mod tests {
             assert_eq!(probe.receive(&message), (Some(0), Verdict::Late, false));
             assert_eq!((probe.tracker.lost(), probe.tracker.waiting()), (0, 1));
         }
+    }
+
+    #[test]
+    fn what_was_sent_in_a_warm_up_is_not_counted() {
+        let mut probe = Probe::new(64, 4);
+        assert_eq!(probe.tracker.expire(probe.start), [0]);
+        probe.tracker.count_from_here();
+        assert_eq!(probe.tracker.counted_from(), 4);
+        for _ in 0..3 {
+            probe.tracker.sent(probe.start + 9 * MS);
+        }
+        let counts =
+            |tracker: &Tracker| (tracker.waiting(), tracker.counted_waiting(), tracker.lost());
+        assert_eq!(counts(&probe.tracker), (6, 3, 0));
+        assert_eq!(probe.tracker.expire(probe.start + MS), [1]);
+        assert_eq!(counts(&probe.tracker), (5, 3, 0));
+        // One is late, one is in time, two are not the warm-up's.
+        for (seq, expected) in [(1, (5, 3, 0)), (2, (4, 3, 0)), (5, (3, 2, 0))] {
+            let message = probe.message(seq);
+            let reply = probe.tracker.received(&message, probe.start + 10 * MS);
+            assert_eq!(reply.seq, Some(seq));
+            assert_eq!(counts(&probe.tracker), expected, "{seq}");
+        }
+        assert_eq!(probe.tracker.expire(probe.start + 9 * MS), [3, 4, 6]);
+        assert_eq!(counts(&probe.tracker), (0, 0, 2));
     }
 
     #[test]

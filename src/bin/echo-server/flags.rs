@@ -115,10 +115,12 @@ fn probe_flag_of(setting: ProbeSetting) -> Option<&'static str> {
     Some(match setting {
         ProbeSetting::Target => "URL",
         ProbeSetting::Size => "--size",
+        ProbeSetting::Data => "--data",
         ProbeSetting::Text => "--text",
         ProbeSetting::Lines => "--lines",
         ProbeSetting::Family => "-4, -6",
         ProbeSetting::Source => "--source",
+        ProbeSetting::Dscp => "--dscp",
         ProbeSetting::Subprotocols => "--subprotocol",
         ProbeSetting::Headers => "--header",
         ProbeSetting::ServerName => "--server-name",
@@ -126,6 +128,7 @@ fn probe_flag_of(setting: ProbeSetting) -> Option<&'static str> {
         ProbeSetting::Alpn => "--alpn",
         ProbeSetting::Connections => "--connections",
         ProbeSetting::InFlight => "--in-flight",
+        ProbeSetting::Count => "--count",
         ProbeSetting::Rate => "--rate",
         _ => return None,
     })

@@ -1,13 +1,17 @@
 //! `echo-server probe`: runs a probe, reports it, and derives the exit code.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use echo_server::probe::{ProbeError, Summary};
+use echo_server::probe::{Event, ProbeError, Summary};
+use futures::FutureExt;
+use futures::future::join_all;
+use tokio::sync::Notify;
 
 use crate::cli::{Mode, Probe};
 use crate::flags;
 use crate::report::Report;
-use crate::signals::Signals;
+use crate::signals::{Quits, Signals};
 
 /// Some messages were lost, late or duplicated, or the connection failed.
 const IMPERFECT: u8 = 1;
@@ -18,7 +22,7 @@ const TLS_FAILED: u8 = 4;
 const DIFFERENT: u8 = 5;
 
 pub fn run(probe: Probe) -> ExitCode {
-    // If the limit stays too low for the connections, connecting fails and says so.
+    // If the limit stays too low for the connections, the load says so.
     let _ = crate::descriptors::raise_limit();
     // One thread: a ping that is woken by another thread would be measured with that. A load has
     // threads of its own.
@@ -26,12 +30,98 @@ pub fn run(probe: Probe) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return crate::fail(IMPERFECT, &format!("no runtime: {error}")),
     };
-    let report = Report::new(&probe);
-    let outcome = runtime.block_on(execute(probe));
+    let code = runtime.block_on(execute(probe));
     // A name is resolved by a blocking call that cannot be interrupted, so do not wait for it.
     runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+async fn execute(Probe { probes, mode, output }: Probe) -> u8 {
+    let stop = stop().boxed().shared();
+    let asked: Vec<Arc<Notify>> = probes.iter().map(|_| Arc::default()).collect();
+    // Without the signal, nobody can ask.
+    if let Ok(mut quits) = Quits::catch() {
+        let asked = asked.clone();
+        tokio::spawn(async move {
+            loop {
+                quits.next().await;
+                asked.iter().for_each(|asked| asked.notify_one());
+            }
+        });
+    }
+    let mut reports = Report::of_all(&probes, &mode, output);
+    let runs = probes.iter().zip(&mut reports).zip(asked).map(async |((probe, report), asked)| {
+        match &mode {
+            Mode::Ping(options) => {
+                let ping = probe.ping(options.clone()).until(stop.clone()).interim_on(asked);
+                let ping = ping.on_event(|event| report.event(&event));
+                Ok(Outcome::Summary(Box::new(ping.run().await?)))
+            }
+            Mode::Load(options) => {
+                let load = probe.load(options.clone()).until(stop.clone());
+                let load = load.on_event(|event| {
+                    report.event(&event);
+                    // Nothing but progress tells how far a load has come.
+                    if matches!(event, Event::Progress(_))
+                        && asked.notified().now_or_never().is_some()
+                    {
+                        report.interim();
+                    }
+                });
+                Ok(Outcome::Summary(Box::new(load.run().await?)))
+            }
+            Mode::FindMtu(options) => {
+                let search = probe.find_mtu(options.clone());
+                let search = search.on_event(|event| report.event(&event));
+                tokio::select! {
+                    found = search.run() => Ok(Outcome::Mtu(found?)),
+                    () = stop.clone() => Ok(Outcome::Stopped),
+                }
+            }
+        }
+    });
+    let outcomes = join_all(runs).await;
+    let codes = reports.iter_mut().zip(outcomes).map(|(report, outcome)| conclude(report, outcome));
+    codes.max().unwrap_or(USAGE)
+}
+
+/// Waits for the signal to stop.
+async fn stop() {
+    match Signals::catch() {
+        Ok(mut signals) => {
+            signals.next().await;
+            // The report may be blocked on standard output: a second signal ends it at once.
+            tokio::spawn(async move {
+                signals.next().await;
+                std::process::exit(i32::from(IMPERFECT));
+            });
+        }
+        // Then a signal ends the process without a summary.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// What came of one URL.
+enum Outcome {
+    Summary(Box<Summary>),
+    /// The largest datagram, if there is one.
+    Mtu(Option<usize>),
+    /// The search for it was stopped.
+    Stopped,
+}
+
+/// Reports what came of a URL. Returns its exit code.
+fn conclude(report: &mut Report, outcome: Result<Outcome, ProbeError>) -> u8 {
     match outcome {
-        Ok(code) => code,
+        Ok(Outcome::Summary(summary)) => {
+            report.summary(&summary);
+            exit_code(&summary)
+        }
+        Ok(Outcome::Mtu(found)) => {
+            report.mtu(found);
+            if found.is_some() { 0 } else { IMPERFECT }
+        }
+        Ok(Outcome::Stopped) => IMPERFECT,
         Err(error) => {
             let code = match &error {
                 ProbeError::Setting { .. } | ProbeError::Credential(_) => USAGE,
@@ -40,56 +130,16 @@ pub fn run(probe: Probe) -> ExitCode {
             };
             let reason = flags::probe_error(&error);
             report.failure(&reason);
-            crate::fail(code, &reason)
+            crate::fail(code, &reason);
+            code
         }
     }
 }
 
-async fn execute(command: Probe) -> Result<ExitCode, ProbeError> {
-    let mut report = Report::new(&command);
-    let Probe { probe, mode, .. } = command;
-    let signals = Signals::catch();
-    let stop = async {
-        match signals {
-            Ok(mut signals) => {
-                signals.next().await;
-                // The report may be blocked on standard output: a second signal ends it at once.
-                tokio::spawn(async move {
-                    signals.next().await;
-                    std::process::exit(i32::from(IMPERFECT));
-                });
-            }
-            // Then a signal ends the process without a summary.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    let summary = match mode {
-        Mode::Ping(options) => {
-            let ping = probe.ping(options).until(stop).on_event(|event| report.event(&event));
-            ping.run().await?
-        }
-        Mode::Load(options) => {
-            let load = probe.load(options).until(stop).on_event(|event| report.event(&event));
-            load.run().await?
-        }
-        Mode::FindMtu(options) => {
-            let search = probe.find_mtu(options).on_event(|event| report.event(&event));
-            let found = tokio::select! {
-                found = search.run() => found?,
-                () = stop => return Ok(ExitCode::from(IMPERFECT)),
-            };
-            report.mtu(found);
-            return Ok(if found.is_some() { ExitCode::SUCCESS } else { ExitCode::from(IMPERFECT) });
-        }
-    };
-    report.summary(&summary);
-    Ok(exit_code(&summary))
-}
-
-fn exit_code(summary: &Summary) -> ExitCode {
+fn exit_code(summary: &Summary) -> u8 {
     match summary {
-        summary if summary.corrupted() > 0 => ExitCode::from(DIFFERENT),
-        summary if summary.is_clean() => ExitCode::SUCCESS,
-        _ => ExitCode::from(IMPERFECT),
+        summary if summary.corrupted() > 0 => DIFFERENT,
+        summary if summary.is_clean() => 0,
+        _ => IMPERFECT,
     }
 }

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM, which shut the server down, and SIGHUP, which reloads the certificates.
+//! SIGINT and SIGTERM, which shut the server down, SIGHUP, which reloads the certificates, and
+//! SIGQUIT, which has the probe print its summary so far.
 
 use std::io;
 
@@ -52,6 +53,36 @@ pub struct Hangups;
 impl Hangups {
     pub fn catch() -> io::Result<Self> {
         Ok(Hangups)
+    }
+
+    pub async fn next(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Catches SIGQUIT (Ctrl-\\), which would dump core otherwise.
+#[cfg(unix)]
+pub struct Quits(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Quits {
+    pub fn catch() -> io::Result<Self> {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::quit()).map(Quits)
+    }
+
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+/// Other systems have no SIGQUIT.
+#[cfg(not(unix))]
+pub struct Quits;
+
+#[cfg(not(unix))]
+impl Quits {
+    pub fn catch() -> io::Result<Self> {
+        Ok(Quits)
     }
 
     pub async fn next(&mut self) {

@@ -208,7 +208,7 @@ async fn connect_tcp(
 ) -> Result<(Box<dyn ByteStream>, Connected), ProbeError> {
     let mut attempts = Attempts::default();
     let attempt = async |address| {
-        let (stream, local) = tcp::connect(address, options.source).await?;
+        let (stream, local) = tcp::connect(address, options).await?;
         Ok((Box::new(stream) as Box<dyn ByteStream>, Connected::new(address.into(), Some(local))))
     };
     match timeout_at(deadline, attempts.first(addresses, attempt)).await {

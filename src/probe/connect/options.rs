@@ -1,7 +1,10 @@
 //! How a probe connects.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+use socket2::SockRef;
 
 use crate::config::Protocol;
 use crate::probe::tls::TlsOptions;
@@ -25,6 +28,9 @@ pub struct ConnectOptions {
     /// WebSocket: further header fields of the request, names and values. A field that the request
     /// has anyway, such as `Host`, gets this value instead. None.
     pub headers: Vec<(String, String)>,
+    /// The DSCP of the packets, from 0 to 63 (RFC 2474). Not on Windows, nor for Unix sockets. `None`:
+    /// the system's, which is 0.
+    pub dscp: Option<u8>,
     /// UDP: whether to set the DF bit, so that a datagram that is larger than the path's MTU is
     /// dropped and not fragmented. Linux only. `false`.
     pub dont_fragment: bool,
@@ -49,6 +55,7 @@ impl ConnectOptions {
             tls: TlsOptions::default(),
             subprotocols: Vec::new(),
             headers: Vec::new(),
+            dscp: None,
             dont_fragment: false,
             skip_first: 0,
         }
@@ -96,6 +103,13 @@ impl ConnectOptions {
         self
     }
 
+    /// Sets [`ConnectOptions::dscp`].
+    #[must_use]
+    pub fn dscp(mut self, dscp: u8) -> Self {
+        self.dscp = Some(dscp);
+        self
+    }
+
     /// Sets [`ConnectOptions::dont_fragment`].
     #[must_use]
     pub fn dont_fragment(mut self) -> Self {
@@ -125,9 +139,39 @@ impl ConnectOptions {
                 let problem = "a Unix socket is neither IPv4 nor IPv6";
                 return Err(ProbeError::setting(ProbeSetting::Family, problem));
             }
+            if self.dscp.is_some() {
+                let problem = "a Unix socket has no packets";
+                return Err(ProbeError::setting(ProbeSetting::Dscp, problem));
+            }
+        }
+        if self.dscp.is_some_and(|dscp| dscp > 63) {
+            return Err(ProbeError::setting(ProbeSetting::Dscp, "must be from 0 to 63"));
         }
         Ok(())
     }
+
+    /// Sets the DSCP of a socket that is going to be connected to `peer`.
+    pub(super) fn mark<'s, S>(&self, socket: &'s S, peer: SocketAddr) -> io::Result<()>
+    where
+        SockRef<'s>: From<&'s S>,
+    {
+        // The lowest two bits of the field are the ECN, which is the transport's.
+        let Some(field) = self.dscp.map(|dscp| u32::from(dscp) << 2) else { return Ok(()) };
+        set_traffic_class(&SockRef::from(socket), peer, field)
+    }
+}
+
+#[cfg(unix)]
+fn set_traffic_class(socket: &SockRef<'_>, peer: SocketAddr, field: u32) -> io::Result<()> {
+    match peer {
+        SocketAddr::V4(_) => socket.set_tos_v4(field),
+        SocketAddr::V6(_) => socket.set_tclass_v6(field),
+    }
+}
+
+#[cfg(not(unix))]
+fn set_traffic_class(_: &SockRef<'_>, _: SocketAddr, _: u32) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "the DSCP cannot be set on this system"))
 }
 
 /// A family of IP addresses.

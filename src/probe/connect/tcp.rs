@@ -1,17 +1,20 @@
 //! Connecting over TCP.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Connects to `address`, from `source` if there is one.
+use super::options::ConnectOptions;
+
+/// Connects to `address`.
 pub(super) async fn connect(
     address: SocketAddr,
-    source: Option<IpAddr>,
+    options: &ConnectOptions,
 ) -> io::Result<(TcpStream, SocketAddr)> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(source) = source {
+    options.mark(&socket, address)?;
+    if let Some(source) = options.source {
         socket.bind(SocketAddr::new(source, 0))?;
     }
     let stream = socket.connect(address).await?;

@@ -22,6 +22,7 @@ pub(super) async fn open(
         SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
     let socket = UdpSocket::bind((options.source.unwrap_or(any), 0)).await?;
+    options.mark(&socket, peer)?;
     if options.dont_fragment {
         set_dont_fragment(&socket, peer)?;
     }

@@ -16,12 +16,12 @@ use super::expiry::Expiry;
 use super::ready::{Ready, Slot};
 use super::schedule::Schedule;
 use crate::causes::{self, Peer};
-use crate::probe::Summary;
 use crate::probe::datagrams::is_refusal;
 use crate::probe::exchange::{Ended, Exchange};
 use crate::probe::link::{Inbox, Link};
 use crate::probe::pace::{Pace, later};
 use crate::probe::payload::Payloads;
+use crate::probe::{Summary, Times};
 
 /// How often a connection reads and writes before others get a turn.
 const ROUNDS: usize = 64;
@@ -38,7 +38,11 @@ const SENDS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Orders {
     pub(super) start: Instant,
+    /// When the warm-up is over.
+    pub(super) count_from: Instant,
     pub(super) end: Instant,
+    /// How many messages to send from then on.
+    pub(super) limit: u64,
     pub(super) timeout: Duration,
     pub(super) plan: Plan,
     /// Whether connections outlive errors, as those of UDP do.
@@ -53,11 +57,18 @@ pub(super) enum Plan {
     Schedule(Schedule),
 }
 
-/// Messages sent and replies received, at one moment.
+impl Plan {
+    fn is_by_replies(&self) -> bool {
+        matches!(self, Plan::Replies(_))
+    }
+}
+
+/// Messages sent, replies received and failures, at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     pub(super) sent: u64,
     pub(super) replies: u64,
+    pub(super) failures: u64,
 }
 
 /// The connections of a thread, and what came of them.
@@ -72,6 +83,10 @@ pub(super) struct Engine {
     pace: Pace,
     /// How many connections have not ended.
     open: usize,
+    /// When the warm-up is over, while it lasts.
+    warm_until: Option<Instant>,
+    /// How many more messages to send; a schedule has its own end.
+    left: u64,
     /// When connections that have nothing to wait for are looked for next.
     sweep: Option<Instant>,
     /// A recent time, which saves asking for it.
@@ -122,7 +137,9 @@ impl Engine {
         let mut engine = Engine {
             orders: Orders {
                 start: now,
+                count_from: now,
                 end: later(now, Duration::MAX),
+                limit: u64::MAX,
                 timeout: Duration::MAX,
                 plan: Plan::Replies(0),
                 is_udp: false,
@@ -133,9 +150,11 @@ impl Engine {
             expiry: Expiry::new(connections.len()),
             pace,
             open: connections.len(),
+            warm_until: None,
+            left: u64::MAX,
             sweep: None,
             now,
-            summary: Summary::new(),
+            summary: Summary::new(payloads.size()),
             counts: Counts::default(),
             last_reply: None,
             connections,
@@ -147,7 +166,15 @@ impl Engine {
     }
 
     /// Begins with the load.
-    pub(super) fn begin(&mut self, orders: Orders) {
+    pub(super) fn begin(&mut self, mut orders: Orders) {
+        let is_warm_up = orders.count_from > orders.start;
+        self.warm_until = is_warm_up.then_some(orders.count_from);
+        self.left = if is_warm_up { u64::MAX } else { orders.limit };
+        if let Plan::Schedule(schedule) = &mut orders.plan {
+            orders.end = schedule.limit(orders.count_from, orders.limit, orders.end);
+        } else if self.left == 0 {
+            orders.end = orders.start;
+        }
         self.sweep = Some(orders.end);
         self.orders = orders;
         if let Plan::Replies(_) = self.orders.plan {
@@ -165,11 +192,19 @@ impl Engine {
         self.counts
     }
 
+    /// The round trips so far.
+    pub(super) fn rtt(&self) -> &Times {
+        self.summary.rtt()
+    }
+
     /// Ready when the load is over and every message has come back or expired, or when all
     /// connections have ended, or when the load was stopped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.ready.register(cx.waker());
         self.now = Instant::now();
+        if self.warm_until.is_some_and(|at| at <= self.now) {
+            self.end_warm_up();
+        }
         // Replies come first. If there is too much to do, messages leave late, which is counted; what
         // a reply waits for us would pass for the service's doing.
         self.ready.take(&mut self.woken);
@@ -190,7 +225,8 @@ impl Engine {
             Plan::Schedule(schedule) => schedule.next_due(),
             Plan::Replies(_) => None,
         };
-        let wake = [next_due, self.expiry.next(), self.sweep].into_iter().flatten().min();
+        let wake =
+            [next_due, self.expiry.next(), self.sweep, self.warm_until].into_iter().flatten().min();
         if !self.woken.is_empty()
             || !self.ready.is_empty()
             || wake.is_some_and(|at| self.pace.poll_until(cx, at).is_ready())
@@ -212,7 +248,11 @@ impl Engine {
             }
             let mut cx = Context::from_waker(waker);
             let (summary, counts) = (&mut self.summary, &mut self.counts);
+            let counted_from = exchange.tracker.counted_from();
             let read = exchange.poll_read(&mut cx, &mut self.inbox, |reply| {
+                if reply.seq.is_some_and(|seq| seq < counted_from) {
+                    return;
+                }
                 counts.replies += 1;
                 summary.count(&reply);
                 if let Some(rtt) = reply.rtt {
@@ -269,8 +309,9 @@ impl Engine {
             let mut cx = Context::from_waker(waker);
             let mut timed = None;
             for _ in 0..MAX_UNFLUSHED {
-                let made = place.make(exchange, &self.orders, self.now, is_due);
+                let made = place.make(exchange, &self.orders, self.left, self.now, is_due);
                 self.counts.sent += made.count;
+                self.left = self.left.saturating_sub(made.count);
                 if made.count > 0 && !made.is_held_up {
                     let (first, count) = timed.unwrap_or((made.first, 0));
                     timed = Some((first, count + made.count));
@@ -278,6 +319,11 @@ impl Engine {
                 if made.count == 0 || !exchange.hand_over(&mut cx) {
                     break;
                 }
+            }
+            if self.left == 0 && self.orders.end > self.now && self.orders.plan.is_by_replies() {
+                // The last message is made, and the load ends when its reply has come.
+                self.orders.end = self.now;
+                self.sweep = Some(self.now);
             }
             if !exchange.is_unwritten() {
                 return;
@@ -309,6 +355,21 @@ impl Engine {
         self.connections[index].slot.enqueue();
     }
 
+    /// Ends the warm-up: forgets what was counted in it, except for connections that have failed.
+    pub(super) fn end_warm_up(&mut self) {
+        self.warm_until = None;
+        let errors = std::mem::take(&mut self.summary.errors);
+        self.summary = Summary::new(self.summary.message_size);
+        self.summary.errors = errors;
+        self.counts = Counts { failures: self.counts.failures, ..Counts::default() };
+        self.last_reply = None;
+        self.orders.start = self.orders.count_from;
+        for connection in &mut self.connections {
+            connection.exchange.tracker.count_from_here();
+        }
+        self.left = self.orders.limit;
+    }
+
     /// Expires the messages whose replies are overdue.
     fn expire(&mut self) {
         while let Some(index) = self.expiry.take(self.now) {
@@ -335,6 +396,7 @@ impl Engine {
             Ended::Failed(error) => (causes::of_io(&error, Peer::Server), true),
         };
         self.summary.fail(reason);
+        self.counts.failures += 1;
         if is_final {
             self.end(index);
         }
@@ -382,18 +444,23 @@ impl Engine {
     /// What came of the load, and the connections, to be closed. It counts as stopped if it is not
     /// over: then replies that have not come are not lost.
     pub(super) fn finish(mut self) -> (Summary, Vec<Exchange>) {
+        if self.warm_until.is_some() {
+            self.end_warm_up();
+        }
         let now = Instant::now();
         let is_stopped = self.open > 0;
         for connection in &self.connections {
             let tracker = &connection.exchange.tracker;
-            let waiting = tracker.waiting() as u64;
+            let waiting = tracker.counted_waiting() as u64;
             self.summary.lost += tracker.lost();
             let is_lost = connection.has_ended;
             *(if is_lost { &mut self.summary.lost } else { &mut self.summary.unanswered }) +=
                 waiting;
             if let Plan::Schedule(schedule) = &self.orders.plan {
                 let until = if is_stopped { self.orders.end.min(now) } else { self.orders.end };
-                self.summary.unsent += schedule.remaining(connection.place.next, until);
+                let next = connection.place.next;
+                let in_warm_up = schedule.remaining(next, self.orders.count_from);
+                self.summary.unsent += schedule.remaining(next, until).saturating_sub(in_warm_up);
             }
         }
         self.summary.sent = self.counts.sent;
@@ -420,6 +487,7 @@ impl Place {
         &mut self,
         exchange: &mut Exchange,
         orders: &Orders,
+        left: u64,
         now: Instant,
         is_due: bool,
     ) -> Made {
@@ -431,6 +499,7 @@ impl Place {
         match &orders.plan {
             Plan::Replies(in_flight) => {
                 let room = in_flight.saturating_sub(exchange.tracker.waiting());
+                let most = most.min(usize::try_from(left).unwrap_or(usize::MAX));
                 let count = if now < orders.end { room.min(most) } else { 0 };
                 if count > 0 {
                     exchange.send(count);

@@ -68,6 +68,20 @@ impl Schedule {
         Some(self.next - 1)
     }
 
+    /// Ends after `count` messages that are due at `from` or later, or before that. Returns when the
+    /// schedule ends.
+    pub(super) fn limit(&mut self, from: Instant, count: u64, end: Instant) -> Instant {
+        let total = self.count_before(from).saturating_add(count);
+        if total >= self.total {
+            return end;
+        }
+        self.total = total;
+        match total.checked_sub(1) {
+            Some(last) => self.due(last) + Duration::from_nanos(1),
+            None => self.start,
+        }
+    }
+
     /// Gives up the messages that have not been taken.
     pub(super) fn skip_rest(&mut self) {
         self.next = self.total;
@@ -149,6 +163,21 @@ mod tests {
         assert_eq!(schedule.due_from(10, start + ms(99)), 0);
         assert_eq!(schedule.remaining(1, start + ms(7)), 2);
         assert_eq!(schedule.remaining(0, start + ms(99)), 4);
+    }
+
+    #[test]
+    fn a_limit_counts_from_the_end_of_the_warm_up() {
+        let start = Instant::now();
+        let schedule = |from, count| {
+            let mut schedule = Schedule::new(ALONE, 3, start, start + ms(300));
+            let end = schedule.limit(start + from, count, start + ms(300));
+            (schedule.total, end)
+        };
+        let tick = Duration::from_nanos(1);
+        assert_eq!(schedule(ms(0), 5), (5, start + ms(4) + tick));
+        assert_eq!(schedule(ms(10), 5), (15, start + ms(14) + tick));
+        assert_eq!(schedule(ms(10), 290), (300, start + ms(300)));
+        assert_eq!(schedule(ms(0), 0), (0, start));
     }
 
     #[test]

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use super::engine::{Engine, Orders, Plan};
 use super::ready::Ready;
 use super::schedule::{Schedule, Share};
-use crate::probe::Summary;
 use crate::probe::link::Link;
 use crate::probe::pace::Pace;
 use crate::probe::payload::Payloads;
+use crate::probe::{Messages, Summary};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -134,7 +134,7 @@ impl Bench {
     fn with_size(size: usize, connections: usize, orders: Orders) -> Bench {
         let peers: Vec<_> = (0..connections).map(|_| Scripted::default()).collect();
         let links: Vec<_> = peers.iter().map(|peer| Link::Bytes(Box::new(peer.clone()))).collect();
-        let payloads = Payloads::new(size, false);
+        let payloads = Payloads::new(&Messages::new().size(size));
         let mut engine =
             Engine::new(links, &payloads, Pace::new().unwrap(), Arc::<Ready>::default());
         engine.begin(orders);
@@ -172,13 +172,14 @@ fn each_second(connections: usize, start: Instant, total: u32) -> Orders {
     let end = start + total * SECOND;
     let share = Share { rate: 1.0, of_connections: connections, thread: 0, of_threads: 1 };
     let plan = Plan::Schedule(Schedule::new(share, connections, start, end));
-    Orders { start, end, timeout: HOUR, plan, is_udp: false }
+    Orders { start, count_from: start, end, limit: u64::MAX, timeout: HOUR, plan, is_udp: false }
 }
 
 fn replies(in_flight: usize) -> Orders {
     let start = Instant::now();
     let plan = Plan::Replies(in_flight);
-    Orders { start, end: start + HOUR, timeout: HOUR, plan, is_udp: false }
+    let (end, limit) = (start + HOUR, u64::MAX);
+    Orders { start, count_from: start, end, limit, timeout: HOUR, plan, is_udp: false }
 }
 
 fn ago(time: Duration) -> Instant {
@@ -308,7 +309,7 @@ async fn a_load_that_is_stopped_leaves_messages_unanswered() {
     let ready = Arc::<Ready>::default();
     let peer = Scripted::default();
     let links = [Link::Bytes(Box::new(peer.clone()))];
-    let payloads = Payloads::new(64, false);
+    let payloads = Payloads::new(&Messages::new());
     let mut engine = Engine::new(links, &payloads, Pace::new().unwrap(), Arc::clone(&ready));
     engine.begin(replies(3));
     let waker = Waker::from(Arc::<Woken>::default());
@@ -318,4 +319,69 @@ async fn a_load_that_is_stopped_leaves_messages_unanswered() {
     assert!(engine.poll(&mut cx).is_ready());
     let summary = engine.finish().0;
     assert_eq!((summary.sent(), summary.unanswered(), summary.lost()), (3, 3, 0));
+}
+
+#[tokio::test]
+async fn a_load_of_so_many_messages_ends_when_they_have_come_back() {
+    let mut bench = Bench::new(3, Orders { limit: 10, ..replies(2) });
+    bench.settle();
+    for peer in [0, 1] {
+        bench.peers[peer].echo();
+        bench.settle();
+    }
+    // Six at first, two for the first two replies, and two more for two others.
+    assert_eq!(bench.engine.counts().sent, 10);
+    bench.peers.clone().iter().for_each(Scripted::echo);
+    bench.settle();
+    assert!(bench.turn(), "it is over");
+    let summary = bench.finish();
+    assert_eq!((summary.sent(), summary.received(), summary.unanswered()), (10, 10, 0));
+}
+
+#[tokio::test]
+async fn a_load_of_fewer_messages_than_connections_ends_too() {
+    let mut bench = Bench::new(5, Orders { limit: 2, ..replies(1) });
+    bench.settle();
+    assert_eq!(bench.engine.counts().sent, 2);
+    for peer in bench.peers.clone() {
+        if peer.get(|script| !script.written.is_empty()) {
+            peer.echo();
+        }
+    }
+    bench.settle();
+    assert!(bench.turn(), "it is over");
+    assert_eq!(bench.finish().received(), 2);
+}
+
+#[tokio::test]
+async fn a_schedule_of_so_many_messages_ends_with_the_last() {
+    let mut bench = Bench::new(2, Orders { limit: 3, ..each_second(2, ago(30 * SECOND), 20) });
+    bench.settle();
+    bench.peers.clone().iter().for_each(Scripted::echo);
+    bench.settle();
+    assert!(bench.turn(), "it is over");
+    let summary = bench.finish();
+    assert_eq!((summary.sent(), summary.received(), summary.unsent()), (3, 3, 0));
+}
+
+#[tokio::test]
+async fn what_a_warm_up_sends_is_not_counted_even_if_it_comes_back_later() {
+    let mut bench = Bench::new(2, replies(1));
+    bench.engine.begin(Orders { count_from: Instant::now() + HOUR, limit: 3, ..replies(2) });
+    bench.settle();
+    assert_eq!(bench.engine.counts().sent, 4);
+    bench.engine.end_warm_up();
+    assert_eq!(bench.engine.counts().sent, 0);
+    // Two replies to messages of the warm-up, each of which makes room for one that counts.
+    bench.peers[0].echo();
+    bench.settle();
+    assert_eq!((bench.engine.counts().sent, bench.engine.counts().replies), (2, 0));
+    bench.peers.clone().iter().for_each(Scripted::echo);
+    bench.settle();
+    bench.peers[0].echo();
+    bench.settle();
+    assert!(bench.turn(), "it is over");
+    let summary = bench.finish();
+    assert_eq!((summary.sent(), summary.received(), summary.lost()), (3, 3, 0), "{summary}");
+    assert_eq!(summary.rtt().count(), 3);
 }

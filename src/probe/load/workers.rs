@@ -9,8 +9,10 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{StreamExt, stream};
@@ -29,7 +31,7 @@ use crate::probe::exchange::CLOSE_TIMEOUT;
 use crate::probe::link::Link;
 use crate::probe::pace::{Pace, later};
 use crate::probe::payload::Payloads;
-use crate::probe::{Probe, ProbeError, Summary};
+use crate::probe::{Connected, Probe, ProbeError, Summary, Times};
 
 /// How many connections are established at the same time.
 const CONNECTING: usize = 100;
@@ -37,36 +39,74 @@ const CONNECTING: usize = 100;
 /// The threads, as the task sees them that runs the load. Dropping it ends them.
 pub(super) struct Workers {
     workers: Vec<Worker>,
+    connecting: Arc<Attempts>,
     rate: Option<f64>,
+    count: Option<u64>,
+}
+
+/// How many connections were established, and how many could not be, so far.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    pub(super) established: AtomicUsize,
+    pub(super) failed: AtomicUsize,
 }
 
 struct Worker {
     connections: usize,
     ready: Arc<Ready>,
     counts: Arc<Mutex<Counts>>,
+    rtt: Arc<Snapshot>,
     established: Option<oneshot::Receiver<Result<Established, ProbeError>>>,
     begin: Option<oneshot::Sender<Begin>>,
     done: Option<oneshot::Receiver<Summary>>,
 }
 
-/// How many connections a thread has, and why it has not more.
-struct Established {
-    connections: usize,
-    failures: Vec<ProbeError>,
+/// The connections of a thread, or of all, and why there are not more.
+pub(super) struct Established {
+    pub(super) connections: usize,
+    /// One of them.
+    pub(super) example: Option<Connected>,
+    /// How long the phases of establishing them took.
+    pub(super) summary: Summary,
+    pub(super) failures: Vec<ProbeError>,
+}
+
+/// A thread's round trips so far, which it copies when they are wanted and not with each reply.
+#[derive(Debug, Default)]
+struct Snapshot {
+    is_wanted: AtomicBool,
+    taken: Mutex<Times>,
+}
+
+impl Snapshot {
+    fn take_if_wanted(&self, times: &Times) {
+        // Nothing but the flag itself is passed on, so that no order is needed.
+        if self.is_wanted.load(Ordering::Relaxed) {
+            self.is_wanted.store(false, Ordering::Relaxed);
+            *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = times.clone();
+        }
+    }
 }
 
 /// When the load begins, and the thread's share in its rate, if it has one.
 struct Begin {
     start: Instant,
     share: Option<Share>,
+    /// How many messages the thread is to send.
+    limit: u64,
 }
 
 impl Workers {
     /// Starts the threads, which begin to connect.
     pub(super) fn start(probe: &Probe, options: &LoadOptions) -> Result<Workers, ProbeError> {
         let count = options.threads.get().min(options.connections);
-        let payloads = probe.messages.payloads();
-        let mut workers = Workers { workers: Vec::new(), rate: options.rate };
+        let payloads = Payloads::new(&probe.messages);
+        let mut workers = Workers {
+            workers: Vec::new(),
+            connecting: Arc::default(),
+            rate: options.rate,
+            count: options.count,
+        };
         for number in 0..count {
             let (established_to, established) = oneshot::channel();
             let (begin, begin_from) = oneshot::channel();
@@ -75,6 +115,7 @@ impl Workers {
                 connections: 0,
                 ready: Arc::default(),
                 counts: Arc::default(),
+                rtt: Arc::default(),
                 established: Some(established),
                 begin: Some(begin),
                 done: Some(done),
@@ -87,6 +128,8 @@ impl Workers {
                 payloads: payloads.clone(),
                 ready: Arc::clone(&worker.ready),
                 counts: Arc::clone(&worker.counts),
+                rtt: Arc::clone(&worker.rtt),
+                connecting: Arc::clone(&workers.connecting),
             };
             workers.workers.push(worker);
             thread::Builder::new()
@@ -97,19 +140,30 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Waits until all threads have connected. Returns how many connections there are, and why there
-    /// are not more.
-    pub(super) async fn established(&mut self) -> Result<(usize, Vec<ProbeError>), ProbeError> {
-        let (mut connections, mut failures) = (0, Vec::new());
+    /// How far connecting has come.
+    pub(super) fn connecting(&self) -> Arc<Attempts> {
+        Arc::clone(&self.connecting)
+    }
+
+    /// Waits until all threads have connected, which is asked for once.
+    pub(super) async fn established(&mut self) -> Result<Established, ProbeError> {
+        let mut all: Option<Established> = None;
         for worker in &mut self.workers {
             let established = worker.established.take().expect("it is asked for once");
             let established = established.await.expect("a thread of a load does not panic")?;
             worker.connections = established.connections;
-            connections += established.connections;
-            failures.extend(established.failures);
+            match &mut all {
+                None => all = Some(established),
+                Some(all) => {
+                    all.connections += established.connections;
+                    all.example = all.example.take().or(established.example);
+                    all.summary.add(established.summary);
+                    all.failures.extend(established.failures);
+                }
+            }
         }
         self.workers.retain(|worker| worker.connections > 0);
-        Ok((connections, failures))
+        Ok(all.expect("there is at least one thread"))
     }
 
     /// Begins with the load on all `connections`. Returns when that was.
@@ -117,6 +171,7 @@ impl Workers {
         // The clock of the caller's runtime may be paused, as it can be in tests.
         let start = Instant::from_std(std::time::Instant::now());
         let count = self.workers.len();
+        let (messages, mut before) = (self.count.map(u128::from), 0);
         for (thread, worker) in self.workers.iter_mut().enumerate() {
             let share = self.rate.map(|rate| Share {
                 rate,
@@ -124,9 +179,15 @@ impl Workers {
                 thread,
                 of_threads: count,
             });
+            // A thread's part of the messages is that of its connections, and the parts add up.
+            let until = |part: usize| messages.map(|all| all * part as u128 / connections as u128);
+            let limit = until(before + worker.connections)
+                .zip(until(before))
+                .map_or(u64::MAX, |(to, from)| (to - from) as u64);
+            before += worker.connections;
             if let Some(begin) = worker.begin.take() {
                 // If the thread is gone, `done` will say so.
-                let _ = begin.send(Begin { start, share });
+                let _ = begin.send(Begin { start, share, limit });
             }
         }
         start
@@ -139,6 +200,17 @@ impl Workers {
             let counts = *worker.counts.lock().unwrap_or_else(PoisonError::into_inner);
             all.sent += counts.sent;
             all.replies += counts.replies;
+            all.failures += counts.failures;
+        }
+        all
+    }
+
+    /// The round trips of all threads, as they were about when this was called the last time.
+    pub(super) fn rtt(&self) -> Times {
+        let mut all = Times::default();
+        for worker in &self.workers {
+            all.add(worker.rtt.taken.lock().unwrap_or_else(PoisonError::into_inner).clone());
+            worker.rtt.is_wanted.store(true, Ordering::Relaxed);
         }
         all
     }
@@ -175,6 +247,8 @@ struct Task {
     payloads: Payloads,
     ready: Arc<Ready>,
     counts: Arc<Mutex<Counts>>,
+    rtt: Arc<Snapshot>,
+    connecting: Arc<Attempts>,
 }
 
 impl Task {
@@ -209,7 +283,7 @@ impl Task {
         established: oneshot::Sender<Result<Established, ProbeError>>,
         mut begin: oneshot::Receiver<Begin>,
     ) -> Option<Summary> {
-        let (links, failures) = tokio::select! {
+        let (links, connected) = tokio::select! {
             connected = self.connect() => connected,
             _ = &mut begin => return None,
         };
@@ -223,12 +297,13 @@ impl Task {
             }
         };
         let mut engine = Engine::new(links, &self.payloads, pace, Arc::clone(&self.ready));
-        let _ = established.send(Ok(Established { connections, failures }));
+        let _ = established.send(Ok(connected));
         let begin = begin.await.ok()?;
         engine.begin(self.orders(begin, connections));
         poll_fn(|cx| {
             let polled = engine.poll(cx);
             *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = engine.counts();
+            self.rtt.take_if_wanted(engine.rtt());
             polled
         })
         .await;
@@ -244,26 +319,44 @@ impl Task {
     }
 
     /// Establishes the connections, and says why some could not be.
-    async fn connect(&self) -> (Vec<Link>, Vec<ProbeError>) {
+    async fn connect(&self) -> (Vec<Link>, Established) {
         let Probe { target, connect: options, .. } = &self.probe;
         let connecting = stream::iter(0..self.connections).map(|_| connect(target, options));
         let mut connecting = pin!(connecting.buffer_unordered(CONNECTING));
-        let (mut links, mut failures) = (Vec::new(), Vec::new());
+        let mut links = Vec::new();
+        let mut all = Established {
+            connections: 0,
+            example: None,
+            summary: Summary::new(self.payloads.size()),
+            failures: Vec::new(),
+        };
         while let Some(connected) = connecting.next().await {
             match connected {
-                Ok((link, _)) => links.push(link),
-                Err(error) => failures.push(error),
+                Ok((link, connected)) => {
+                    links.push(link);
+                    all.connections += 1;
+                    all.summary.connected(&connected);
+                    all.example.get_or_insert(connected);
+                    self.connecting.established.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    all.failures.push(error);
+                    self.connecting.failed.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
-        (links, failures)
+        (links, all)
     }
 
     fn orders(&self, begin: Begin, connections: usize) -> Orders {
-        let Begin { start, share } = begin;
-        let end = later(start, self.options.duration);
+        let Begin { start, share, limit } = begin;
+        let count_from = later(start, self.options.warm_up);
+        let end = later(count_from, self.options.time_limit().unwrap_or(Duration::MAX));
         Orders {
             start,
+            count_from,
             end,
+            limit,
             timeout: self.options.timeout,
             plan: match share {
                 Some(share) => Plan::Schedule(Schedule::new(share, connections, start, end)),

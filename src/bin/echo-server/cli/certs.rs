@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use echo_server::certs::Name;
 
 /// The options of the `certs` command.
@@ -29,6 +29,10 @@ pub(super) struct CertsArgs {
     /// [localhost, 127.0.0.1, ::1 and the host name]
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     name: Vec<Name>,
+
+    /// Print this help
+    #[arg(short, long, action = ArgAction::Help)]
+    help: Option<bool>,
 }
 
 impl From<CertsArgs> for Certs {

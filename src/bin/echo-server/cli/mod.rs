@@ -15,11 +15,11 @@ use std::path::PathBuf;
 
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use echo_server::Config;
 
 pub use certs::Certs;
-pub use probe::{Mode, Probe};
+pub use probe::{Format, Mode, Output, Probe};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -133,11 +133,7 @@ enum Subcommands {
 
 /// The command line's definition. `-h` shows only the listeners, so that it fits a screen.
 fn definition() -> clap::Command {
-    // Without its own help flag, the command has none for its subcommands either.
-    let help = Arg::new("help").short('h').long("help").action(ArgAction::Help);
-    let help = help.help("Print help").help_heading("Other");
-    let command = Cli::command().mut_subcommands(|subcommand| subcommand.arg(help.clone()));
-    command.mut_args(|arg| {
+    Cli::command().mut_args(|arg| {
         let is_short = matches!(arg.get_help_heading(), Some("Listeners" | "Other"));
         let hides = !is_short || arg.get_long() == Some("unix-mode");
         let arg = arg.hide_short_help(hides);
@@ -168,7 +164,9 @@ pub fn parse() -> Result<Command, Exit> {
         }
     })?;
     Ok(match cli.command.take() {
-        Some(Subcommands::Probe(args)) => Command::Probe(Box::new((*args).into())),
+        Some(Subcommands::Probe(args)) => {
+            Command::Probe(Box::new((*args).try_into().map_err(Exit::Usage)?))
+        }
         Some(Subcommands::Certs(args)) => Command::Certs(args.into()),
         None => {
             let usage = |problem| Exit::Usage(format!("{problem}; see 'echo-server --help'"));

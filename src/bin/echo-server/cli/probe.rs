@@ -2,26 +2,28 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::usage::without_scheme;
 use super::values::{parse_number, parse_time as parse_any_time};
 use echo_server::probe::{
-    self, Family, LineEnding, LoadOptions, MtuOptions, PingOptions, Sni, Target,
+    self, ConnectOptions, Family, LineEnding, LoadOptions, Messages, MtuOptions, PingOptions, Sni,
+    Target,
 };
 use echo_server::{Credentials, Fingerprint, FingerprintError, Source};
 
 /// What `echo-server probe` was told to do.
 #[derive(Debug)]
 pub struct Probe {
-    pub probe: probe::Probe,
+    /// At least one. Only pings have several.
+    pub probes: Vec<probe::Probe>,
     pub mode: Mode,
-    /// One JSON object per event instead of text.
-    pub json: bool,
+    pub output: Output,
 }
 
 /// How the probe is run.
@@ -32,58 +34,106 @@ pub enum Mode {
     FindMtu(MtuOptions),
 }
 
+/// How the probe reports.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    pub format: Format,
+    /// Nothing but the summary.
+    pub is_quiet: bool,
+    /// A time stamp in front of each reply. JSON and CSV always have one.
+    pub has_timestamps: bool,
+}
+
+/// The format of a probe's report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Json,
+    Csv,
+}
+
 #[derive(Debug, Args)]
 #[command(
     after_help = "URL is tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT, ws://HOST[:PORT]/PATH or \
                         wss://HOST[:PORT]/PATH; for a Unix socket tcp+unix:///FILE, tls+unix:///FILE, \
-                        ws+unix:///FILE:/PATH or wss+unix:///FILE:/PATH, on Linux also tcp+unix://@NAME.\n\
-                        Without --connections, --in-flight, --duration, --rate or --threads it is a ping: one message \
-                        an interval, until Ctrl-C.\n\
+                        ws+unix:///FILE:/PATH or wss+unix:///FILE:/PATH, on Linux also tcp+unix://@NAME.\n\n\
+                        It is a ping, one message an interval, unless there is a flag of a load. Ctrl-C ends \
+                        it, Ctrl-\\ prints the summary so far.\n\n\
                         Exit codes: 0 all echoed; 1 some lost, late, duplicated or not sent, or the \
                         connection failed, or nothing came back; 2 wrong usage; 3 could not connect; 4 TLS or certificate failure; 5 a \
-                        reply differed from what was sent."
+                        reply differed from what was sent. Of several URLs, the highest.\n\n\
+Examples:
+  echo-server probe tcp://127.0.0.1:8080 -c 3
+  echo-server probe udp://192.0.2.1:7 tcp://192.0.2.1:7 -D --reconnect
+  echo-server probe wss://localhost:8444 --ca certs/ca.pem --connect-each
+  echo-server probe tcp://127.0.0.1:8080 --connections 50 --duration 3s --warm-up 1s
+  echo-server probe udp://127.0.0.1:8080 --rate 10000 -c 100000 --json"
 )]
 pub(super) struct ProbeArgs {
-    /// The echo service
-    #[arg(value_name = "URL", value_parser = parse_target)]
-    target: Target,
+    /// The echo service; a ping takes several
+    #[arg(value_name = "URL", value_parser = parse_target, required = true, num_args = 1..)]
+    targets: Vec<Target>,
 
-    /// Messages to send [until Ctrl-C]
-    #[arg(short, long, value_name = "N", help_heading = "Ping", value_parser = parse_number::<u64>)]
+    /// Messages to send, a load's over all connections together [until Ctrl-C]
+    #[arg(short, long, value_name = "N", help_heading = "Length", value_parser = parse_number::<u64>)]
     count: Option<u64>,
 
-    /// From one message to the next
+    /// How long to send [ping: until Ctrl-C; load without --count: 10s]
+    #[arg(long, value_name = "TIME", help_heading = "Length")]
+    #[arg(value_parser = parse_positive_time)]
+    duration: Option<Duration>,
+
+    /// From one message to the next; 0: flood, as fast as they come back, at least 100 a second
     #[arg(short, long, value_name = "TIME", default_value = "1s", help_heading = "Ping")]
     #[arg(value_parser = parse_time)]
     interval: Duration,
 
+    /// Connect again when the connection fails, and tell how long there was none
+    #[arg(long, help_heading = "Ping", conflicts_with = "connect_each")]
+    reconnect: bool,
+
+    /// A connection for each message, and how long it took to establish
+    #[arg(long, help_heading = "Ping")]
+    connect_each: bool,
+
     /// Connections; over UDP, flows [1]
-    #[arg(long, value_name = "N", help_heading = "Load", conflicts_with = "count")]
+    #[arg(long, value_name = "N", help_heading = "Load", conflicts_with_all = PING_FLAGS)]
     #[arg(value_parser = parse_number::<usize>)]
     connections: Option<usize>,
 
     /// Messages in flight on each connection [1]
-    #[arg(long, value_name = "N", help_heading = "Load", conflicts_with = "count")]
+    #[arg(long, value_name = "N", help_heading = "Load", conflicts_with_all = PING_FLAGS)]
     #[arg(value_parser = parse_number::<usize>)]
     in_flight: Option<usize>,
 
-    /// How long to send [10s]
-    #[arg(long, value_name = "TIME", help_heading = "Load", conflicts_with = "count")]
-    #[arg(value_parser = parse_positive_time)]
-    duration: Option<Duration>,
-
     /// Messages a second over all connections, on a schedule, and timed from it
-    #[arg(long, value_name = "R", help_heading = "Load", conflicts_with_all = ["count", "in_flight"])]
+    #[arg(long, value_name = "R", help_heading = "Load", conflicts_with_all = PING_FLAGS)]
+    #[arg(conflicts_with = "in_flight")]
     rate: Option<f64>,
 
     /// Threads that send and receive [1]
-    #[arg(long, value_name = "N", help_heading = "Load", conflicts_with = "count")]
+    #[arg(long, value_name = "N", help_heading = "Load", conflicts_with_all = PING_FLAGS)]
     threads: Option<NonZeroUsize>,
+
+    /// Send this long before anything is counted [0]
+    #[arg(long, value_name = "TIME", help_heading = "Load", conflicts_with_all = PING_FLAGS)]
+    #[arg(value_parser = parse_time)]
+    warm_up: Option<Duration>,
 
     /// Bytes in a message; over UDP 65507 at most
     #[arg(short, long, value_name = "SIZE", default_value = "64", help_heading = "Messages")]
     #[arg(value_parser = parse_size)]
     size: usize,
+
+    /// Send this text instead of random bytes
+    #[arg(long, value_name = "TEXT", help_heading = "Messages")]
+    #[arg(conflicts_with_all = ["size", "data_file", "find_mtu"])]
+    data: Option<String>,
+
+    /// Send what is in this file instead of random bytes
+    #[arg(long, value_name = "FILE", help_heading = "Messages")]
+    #[arg(conflicts_with_all = ["size", "find_mtu"])]
+    data_file: Option<PathBuf>,
 
     /// How long to wait for a reply
     #[arg(short, long, value_name = "TIME", default_value = "2s", help_heading = "Messages")]
@@ -125,13 +175,17 @@ pub(super) struct ProbeArgs {
     #[arg(short = '6', long, help_heading = "Connection")]
     ipv6: bool,
 
+    /// Mark packets with this DSCP: 0 to 63, or a name such as EF, AF41 or CS5
+    #[arg(long, value_name = "DSCP", help_heading = "Connection", value_parser = parse_dscp)]
+    dscp: Option<u8>,
+
     /// UDP: set the DF bit
     #[arg(long, help_heading = "Connection")]
     dont_fragment: bool,
 
     /// UDP: find the largest payload that comes back with the DF bit set
     #[arg(long, help_heading = "Connection")]
-    #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "threads", "size"])]
+    #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "threads", "warm_up", "size"])]
     find_mtu: bool,
 
     /// WebSocket: offer this subprotocol; can be given several times
@@ -177,66 +231,112 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
     key: Option<PathBuf>,
 
-    /// One JSON object per event, and a summary at the end
-    #[arg(long)]
+    /// Nothing but the summary
+    #[arg(short, long, help_heading = "Output")]
+    quiet: bool,
+
+    /// The time in front of each reply, in seconds since 1970
+    #[arg(short = 'D', long, help_heading = "Output")]
+    timestamps: bool,
+
+    /// One JSON object per event, and a summary at the end (docs/probe-json.md)
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["csv", "timestamps"])]
     json: bool,
+
+    /// One line per reply; of a load, one line
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["timestamps", "find_mtu"])]
+    csv: bool,
+
+    /// Print this help
+    #[arg(short, long, help_heading = "Output", action = ArgAction::Help)]
+    help: Option<bool>,
 }
 
-impl From<ProbeArgs> for Probe {
-    fn from(args: ProbeArgs) -> Probe {
+/// What makes no sense for a load.
+const PING_FLAGS: [&str; 3] = ["interval", "reconnect", "connect_each"];
+
+impl TryFrom<ProbeArgs> for Probe {
+    type Error = String;
+
+    fn try_from(args: ProbeArgs) -> Result<Probe, String> {
         let is_load = args.connections.is_some()
             || args.in_flight.is_some()
-            || args.duration.is_some()
             || args.rate.is_some()
-            || args.threads.is_some();
+            || args.threads.is_some()
+            || args.warm_up.is_some();
+        if args.targets.len() > 1 && (is_load || args.find_mtu) {
+            return Err("several URLs can be pinged, but not loaded or searched".to_owned());
+        }
+        let data = match (args.data, &args.data_file) {
+            (Some(text), _) => Some(text.into_bytes()),
+            (None, Some(file)) => Some(
+                std::fs::read(file)
+                    .map_err(|error| format!("--data-file {}: {error}", file.display()))?,
+            ),
+            (None, None) => None,
+        };
         let mode = if args.find_mtu {
             Mode::FindMtu(MtuOptions::new().timeout(args.timeout))
         } else if is_load {
             let mut load = LoadOptions::new().timeout(args.timeout);
             load.connections = args.connections.unwrap_or(load.connections);
             load.in_flight = args.in_flight.unwrap_or(load.in_flight);
-            load.duration = args.duration.unwrap_or(load.duration);
+            load.count = args.count;
+            load.duration = args.duration;
+            load.warm_up = args.warm_up.unwrap_or(load.warm_up);
             load.rate = args.rate;
             load.threads = args.threads.unwrap_or(load.threads);
             Mode::Load(load)
         } else {
             let mut ping = PingOptions::new().interval(args.interval).timeout(args.timeout);
             ping.count = args.count;
+            ping.duration = args.duration;
+            ping.reconnect = args.reconnect;
+            ping.connect_each = args.connect_each;
             Mode::Ping(ping)
         };
-        let probe = probe::Probe::new(args.target)
-            .messages(|messages| {
-                messages.size = args.size;
-                messages.is_text = args.text;
-                messages.line_ending = args.lines;
-            })
-            .connect(|connect| {
-                connect.family = match (args.ipv4, args.ipv6) {
-                    (true, _) => Some(Family::V4),
-                    (_, true) => Some(Family::V6),
-                    _ => None,
-                };
-                connect.source = args.source;
-                connect.skip_first = args.skip_first;
-                connect.timeout = args.connect_timeout;
-                connect.subprotocols = args.subprotocol;
-                connect.headers = args.header;
-                connect.dont_fragment = args.dont_fragment;
-                connect.tls.ca = args.ca.map(Source::from);
-                connect.tls.pins = args.pin;
-                connect.tls.insecure = args.insecure;
-                connect.tls.server_name = args.server_name;
-                connect.tls.sni = match args.sni {
-                    None => Sni::AsVerified,
-                    Some(name) if name == "none" => Sni::Omitted,
-                    Some(name) => Sni::Name(name),
-                };
-                connect.tls.alpn = args.alpn;
-                let key = args.key.or_else(|| args.cert.clone());
-                connect.tls.client_credentials =
-                    args.cert.zip(key).map(|(cert, key)| Credentials::new(cert, key));
-            });
-        Probe { probe, mode, json: args.json }
+        let mut messages = Messages::new().size(args.size);
+        messages.data = data.map(Into::into);
+        messages.is_text = args.text;
+        messages.line_ending = args.lines;
+        let mut connect = ConnectOptions::new().timeout(args.connect_timeout);
+        connect.family = match (args.ipv4, args.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        };
+        connect.source = args.source;
+        connect.skip_first = args.skip_first;
+        connect.subprotocols = args.subprotocol;
+        connect.headers = args.header;
+        connect.dscp = args.dscp;
+        connect.dont_fragment = args.dont_fragment;
+        connect.tls.ca = args.ca.map(Source::from);
+        connect.tls.pins = args.pin;
+        connect.tls.insecure = args.insecure;
+        connect.tls.server_name = args.server_name;
+        connect.tls.sni = match args.sni {
+            None => Sni::AsVerified,
+            Some(name) if name == "none" => Sni::Omitted,
+            Some(name) => Sni::Name(name),
+        };
+        connect.tls.alpn = args.alpn;
+        let key = args.key.or_else(|| args.cert.clone());
+        connect.tls.client_credentials =
+            args.cert.zip(key).map(|(cert, key)| Credentials::new(cert, key));
+        let probe = |target| {
+            probe::Probe::new(target)
+                .messages(|of_probe| *of_probe = messages.clone())
+                .connect(|of_probe| *of_probe = connect.clone())
+        };
+        let format = match (args.json, args.csv) {
+            (true, _) => Format::Json,
+            (_, true) => Format::Csv,
+            _ => Format::Text,
+        };
+        let (is_quiet, has_timestamps) = (args.quiet, args.timestamps);
+        let output = Output { format, is_quiet, has_timestamps };
+        Ok(Probe { probes: args.targets.into_iter().map(probe).collect(), mode, output })
     }
 }
 
@@ -279,7 +379,45 @@ fn parse_pin(text: &str) -> Result<Fingerprint, String> {
     text.parse().map_err(|error: FingerprintError| error.to_string())
 }
 
+/// A DSCP as a number, or by its name in RFC 2474, RFC 2597, RFC 3246, RFC 5865 or RFC 8622.
+fn parse_dscp(text: &str) -> Result<u8, String> {
+    let name = text.to_ascii_uppercase();
+    let digit = |at: usize, range: RangeInclusive<u8>| {
+        let digit = name.as_bytes().get(at)?.wrapping_sub(b'0');
+        range.contains(&digit).then_some(digit)
+    };
+    let known = match (name.as_str(), name.len()) {
+        ("EF", _) => Some(46),
+        ("VA" | "VOICE-ADMIT", _) => Some(44),
+        ("LE", _) => Some(1),
+        ("DF" | "BE", _) => Some(0),
+        (cs, 3) if cs.starts_with("CS") => digit(2, 0..=7).map(|class| class * 8),
+        (af, 4) if af.starts_with("AF") => digit(2, 1..=4)
+            .zip(digit(3, 1..=3))
+            .map(|(class, precedence)| class * 8 + precedence * 2),
+        _ => name.parse().ok().filter(|dscp| *dscp < 64),
+    };
+    known.ok_or_else(|| "expected 0 to 63, or a name such as EF, AF41 or CS5".to_owned())
+}
+
 fn parse_header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("expected 'NAME: VALUE'")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dscp_is_a_number_or_a_name() {
+        for (text, dscp) in
+            [("0", 0), ("63", 63), ("ef", 46), ("CS5", 40), ("AF41", 34), ("af13", 14), ("LE", 1)]
+        {
+            assert_eq!(parse_dscp(text), Ok(dscp), "{text}");
+        }
+        for text in ["64", "-1", "CS8", "AF44", "AF01", "AF5", "", "EFF"] {
+            assert!(parse_dscp(text).is_err(), "{text}");
+        }
+    }
 }

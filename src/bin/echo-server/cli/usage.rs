@@ -158,7 +158,7 @@ fn conflict(error: &Error, flag: &str, command: &Command) -> String {
 
 /// `--key <FILE>` as `--key FILE`.
 fn without_brackets(flag: &str) -> String {
-    flag.replace(['<', '>', '[', ']'], "")
+    flag.replace(['<', '>', '[', ']'], "").trim_end_matches("...").to_owned()
 }
 
 /// The flag and its value as they are written, or the variable that set it.

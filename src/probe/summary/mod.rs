@@ -1,17 +1,30 @@
 //! The result of a probe: counts and times.
 
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `times` | many times: their minimum, mean, percentiles, maximum, deviation |
+//! | `histogram` | the bounds of a histogram's buckets |
+//! | `text` | the summary as text |
+
+mod histogram;
+mod text;
+mod times;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
+use super::Connected;
 use super::tracker::{Reply, Verdict};
+
+pub use histogram::Bucket;
+pub use times::Times;
 
 /// The counts and times of a probe.
 ///
 /// Each message that was sent is received, lost or unanswered, or its reply is corrupted. The text
-/// of a summary has several lines.
+/// of a summary (`{}`) has a few lines: what there was none of, it does not mention. The alternate text
+/// (`{:#}`) has a table and the histogram of the round trips.
 #[derive(Debug, Clone)]
 pub struct Summary {
     pub(super) sent: u64,
@@ -25,18 +38,46 @@ pub struct Summary {
     pub(super) unsent: u64,
     pub(super) errors: BTreeMap<String, u64>,
     pub(super) elapsed: Duration,
-    rtt: RoundTrips,
+    /// The size of each message.
+    pub(super) message_size: usize,
+    /// How many connections were established.
+    connections: u64,
+    /// How long the phases of establishing them took.
+    phases: [Times; Phase::ALL.len()],
+    reconnects: u64,
+    disconnected: Duration,
+    rtt: Times,
     jitter: Jitter,
     lateness: Lateness,
 }
 
-/// The round trips. The histogram rounds, so what is to be exact is kept beside it.
-#[derive(Debug, Clone)]
-struct RoundTrips {
-    nanoseconds: Histogram<u64>,
-    min: Duration,
-    max: Duration,
-    total: Duration,
+/// A phase of establishing a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Resolving the name.
+    Resolve,
+    /// Connecting the TCP or Unix socket.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// The WebSocket opening handshake.
+    Upgrade,
+}
+
+impl Phase {
+    /// All of them, in their order.
+    pub const ALL: [Phase; 4] = [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Upgrade];
+
+    /// How long it took on `connected`.
+    fn of(self, connected: &Connected) -> Option<Duration> {
+        match self {
+            Phase::Resolve => connected.resolve,
+            Phase::Connect => connected.connect,
+            Phase::Tls => connected.tls,
+            Phase::Upgrade => connected.upgrade,
+        }
+    }
 }
 
 /// The differences between one round trip and the next.
@@ -48,10 +89,9 @@ struct Jitter {
 }
 
 /// By how much the probe itself was late in sending.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Lateness {
-    nanoseconds: Histogram<u64>,
-    max: Duration,
+    times: Times,
     /// How many messages were late by more than [`SUBSTANTIAL`].
     substantial: u64,
 }
@@ -60,7 +100,7 @@ struct Lateness {
 const SUBSTANTIAL: Duration = Duration::from_millis(1);
 
 impl Summary {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(message_size: usize) -> Self {
         Summary {
             sent: 0,
             received: 0,
@@ -73,18 +113,14 @@ impl Summary {
             unsent: 0,
             errors: BTreeMap::new(),
             elapsed: Duration::ZERO,
-            rtt: RoundTrips {
-                nanoseconds: Histogram::new(3).expect("a histogram has up to five digits"),
-                min: Duration::MAX,
-                max: Duration::ZERO,
-                total: Duration::ZERO,
-            },
+            message_size,
+            connections: 0,
+            phases: Default::default(),
+            reconnects: 0,
+            disconnected: Duration::ZERO,
+            rtt: Times::default(),
             jitter: Jitter::default(),
-            lateness: Lateness {
-                nanoseconds: Histogram::new(3).expect("a histogram has up to five digits"),
-                max: Duration::ZERO,
-                substantial: 0,
-            },
+            lateness: Lateness::default(),
         }
     }
 
@@ -101,6 +137,13 @@ impl Summary {
     /// Messages that did not come back.
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// The messages that did not come back, in per cent of those that were sent and not
+    /// [unanswered](Summary::unanswered).
+    pub fn lost_percent(&self) -> f64 {
+        let sent = self.sent.saturating_sub(self.unanswered);
+        if sent > 0 { self.lost as f64 * 100.0 / sent as f64 } else { 0.0 }
     }
 
     /// Messages that came back after the timeout.
@@ -144,15 +187,19 @@ impl Summary {
     /// By how much the probe itself was late in sending at most, exactly. `None` if it was not a load
     /// on a schedule.
     pub fn late_by_max(&self) -> Option<Duration> {
-        (!self.lateness.nanoseconds.is_empty()).then_some(self.lateness.max)
+        self.late_by().max()
     }
 
     /// By how much the probe itself was late in sending: what `percent` per cent of the messages did
-    /// not exceed, from 0 to 100, rounded to three digits. Messages that the connection did not take
-    /// in time are not among them. `None` if it was not a load on a schedule.
+    /// not exceed, from 0 to 100. Messages that the connection did not take in time are not among them.
+    /// `None` if it was not a load on a schedule.
     pub fn late_by_percentile(&self, percent: f64) -> Option<Duration> {
-        let value = Duration::from_nanos(self.lateness.nanoseconds.value_at_percentile(percent));
-        (!self.lateness.nanoseconds.is_empty()).then(|| value.min(self.lateness.max))
+        self.late_by().percentile(percent)
+    }
+
+    /// By how much the probe itself was late in sending. Empty if it was not a load on a schedule.
+    pub fn late_by(&self) -> &Times {
+        &self.lateness.times
     }
 
     /// Why connections failed or ended early, and how many did so for each reason.
@@ -166,29 +213,60 @@ impl Summary {
         self.elapsed
     }
 
+    /// The size of each message, in bytes.
+    pub fn message_size(&self) -> usize {
+        self.message_size
+    }
+
+    /// The bytes of the messages that came back as they were sent.
+    pub fn bytes_received(&self) -> u64 {
+        self.received.saturating_mul(self.message_size as u64)
+    }
+
+    /// Connections that were established; over UDP, flows.
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
+    /// How long a phase of establishing the connections took. Empty if the target does not have it.
+    pub fn phase(&self, phase: Phase) -> &Times {
+        &self.phases[phase as usize]
+    }
+
+    /// How often the connection was established again after it had failed.
+    pub fn reconnects(&self) -> u64 {
+        self.reconnects
+    }
+
+    /// How long there was no connection, from each failure until the next connection.
+    pub fn disconnected(&self) -> Duration {
+        self.disconnected
+    }
+
+    /// The round trips.
+    pub fn rtt(&self) -> &Times {
+        &self.rtt
+    }
+
     /// The shortest round trip, exactly. `None` if there was none, here and below.
     pub fn rtt_min(&self) -> Option<Duration> {
-        (!self.rtt.nanoseconds.is_empty()).then_some(self.rtt.min)
+        self.rtt.min()
     }
 
     /// The mean round trip, exactly.
     pub fn rtt_mean(&self) -> Option<Duration> {
-        let nanoseconds =
-            self.rtt.total.as_nanos().checked_div(u128::from(self.rtt.nanoseconds.len()))?;
-        // It lies between two durations of 64 bits or less.
-        Some(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+        self.rtt.mean()
     }
 
     /// The longest round trip, exactly.
     pub fn rtt_max(&self) -> Option<Duration> {
-        (!self.rtt.nanoseconds.is_empty()).then_some(self.rtt.max)
+        self.rtt.max()
     }
 
-    /// The round trip that `percent` per cent of all do not exceed, from 0 to 100, rounded to three
-    /// digits.
+    /// The round trip that `percent` per cent of all do not exceed, from 0 to 100:
+    /// [`Times::percentile`].
     pub fn rtt_percentile(&self, percent: f64) -> Option<Duration> {
-        let value = Duration::from_nanos(self.rtt.nanoseconds.value_at_percentile(percent));
-        (!self.rtt.nanoseconds.is_empty()).then(|| value.clamp(self.rtt.min, self.rtt.max))
+        self.rtt.percentile(percent)
     }
 
     /// The mean difference between one round trip and the next. `None` if there were fewer than
@@ -237,22 +315,29 @@ impl Summary {
 
     /// Adds a round trip that has no order among the others.
     pub(super) fn record(&mut self, rtt: Duration) {
-        let nanoseconds = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX);
-        // The histogram begins at 1.
-        let recorded = self.rtt.nanoseconds.record(nanoseconds.max(1));
-        recorded.expect("a histogram that resizes itself takes every value");
-        self.rtt.min = self.rtt.min.min(rtt);
-        self.rtt.max = self.rtt.max.max(rtt);
-        self.rtt.total = self.rtt.total.saturating_add(rtt);
+        self.rtt.record(rtt);
     }
 
     /// A message was sent this late.
     pub(super) fn record_lateness(&mut self, late_by: Duration) {
-        let nanoseconds = u64::try_from(late_by.as_nanos()).unwrap_or(u64::MAX);
-        let recorded = self.lateness.nanoseconds.record(nanoseconds.max(1));
-        recorded.expect("a histogram that resizes itself takes every value");
-        self.lateness.max = self.lateness.max.max(late_by);
+        self.lateness.times.record(late_by);
         self.lateness.substantial += u64::from(late_by > SUBSTANTIAL);
+    }
+
+    /// A connection was established.
+    pub(super) fn connected(&mut self, connected: &Connected) {
+        self.connections += 1;
+        for phase in Phase::ALL {
+            if let Some(time) = phase.of(connected) {
+                self.phases[phase as usize].record(time);
+            }
+        }
+    }
+
+    /// The connection was established again, this long after the last one had failed.
+    pub(super) fn reconnected(&mut self, after: Duration) {
+        self.reconnects += 1;
+        self.disconnected += after;
     }
 
     /// Adds what another thread of the same load has counted.
@@ -270,78 +355,17 @@ impl Summary {
             *self.errors.entry(reason).or_insert(0) += count;
         }
         self.elapsed = self.elapsed.max(other.elapsed);
-        let histograms = [
-            (&mut self.rtt.nanoseconds, other.rtt.nanoseconds),
-            (&mut self.lateness.nanoseconds, other.lateness.nanoseconds),
-        ];
-        for (own, others) in histograms {
-            own.add(others).expect("a histogram that resizes itself takes every value");
+        self.connections += other.connections;
+        for (own, others) in self.phases.iter_mut().zip(other.phases) {
+            own.add(others);
         }
-        self.rtt.min = self.rtt.min.min(other.rtt.min);
-        self.rtt.max = self.rtt.max.max(other.rtt.max);
-        self.rtt.total = self.rtt.total.saturating_add(other.rtt.total);
-        self.lateness.max = self.lateness.max.max(other.lateness.max);
+        self.rtt.add(other.rtt);
+        self.lateness.times.add(other.lateness.times);
         self.lateness.substantial += other.lateness.substantial;
     }
 
     pub(super) fn fail(&mut self, reason: String) {
         *self.errors.entry(reason).or_insert(0) += 1;
-    }
-}
-
-/// Several lines, for people: the counts, the round trips, and what else happened.
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { sent, received, lost, late, corrupted, duplicated, reordered, .. } = self;
-        write!(
-            f,
-            "{sent} sent, {received} received, {lost} lost, {late} late, {corrupted} corrupted, \
-             {duplicated} duplicated, {reordered} reordered in {:.3} s ({:.0} a second)",
-            self.elapsed.as_secs_f64(),
-            self.rate()
-        )?;
-        if let (Some(min), Some(mean), Some(max)) =
-            (self.rtt_min(), self.rtt_mean(), self.rtt_max())
-        {
-            write!(f, "\nrtt: min {}, mean {}", Ms(min), Ms(mean))?;
-            for percent in [50.0, 90.0, 99.0, 99.9, 99.99] {
-                let beyond = *received as f64 * (100.0 - percent) / 100.0;
-                // A high percentile means nothing unless there are values beyond it.
-                if let Some(rtt) = self.rtt_percentile(percent)
-                    && (percent <= 99.0 || beyond >= 1.0)
-                {
-                    write!(f, ", p{percent} {}", Ms(rtt))?;
-                }
-            }
-            write!(f, ", max {}", Ms(max))?;
-            if let Some(jitter) = self.jitter() {
-                write!(f, ", jitter {}", Ms(jitter))?;
-            }
-        }
-        if self.unanswered > 0 {
-            write!(f, "\n{} still in flight when stopped", self.unanswered)?;
-        }
-        if self.unsent > 0 {
-            write!(f, "\n{} due but not sent", self.unsent)?;
-        }
-        // If that few messages were late, the schedule was kept as far as anybody can tell.
-        if let (Some(p99), Some(max)) = (self.late_by_percentile(99.0), self.late_by_max())
-            && p99 > SUBSTANTIAL
-        {
-            let late = self.lateness.substantial;
-            write!(f, "\nthe probe was late by p99 {}, max {}; ", Ms(p99), Ms(max))?;
-            write!(f, "{late} left more than {} after they were due", Ms(SUBSTANTIAL))?;
-        }
-        self.errors().try_for_each(|(reason, count)| write!(f, "\n{count} times: {reason}"))
-    }
-}
-
-/// A time in milliseconds.
-struct Ms(Duration);
-
-impl fmt::Display for Ms {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.3} ms", self.0.as_secs_f64() * 1000.0)
     }
 }
 
@@ -355,7 +379,7 @@ mod tests {
 
     #[test]
     fn least_mean_and_most_are_exact() {
-        let mut summary = Summary::new();
+        let mut summary = Summary::new(64);
         assert_eq!((summary.rtt_min(), summary.rtt_mean(), summary.rtt_max()), (None, None, None));
         assert_eq!((summary.rtt_percentile(50.0), summary.jitter()), (None, None));
         for rtt in [1_234_567, 1_234_569, 7_654_322] {
@@ -369,29 +393,8 @@ mod tests {
     }
 
     #[test]
-    fn what_the_probe_is_late_by_is_shown_when_it_matters() {
-        let mut summary = Summary::new();
-        assert_eq!((summary.late_by_max(), summary.late_by_percentile(99.0)), (None, None));
-        for _ in 0..99 {
-            summary.record_lateness(ns(20_000));
-        }
-        summary.record_lateness(ns(7_000_001));
-        assert_eq!((summary.sent_late(), summary.late_by_max()), (1, Some(ns(7_000_001))));
-        // One in a hundred is as much as the 99th percentile passes over.
-        assert!(!summary.to_string().contains("late by"), "{summary}");
-        summary.record_lateness(ns(7_000_000));
-        assert!(
-            summary.to_string().ends_with(
-                "\nthe probe was late by p99 7.000 ms, max 7.000 ms; 2 left more than 1.000 ms after \
-                 they were due"
-            ),
-            "{summary}"
-        );
-    }
-
-    #[test]
     fn the_threads_of_a_load_add_up() {
-        let (mut all, mut other) = (Summary::new(), Summary::new());
+        let (mut all, mut other) = (Summary::new(64), Summary::new(64));
         all.record(ns(10));
         other.record(ns(4));
         other.record_lateness(ns(2_000_000));
@@ -405,27 +408,5 @@ mod tests {
         );
         assert_eq!((all.sent(), all.received(), all.sent_late()), (1, 1, 1));
         assert_eq!((all.elapsed(), all.errors().next()), (ns(9), Some(("it broke", 2))));
-    }
-
-    #[test]
-    fn people_read_what_there_is() {
-        let mut summary = Summary::new();
-        assert_eq!(summary.to_string().lines().count(), 1);
-        summary.sent = 3;
-        summary.received = 1;
-        summary.unanswered = 1;
-        summary.unsent = 4;
-        summary.record(ns(1_500_000));
-        summary.fail("closed by the other side".to_owned());
-        assert_eq!(
-            summary.to_string(),
-            "3 sent, 1 received, 0 lost, 0 late, 0 corrupted, 0 duplicated, 0 reordered in 0.000 s \
-             (0 a second)\n\
-             rtt: min 1.500 ms, mean 1.500 ms, p50 1.500 ms, p90 1.500 ms, p99 1.500 ms, \
-             max 1.500 ms\n\
-             1 still in flight when stopped\n\
-             4 due but not sent\n\
-             1 times: closed by the other side"
-        );
     }
 }
