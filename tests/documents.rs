@@ -113,6 +113,7 @@ impl Session {
     fn start_server(&mut self, command: &str) {
         self.stop_servers();
         let log = self.directory.path().join("server.log");
+        let _ = fs::remove_file(&log);
         self.run(&format!("{command} >server.log 2>&1 & server=$!"));
         loop {
             let text = fs::read_to_string(&log).unwrap_or_default();
