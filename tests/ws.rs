@@ -223,10 +223,11 @@ async fn every_request_is_answered() {
         ),
         (upgrade("Upgrade: websocket", "Upgrade: h2c, WebSocket"), "101 ", "upgrade: websocket"),
         (upgrade("GET / ", "GET /any/path?at=all "), "101 ", ""),
-        (many_fields, "431 ", ""),
-        (long_head, "431 ", ""),
+        (many_fields, "431 ", "100 fields"),
+        (long_head, "431 ", "16 kib"),
         ("\x16\x03\x01 not HTTP at all\r\n\r\n".into(), "400 ", ""),
-        ("PRI * HTTP/2.0\r\n\r\nno".into(), "400 ", ""),
+        ("PRI * HTTP/2.0\r\n\r\nno".into(), "400 ", "it breaks the syntax of http/1.1"),
+        ("\0\r\n\r\n".into(), "400 ", "what came is not http"),
     ];
     for (request, status, field) in cases {
         let answer = exchange(&server, request.as_bytes()).await.to_lowercase();

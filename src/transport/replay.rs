@@ -28,6 +28,8 @@ pub(crate) struct Meter {
     allowance: AtomicUsize,
     /// The last write found no room.
     is_blocked: AtomicBool,
+    /// What is written is discarded.
+    is_muted: AtomicBool,
 }
 
 impl Default for Meter {
@@ -38,6 +40,7 @@ impl Default for Meter {
             outward: AtomicU64::new(0),
             allowance,
             is_blocked: AtomicBool::new(false),
+            is_muted: AtomicBool::new(false),
         }
     }
 }
@@ -46,6 +49,11 @@ impl Meter {
     /// Lets `bytes` be read before the task has to give others a turn.
     pub(crate) fn allow(&self, bytes: usize) {
         self.allowance.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Discards what the other owner writes, or no longer.
+    pub(crate) fn mute(&self, is_muted: bool) {
+        self.is_muted.store(is_muted, Ordering::Relaxed);
     }
 
     /// Whether the stream took nothing when it was last written to.
@@ -140,6 +148,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.meter.is_muted.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.meter.is_blocked.store(written.is_pending(), Ordering::Relaxed);
         let sent = ready!(written)?;

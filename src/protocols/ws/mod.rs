@@ -133,7 +133,12 @@ where
         return Err(refuse(stream, underlying, IS_TLS, answer("400 Bad Request", IS_TLS)));
     }
     let answered = Arc::new(OnceLock::new());
+    // hyper answers what is no request by itself, and without words. So it is not heard before there
+    // is one.
+    let meter = stream.meter();
+    meter.mute(true);
     let service = service_fn(|request: Request<Incoming>| {
+        meter.mute(false);
         let (head, _body) = request.into_parts();
         let uri = head.uri.clone();
         let (response, agreed) = settings.answers.answer(head);
@@ -158,6 +163,10 @@ where
         input.extend(rest);
         return Ok(open(stream, underlying, agreed, settings, &input));
     }
+    let unheard = match (&served, answered.get()) {
+        (Err(error), None) => to_no_request(error, first),
+        _ => Vec::new(),
+    };
     let end = match (served, answered.get()) {
         (Err(error), _) => {
             // The connection below HTTP may have failed, and TLS says why.
@@ -173,7 +182,19 @@ where
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
         (Ok(()), None) => End::Handshake(HandshakeError::Http(SENT_NOTHING.to_owned())),
     };
-    Err(transport::refuse(stream, underlying, end, Vec::new()))
+    Err(transport::refuse(stream, underlying, end, unheard))
+}
+
+/// The answer to what is no request.
+fn to_no_request(error: &hyper::Error, first: Option<u8>) -> Vec<u8> {
+    if error.is_parse_too_large() {
+        let why = "the head of a request may have 16 KiB and 100 fields";
+        return answer("431 Request Header Fields Too Large", why);
+    }
+    match error.is_parse() {
+        true => answer("400 Bad Request", &causes::of_http1(error, first)),
+        false => Vec::new(),
+    }
 }
 
 /// What an HTTP connection turned into.
