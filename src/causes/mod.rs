@@ -16,6 +16,7 @@ use tokio_rustls::rustls::server::VerifierBuilderError;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, OtherError};
 
 pub(crate) use alert::alert_before_hello;
+pub(crate) use certificate::date;
 pub(crate) use http::{of_http1, of_http2};
 pub(crate) use system::of_connect;
 
