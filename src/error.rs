@@ -20,6 +20,16 @@ pub enum StartError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Nothing of a setting can be used with the values of others.
+    #[error("{setting}: {problem}; {} allow no other", named(with))]
+    Excluded {
+        /// The setting.
+        setting: Setting,
+        /// What would be needed, and what there is.
+        problem: String,
+        /// The settings that exclude it.
+        with: Vec<Setting>,
+    },
     /// A certificate, a key or a revocation list could not be used.
     #[error(transparent)]
     Credential(#[from] CredentialError),
@@ -119,12 +129,18 @@ impl fmt::Display for Setting {
     }
 }
 
+/// The settings, with an "and" between them.
+fn named(settings: &[Setting]) -> String {
+    settings.iter().map(Setting::to_string).collect::<Vec<_>>().join(" and ")
+}
+
 impl StartError {
     /// Whether the configuration is at fault, and not the system.
     pub fn is_config(&self) -> bool {
         matches!(
             self,
             StartError::Setting { .. }
+                | StartError::Excluded { .. }
                 | StartError::Credential(_)
                 | StartError::Address { .. }
                 | StartError::Twice { .. }
@@ -173,7 +189,7 @@ impl fmt::Display for Credential {
 
 /// Why a certificate, a key or a revocation list could not be used. It never contains key material.
 #[derive(Debug, thiserror::Error)]
-#[error("{credential} {origin}: {problem}")]
+#[error("{credential} {origin}: {problem}{}", in_words(.cure.as_ref()))]
 #[non_exhaustive]
 pub struct CredentialError {
     /// What it was used as.
@@ -182,8 +198,31 @@ pub struct CredentialError {
     pub origin: Source,
     /// What is wrong with it.
     pub problem: String,
+    /// What helps, if it is another setting.
+    pub cure: Option<Cure>,
     /// The underlying error, if there is one.
     pub source: Option<BoxError>,
+}
+
+/// The setting that helps where a certificate or a key could not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cure {
+    /// [`Credentials::key`](crate::Credentials::key) has to be the source of the private key.
+    NameKey,
+}
+
+impl fmt::Display for Cure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cure::NameKey => f.write_str("its key has to be named, too"),
+        }
+    }
+}
+
+/// The cure behind a semicolon.
+fn in_words(cure: Option<&Cure>) -> String {
+    cure.map_or_else(String::new, |cure| format!("; {cure}"))
 }
 
 impl CredentialError {
@@ -192,6 +231,7 @@ impl CredentialError {
             credential,
             origin: origin.clone(),
             problem: problem.into(),
+            cure: None,
             source: None,
         }
     }
@@ -204,6 +244,7 @@ impl CredentialError {
     ) -> Self {
         let source = source.into();
         let problem = source.to_string();
-        CredentialError { credential, origin: origin.clone(), problem, source: Some(source) }
+        let refused = CredentialError::new(credential, origin, problem);
+        CredentialError { source: Some(source), ..refused }
     }
 }

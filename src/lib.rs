@@ -166,7 +166,7 @@ pub use config::{
     ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol,
     Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
 };
-pub use error::{BoxError, Credential, CredentialError, Setting, StartError};
+pub use error::{BoxError, Credential, CredentialError, Cure, Setting, StartError};
 pub use server::{LocalAddr, Server, Summary};
 pub use testing::{TestServer, blocking};
 pub use tls::{Fingerprint, FingerprintError, TlsReloader};

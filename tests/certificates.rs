@@ -96,6 +96,7 @@ fn every_form_of_certificate_and_key_is_taken() {
         openssl pkcs12 -export -in own.pem -inkey own.key -passout pass: -out own.p12
         openssl pkcs12 -in own.p12 -nodes -passin pass: -out bags.pem
         cat own.pem pkcs8.key > both.pem
+        { openssl genpkey -algorithm ed25519; cat own.key; } > two.key
         { openssl ecparam -name prime256v1; cat own.key; } > parameters.key
         sed 's/ PRIVATE KEY-/ RSA PRIVATE KEY-/' pkcs8.key > mislabelled.key
         openssl ec -in own.key -conv_form compressed -out compressed.key
@@ -134,12 +135,128 @@ fn every_form_of_certificate_and_key_is_taken() {
         "both.pem",
         "parameters.key",
         "mislabelled.key",
+        "two.key",
     ] {
         assert_eq!(read(&format!("--cert own.pem --key {key}")), own, "{key}");
     }
     // The key is in the file of the certificate.
     assert_eq!(read("--cert both.pem"), own);
     read("--cert compressed.pem --key compressed.key");
+}
+
+#[test]
+fn a_pipe_is_read_once_and_stays() {
+    let Some(here) = Workshop::new() else { return };
+    here.certify("own", P256);
+    here.run("cat own.pem own.key > both.pem\nmkfifo pipe");
+    let mut shell = common::binary::shell("cat both.pem > pipe & exec echo-server \"$@\"");
+    shell.current_dir(here.path());
+    let server = Running::spawn(shell.args(["--tls", "127.0.0.1:0", "--cert", "pipe"]));
+    server.signal(rustix::process::Signal::HUP);
+    server.wait_for_line("there is nothing to reload");
+    let (status, log) = server.terminate();
+    assert!(status.success(), "{log}");
+    // A file beside a pipe can be reloaded, and the pipe keeps what came through it.
+    let mut shell = common::binary::shell("cat own.key > pipe & exec echo-server \"$@\"");
+    shell.current_dir(here.path());
+    let args = ["--tls", "127.0.0.1:0", "--cert", "own.pem", "--key", "pipe"];
+    let server = Running::spawn(shell.args(args));
+    server.signal(rustix::process::Signal::HUP);
+    server.wait_for_line("Certificates reloaded");
+    // The standard input.
+    let mut shell = common::binary::shell("cat both.pem | echo-server \"$@\"");
+    shell.current_dir(here.path());
+    let args = ["probe", "tls://127.0.0.1:1", "--cert", "/dev/stdin", "--count", "1"];
+    let output = shell.args(args).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("connection refused"), "{said}");
+}
+
+#[test]
+fn a_start_that_waits_for_a_file_ends_at_a_signal() {
+    let Some(here) = Workshop::new() else { return };
+    here.run("mkfifo pipe");
+    for (signal, name) in
+        [(rustix::process::Signal::TERM, "SIGTERM"), (rustix::process::Signal::INT, "SIGINT")]
+    {
+        let mut server = command();
+        server.current_dir(here.path()).args(["--tls", "127.0.0.1:0", "--cert", "pipe"]);
+        let server = server.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        // The server waits once it has opened the pipe, and signals are caught by then.
+        drop(fs::OpenOptions::new().write(true).open(here.path().join("pipe")).map(|pipe| {
+            rustix::process::kill_process(rustix::process::Pid::from_child(&server), signal)
+                .unwrap();
+            let output = server.wait_with_output().unwrap();
+            drop(pipe);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{said}");
+            let line = format!("Ended before the server listened signal={name}\n");
+            assert!(said.ends_with(&line), "{said}");
+        }));
+    }
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_does_not_hold_up_later_reloads() {
+    let Some(here) = Workshop::new() else { return };
+    here.certify("own", P256);
+    here.certify("other", P256);
+    here.run("mkfifo pipe\ncp own.pem live.pem\ncp own.key live.key");
+    let server = here.serve("--tls 127.0.0.1:0 --cert live.pem --key live.key");
+    here.run("mv pipe live.pem");
+    server.signal(rustix::process::Signal::HUP);
+    server.wait_for_line("it is a pipe through which nothing came for 2 seconds");
+    here.run("cp other.pem new.pem\ncp other.key live.key\nmv new.pem live.pem");
+    server.wait_for_line("Certificates reloaded");
+}
+
+#[test]
+fn a_key_in_place_of_its_path_is_told_and_not_shown() {
+    let Some(here) = Workshop::new() else { return };
+    here.certify("own", P256);
+    here.certify("ed25519", "genpkey -algorithm ed25519");
+    here.run(
+        "
+        openssl pkey -in own.key -out pkcs8.key
+        openssl base64 -A -in own.key -out base64.key
+        openssl pkey -in ed25519.key -outform DER | openssl base64 -A > short.key
+        tail -n +2 pkcs8.key > body.key
+        sed '1d;$d' pkcs8.key > inner.key
+        ",
+    );
+    let said = "echo-server: --key (not a path): it looks like the private key itself, in place of the \
+                path of its file\n";
+    let all = ["base64.key", "short.key", "body.key", "inner.key", "pkcs8.key"];
+    for (form, line) in all.map(|form| (form, said)) {
+        let key = fs::read_to_string(here.path().join(form)).unwrap();
+        for how in ["flag", "variable"] {
+            let mut server = command();
+            server.current_dir(here.path()).args(["--tls", "127.0.0.1:0", "--cert", "own.pem"]);
+            match how {
+                "flag" => server.arg(format!("--key={key}")),
+                _ => server.env("ECHO_KEY", &key),
+            };
+            let output = server.output().unwrap();
+            assert_eq!(output.status.code(), Some(2));
+            assert_eq!(String::from_utf8(output.stderr).unwrap(), line, "{form} as {how}");
+        }
+        // Without quotes it is several arguments, or none of a flag.
+        for args in [&["--cert", "own.pem", "--key", "x"][..], &[], &["--kye"]] {
+            let args = args.iter().copied().chain(key.split_whitespace());
+            let output = command().current_dir(here.path()).args(args).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            let longest = key.lines().max_by_key(|line| line.len()).unwrap();
+            assert!(!said.contains(&longest[..20]), "{form}: {said}");
+        }
+    }
+    let key = fs::read_to_string(here.path().join("pkcs8.key")).unwrap();
+    let output = command().args(["--key", &key]).output().unwrap();
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "echo-server: an argument is PEM text, as if it were the content of a file, such as a private \
+         key; the flags take paths of files\n"
+    );
 }
 
 #[test]
@@ -208,15 +325,28 @@ fn whatever_else_a_file_holds_is_answered_in_one_line_with_a_cure() {
         openssl genpkey -algorithm x25519 -out x25519.key
         openssl ecparam -name prime256v1 -out parameters.pem
         openssl base64 -A -in own.pem -out secret.pem
+        openssl x509 -in own.pem -outform DER -out own.der
+        sed 's/^MII/AII/' own.pem > damaged.pem
+        cat own.pem damaged.pem > half-damaged.pem
+        openssl ecparam -name brainpoolP320r1 -genkey -noout -out brainpool.key
+        openssl ecparam -name brainpoolP256r1 -param_enc explicit -genkey -noout -out explicit.key
+        truncate -s 100M large.pem
         : > empty.pem
         echo hello > text.pem
         mkdir directory
         ",
     );
+    let openssh = b"openssh-key-v1\0\0\0\0\x04none\0\0\0\x04none\0\0\0\0\0\0\0\x01\0\0\0\x33\0\0\0\x0bssh-ed25519";
+    let openssh = data_encoding::BASE64.encode(openssh);
+    let openssh = format!(
+        "-----BEGIN OPENSSH PRIVATE KEY-----\n{openssh}\n-----END OPENSSH PRIVATE KEY-----\n"
+    );
+    fs::write(here.path().join("openssh.key"), openssh).unwrap();
     let taken = "this server takes RSA keys of 2048 to 8192 bits, EC keys on P-256, P-384 and P-521, \
                  and Ed25519: make a new key and certificate";
     let pkcs12 = "it is PKCS#12 (.pfx, .p12); convert it to PEM, which holds certificate and key: \
-                  openssl pkcs12 -in own.p12 -nodes -out own.p12.pem";
+                  openssl pkcs12 -in own.p12 -nodes -out own.p12.pem (with -legacy, too, if openssl 3 \
+                  says that an algorithm is unsupported)";
     for (args, said) in [
         (
             "--cert own.pem --key traditional.key",
@@ -256,7 +386,76 @@ fn whatever_else_a_file_holds_is_answered_in_one_line_with_a_cure() {
         ),
         (
             "--cert own.pem",
-            "--cert own.pem: it holds a certificate, and no private key; --key names its file",
+            "--cert own.pem: it holds a certificate, and no private key; --key has to name the file of \
+             its key",
+        ),
+        (
+            "--cert own.pem --key own.pem",
+            "--cert own.pem: it holds a certificate, and no private key; --key has to name the file of \
+             its key",
+        ),
+        (
+            "--cert own.pem --key own.csr",
+            "--key own.csr: it holds a certificate signing request (CSR), and no private key; the key \
+             is in a file of its own, made with the request or before",
+        ),
+        (
+            "--cert damaged.pem --key own.key",
+            "--cert damaged.pem: the certificate cannot be read: it is damaged, or no X.509 \
+             certificate",
+        ),
+        (
+            "--cert half-damaged.pem --key own.key",
+            "--cert half-damaged.pem: certificate 2 of it cannot be read: it is damaged, or no X.509 \
+             certificate",
+        ),
+        (
+            "--client-ca damaged.pem",
+            "--client-ca damaged.pem: the certificate cannot be read: it is damaged, or no X.509 \
+             certificate",
+        ),
+        (
+            "--cert own.pem --key own.key --ocsp own.der",
+            "--ocsp own.der: it holds a certificate, and no OCSP response",
+        ),
+        (
+            "--cert own.pem --key own.key --ocsp text.pem",
+            "--ocsp text.pem: no OCSP response in it, which would be DER",
+        ),
+        (
+            "--cert own.pem --key openssh.key",
+            "--key openssh.key: it is an Ed25519 key in a form of SSH, from which neither ssh-keygen \
+             nor puttygen converts it; make a new key: openssl genpkey -algorithm ed25519",
+        ),
+        (
+            "--cert own.pem --key brainpool.key",
+            &format!("--key brainpool.key: it is an EC key on brainpoolP320r1; {taken}"),
+        ),
+        (
+            "--cert own.pem --key explicit.key",
+            &format!("--key explicit.key: it is an EC key that spells another curve out; {taken}"),
+        ),
+        ("--cert /dev/zero --key own.key", "--cert /dev/zero: it is neither a file nor a pipe"),
+        ("--client-ca /dev/zero", "--client-ca /dev/zero: it is neither a file nor a pipe"),
+        (
+            "--cert own.pem --key own.key --ocsp /dev/zero",
+            "--ocsp /dev/zero: it is neither a file nor a pipe",
+        ),
+        (
+            "--cert large.pem --key own.key",
+            "--cert large.pem: it is too large to be a certificate or a key: more than 4 MiB",
+        ),
+        (
+            "--client-ca own.pem --crl large.pem",
+            "--crl large.pem: it is too large to be a revocation list: more than 64 MiB",
+        ),
+        (
+            "--tls-ciphers=",
+            "--tls-ciphers: an empty name is not one of TLS_AES_256_GCM_SHA384, \
+             TLS_AES_128_GCM_SHA256, TLS_CHACHA20_POLY1305_SHA256, \
+             TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, \
+             TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, \
+             TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
         ),
         (
             "--cert own.key --key own.pem",
@@ -299,16 +498,21 @@ fn whatever_else_a_file_holds_is_answered_in_one_line_with_a_cure() {
         ),
         (
             "--tls-ciphers TLS_AES_128_GCM_SHA256 --tls-max 1.2",
-            "--tls-ciphers: none is of TLS 1.2, and --tls-min and --tls-max allow no other; its \
-             suites are TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, \
+            "--tls-ciphers: none is of TLS 1.2, whose suites are TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, \
              TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, \
              TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, \
-             TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+             TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256; \
+             --tls-min and --tls-max allow no other version",
         ),
         (
             "--tls-groups X25519MLKEM768 --tls-max 1.2",
-            "--tls-groups: none is of TLS 1.2, and --tls-min and --tls-max and suites allow no other; \
-             its groups are X25519, secp256r1, secp384r1",
+            "--tls-groups: none is of TLS 1.2, whose groups are X25519, secp256r1, secp384r1; \
+             --tls-min and --tls-max allow no other version",
+        ),
+        (
+            "--tls-groups X25519MLKEM768 --tls-ciphers TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            "--tls-groups: none is of TLS 1.2, whose groups are X25519, secp256r1, secp384r1; \
+             --tls-min and --tls-max and --tls-ciphers allow no other version",
         ),
     ] {
         assert_eq!(here.refusal(args), said);

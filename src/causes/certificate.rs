@@ -92,6 +92,15 @@ fn of_webpki(name: &str) -> &'static str {
              ones itself"
         }
         "EndEntityUsedAsCa" => "is issued by a certificate that is not one of a CA",
+        "UnsupportedCriticalExtension" => "has an extension that is critical and not supported",
+        "UnsupportedNameType" => "has, or its CA allows, a name of a kind that is not supported",
+        "MalformedNameConstraint" | "InvalidNetworkMaskConstraint" => {
+            "is of a CA whose name constraints are malformed"
+        }
+        "CertDistrusted" => "has a key that is distrusted",
+        "UnsupportedCrlIssuingDistributionPoint" | "UnsupportedRevocationReasonsPartitioning" => {
+            "may be revoked: the revocation list of its CA has a form that is not supported"
+        }
         "PathLenConstraintViolated" => "has more CAs above it than one of them allows",
         "NameConstraintViolation" => "has a name that its CA must not certify",
         "EmptyEkuExtension" => "has an extended key usage without a purpose",
@@ -147,7 +156,8 @@ pub(super) fn list_cause(error: &CertRevocationListError) -> &'static str {
     }
 }
 
-fn date(time: UnixTime) -> String {
+/// The date as logs have it.
+pub(crate) fn date(time: UnixTime) -> String {
     match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs())) {
         Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
         None => "long after".to_owned(),

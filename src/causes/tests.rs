@@ -61,6 +61,16 @@ fn innermost(name: &str) -> &str {
 }
 
 #[test]
+fn no_error_of_webpki_is_without_a_cause() {
+    for error in certificate_errors() {
+        let name = format!("{error:?}");
+        let words = of_certificate(&Error::InvalidCertificate(error), Peer::Server);
+        let is_new = name.contains("SomethingNew");
+        assert_eq!(words == "the server's certificate is not valid", is_new, "{name}: {words}");
+    }
+}
+
+#[test]
 fn the_cause_is_told_for_either_side() {
     let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     let other = |name: &str| CertificateError::Other(OtherError(Arc::from(Box::from(name))));
@@ -343,6 +353,9 @@ fn certificate_errors() -> Vec<CertificateError> {
     for name in [
         "CaUsedAsEndEntity",
         "CertDistrusted",
+        "UnsupportedCriticalExtension",
+        "UnsupportedCrlIssuingDistributionPoint",
+        "UnsupportedRevocationReasonsPartitioning",
         "EmptyEkuExtension",
         "EndEntityUsedAsCa",
         "ExtensionValueInvalid",

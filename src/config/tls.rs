@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use data_encoding::BASE64;
+
 /// Where a certificate, a key or a revocation list comes from.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -32,20 +34,44 @@ impl Source {
             Source::Memory(_) => None,
         }
     }
+
+    /// Whether it is a file whose path looks like the content of one. The path is never shown then.
+    pub(crate) fn is_content(&self) -> bool {
+        self.path().is_some_and(is_content)
+    }
 }
 
-/// Shown in place of a path that is the text of a PEM file, by somebody's mistake.
-const PEM_AS_PATH: &str = "(PEM text in place of a path)";
+/// Shown in place of a path that is the content of a file, by somebody's mistake.
+const NO_PATH: &str = "(not a path)";
 
-/// Whether `path` is the text of a PEM file, which may be a private key.
-fn is_pem(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().windows(11).any(|window| window == b"-----BEGIN ")
+/// Whether `path` is the content of a file, which may be a private key: PEM text, a part of it, or
+/// base64. Some of what is only too long for a path cannot be told from it.
+fn is_content(path: &Path) -> bool {
+    const NAME_MAX: usize = 255;
+    const PATH_MAX: usize = 4096;
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.len() >= PATH_MAX || bytes.split(|byte| *byte == b'/').any(|x| x.len() > NAME_MAX) {
+        return true;
+    }
+    if bytes.windows(9).any(|window| matches!(window, b"-----BEGI" | b"-----END ")) {
+        return true;
+    }
+    let base64: Vec<u8> =
+        bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    // It may be cut off anywhere, so that whole groups of four count.
+    let padded = base64.len() / 4 * 4;
+    let Ok(decoded) = BASE64.decode(&base64[..padded]) else { return false };
+    // Paths have a slash more often than every 16 characters.
+    let slashes = base64.iter().filter(|byte| **byte == b'/').count();
+    let is_der =
+        matches!(decoded[..], [0x30, length, ..] if usize::from(length) + 2 == decoded.len());
+    is_der && decoded.len() >= 32 || base64.len() > 100 && slashes * 16 < base64.len()
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::File(path) if is_pem(path) => f.write_str(PEM_AS_PATH),
+            Source::File(path) if is_content(path) => f.write_str(NO_PATH),
             Source::File(path) => path.display().fmt(f),
             Source::Memory(_) => f.write_str("in memory"),
         }
@@ -56,8 +82,8 @@ impl fmt::Display for Source {
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::File(path) if is_pem(path) => {
-                f.debug_tuple("File").field(&PEM_AS_PATH).finish()
+            Source::File(path) if is_content(path) => {
+                f.debug_tuple("File").field(&NO_PATH).finish()
             }
             Source::File(path) => f.debug_tuple("File").field(path).finish(),
             Source::Memory(bytes) => write!(f, "Memory({} bytes)", bytes.len()),
@@ -232,10 +258,24 @@ mod tests {
     #[test]
     fn a_source_shows_none_of_its_bytes() {
         let text = "-----BEGIN PRIVATE KEY-----";
-        for source in [Source::memory(text), Source::file(text)] {
+        // A key of Ed25519 is the shortest.
+        let der = [&[0x30, 46, 2, 1, 0, 0x30, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32][..], &[7; 32]];
+        let short = BASE64.encode(&der.concat());
+        let long = BASE64.encode("-----BEGIN PRIVATE KEY-----".repeat(10).as_bytes());
+        let body = format!("{short}\n-----END PRIVATE KEY-----");
+        let sources =
+            [text, &short, &long, &long[..101], &body, &"y-".repeat(200)].map(Source::file);
+        for source in [&[Source::memory(text)][..], &sources].concat() {
             let credentials = Credentials::new(source.clone(), source.clone());
             let shown = format!("{source} {source:?} {credentials:?}");
-            assert!(!shown.contains("PRIVATE") && !shown.contains("45"), "{shown}");
+            for part in ["PRIVATE", "45", "MC4C", "LS0t", "y-"] {
+                assert!(!shown.contains(part), "{shown}");
+            }
+        }
+        for path in
+            ["/etc/tls/a.pem", &"/var/lib/echo".repeat(20), &format!("{}.pem", "a".repeat(200))]
+        {
+            assert_eq!(Source::file(path).to_string(), *path);
         }
     }
 }

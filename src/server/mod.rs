@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::{error, info, warn};
 
 use crate::address::Address;
-use crate::config::{Config, Identity, Protocol, TlsPolicy};
+use crate::config::{Config, Identity, Listen, Protocol, TlsPolicy};
 use crate::connection::{Drain, Handshake, Sessions, Stage, Statistics};
 use crate::echo::Rules;
 use crate::error::{Setting, StartError};
@@ -151,10 +151,9 @@ impl Server {
         workers.check_drivers();
         validate(&config)?;
         // A bad file must be found before anything is bound.
-        let mut tls = None;
-        let services =
-            config.listeners.iter().map(|listen| service(listen.protocol, &config, &mut tls));
-        let services = services.collect::<Result<Vec<_>, _>>()?;
+        let tls = tls_settings(&config).await?;
+        let services = config.listeners.iter().map(|listen| service(listen.protocol, tls.as_ref()));
+        let services: Vec<_> = services.collect();
         let options = bind::Options {
             stall: config.timeouts.stall,
             unix_mode: config.unix_mode,
@@ -326,27 +325,37 @@ fn validate(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The service for `protocol`; `None` for UDP, which has sockets instead of listeners. The first
-/// service over TLS loads the settings into `tls`; the others share them.
-fn service(
-    protocol: Protocol,
-    config: &Config,
-    tls: &mut Option<Arc<TlsSettings>>,
-) -> Result<Option<Service>, StartError> {
-    let mut over_tls = || {
-        let settings = match tls {
-            Some(settings) => settings,
-            None => tls.insert(Arc::new(TlsSettings::new(&config.identity, &config.tls)?)),
-        };
-        Ok::<_, StartError>(TransportConfig::Tls(Arc::clone(settings)))
-    };
-    Ok(Some(match protocol {
+/// The settings of TLS, if a listener speaks it. Reading files blocks, and a disk or a pipe may not
+/// respond, so that a thread of its own reads them.
+async fn tls_settings(config: &Config) -> Result<Option<Arc<TlsSettings>>, StartError> {
+    let is_over_tls = |listen: &Listen| matches!(listen.protocol, Protocol::Tls | Protocol::Wss);
+    if !config.listeners.iter().any(is_over_tls) {
+        return Ok(None);
+    }
+    let (identity, policy) = (config.identity.clone(), config.tls.clone());
+    let loading = tokio::task::spawn_blocking(move || TlsSettings::new(&identity, &policy));
+    match loading.await {
+        Ok(settings) => Ok(Some(Arc::new(settings?))),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime shuts down, and this future with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// The service for `protocol`; `None` for UDP, which has sockets instead of listeners. All services
+/// over TLS share the settings.
+fn service(protocol: Protocol, tls: Option<&Arc<TlsSettings>>) -> Option<Service> {
+    let over_tls =
+        || TransportConfig::Tls(Arc::clone(tls.expect("they are loaded if a listener speaks TLS")));
+    Some(match protocol {
         Protocol::Tcp => Service::Bytes(TransportConfig::Plain),
-        Protocol::Tls => Service::Bytes(over_tls()?),
+        Protocol::Tls => Service::Bytes(over_tls()),
         Protocol::Ws => Service::WebSocket(TransportConfig::Plain),
-        Protocol::Wss => Service::WebSocket(over_tls()?),
-        Protocol::Udp => return Ok(None),
-    }))
+        Protocol::Wss => Service::WebSocket(over_tls()),
+        Protocol::Udp => return None,
+    })
 }
 
 /// Registers each UDP socket with the runtime that will echo it.

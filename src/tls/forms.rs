@@ -42,13 +42,23 @@ pub(super) fn instead_of(wanted: Credential, source: &Source, bytes: &[u8]) -> S
     let file = file_name(source);
     let der = if is_pem(bytes) { "" } else { "-inform DER " };
     let Some(form) = recognize(source, bytes) else {
-        return format!("no {noun} in it, neither as PEM nor as DER");
+        return match der_length(bytes) {
+            Some(length) if length > bytes.len() => {
+                format!("it is DER that is truncated: {} of {length} bytes are there", bytes.len())
+            }
+            Some(length) if length == bytes.len() => {
+                format!("it is DER, but no {noun}, or a damaged one")
+            }
+            _ if wanted == Credential::Ocsp => format!("no {noun} in it, which would be DER"),
+            _ => format!("no {noun} in it, neither as PEM nor as DER"),
+        };
     };
     match form {
         Form::Empty => "it is empty".to_owned(),
         Form::Pkcs12 => format!(
             "it is PKCS#12 (.pfx, .p12); convert it to PEM, which holds certificate and key: \
-             openssl pkcs12 -in {file} -nodes -out {file}.pem"
+             openssl pkcs12 -in {file} -nodes -out {file}.pem (with -legacy, too, if openssl 3 says \
+             that an algorithm is unsupported)"
         ),
         Form::Pkcs7 => format!(
             "it is PKCS#7 (.p7b), which holds certificates; convert it to PEM: \
@@ -61,6 +71,12 @@ pub(super) fn instead_of(wanted: Credential, source: &Source, bytes: &[u8]) -> S
         Form::EncryptedKey => format!(
             "the private key is encrypted; decrypt it: openssl pkey {der}-in {file} -out plain.pem"
         ),
+        // ssh-keygen leaves Ed25519 keys in their form, and says that it has saved them.
+        Form::OpenSshKey | Form::PuttyKey if is_ssh_ed25519(bytes) => {
+            "it is an Ed25519 key in a form of SSH, from which neither ssh-keygen nor puttygen \
+             converts it; make a new key: openssl genpkey -algorithm ed25519"
+                .to_owned()
+        }
         Form::OpenSshKey => format!(
             "it is a private key in OpenSSH's own form; convert a copy of it: \
              ssh-keygen -p -m PKCS8 -f {file}"
@@ -75,10 +91,16 @@ pub(super) fn instead_of(wanted: Credential, source: &Source, bytes: &[u8]) -> S
         }
         Form::Key => format!("it holds a private key, and no {noun}"),
         Form::Certificate => format!("it holds a certificate, and no {noun}"),
-        Form::Request => format!(
-            "it holds a certificate signing request (CSR), and no {noun}; a CA makes a certificate \
-             of it"
-        ),
+        Form::Request => {
+            let cure = match wanted {
+                Credential::Key => {
+                    "; the key is in a file of its own, made with the request or before"
+                }
+                Credential::Chain => "; a CA makes a certificate of it",
+                _ => "",
+            };
+            format!("it holds a certificate signing request (CSR), and no {noun}{cure}")
+        }
         Form::PublicKey => format!("it holds a public key, and no {noun}"),
         Form::List => format!("it holds a certificate revocation list (CRL), and no {noun}"),
         Form::Parameters => format!("it holds Diffie-Hellman or DSA parameters, and no {noun}"),
@@ -95,7 +117,7 @@ pub(super) fn instead_of(wanted: Credential, source: &Source, bytes: &[u8]) -> S
 }
 
 /// What the file should hold.
-fn noun(wanted: Credential) -> &'static str {
+pub(super) fn noun(wanted: Credential) -> &'static str {
     match wanted {
         Credential::Key => "private key",
         Credential::Crl => "certificate revocation list",
@@ -117,10 +139,84 @@ pub(super) fn file_name(source: &Source) -> String {
 }
 
 pub(super) fn is_pem(bytes: &[u8]) -> bool {
-    bytes.windows(11).any(|window| window == b"-----BEGIN ")
+    find(bytes, b"-----BEGIN ").is_some()
 }
 
-/// Whether `source` holds a private key that can be read.
+/// The index at which `part` begins in `whole`.
+pub(super) fn find(whole: &[u8], part: &[u8]) -> Option<usize> {
+    let first = *part.first()?;
+    let mut from = 0;
+    loop {
+        from += whole.get(from..)?.iter().position(|byte| *byte == first)?;
+        if whole[from..].starts_with(part) {
+            return Some(from);
+        }
+        from += 1;
+    }
+}
+
+/// Whether `bytes` hold a certificate, and no key in any form.
+pub(super) fn is_certificate(source: &Source, bytes: &[u8]) -> bool {
+    recognize(source, bytes) == Some(Form::Certificate)
+}
+
+/// Whether it is certain that there is no revocation list under this label, except one that is read.
+pub(super) fn is_no_list(label: &str) -> bool {
+    !matches!(form_of_label(label), None | Some(Form::Pkcs7))
+}
+
+/// Whether `bytes` are an OCSP response (RFC 6960 section 4.2.1), as far as its outside tells.
+pub(super) fn is_ocsp_response(bytes: &[u8]) -> bool {
+    let Some(parts) = children(bytes) else { return false };
+    let is_basic = |any: &Any<'_>| -> Option<bool> {
+        let [bytes] = &elements(any.data)?[..] else { return None };
+        let [kind, response] = &elements(bytes.data)?[..] else { return None };
+        Some(oid(kind)?.starts_with("1.3.6.1.5.5.7.48.1.") && response.tag() == Tag::OctetString)
+    };
+    match &parts[..] {
+        // Successful, and the only status that has more to say.
+        [status, response] => {
+            status.tag() == Tag::Enumerated
+                && status.data == [0]
+                && response.tag() == Tag(0)
+                && is_basic(response) == Some(true)
+        }
+        [status] => status.tag() == Tag::Enumerated && matches!(status.data, [1 | 2 | 3 | 5 | 6]),
+        _ => false,
+    }
+}
+
+/// Whether an SSH key of a form of its own is one of Ed25519.
+fn is_ssh_ed25519(bytes: &[u8]) -> bool {
+    const NAME: &[u8] = b"ssh-ed25519";
+    let body: Vec<u8> = bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.starts_with(b"-"))
+        .flat_map(<[u8]>::trim_ascii)
+        .copied()
+        .collect();
+    // The public key is in the beginning. PuTTY has the name in its first line.
+    let head = &bytes[..bytes.len().min(100)];
+    find(head, NAME).is_some()
+        || BASE64.decode(&body).is_ok_and(|decoded| find(&decoded, NAME).is_some())
+}
+
+/// How many bytes the SEQUENCE has that `bytes` begin with, if they look like DER. Shorter ones
+/// than 128 bytes do not count, since text may begin in the same way.
+fn der_length(bytes: &[u8]) -> Option<usize> {
+    let (0x30, rest) = bytes.split_first().map(|(first, rest)| (*first, rest))? else {
+        return None;
+    };
+    let (count, rest) = rest.split_first()?;
+    let count = usize::from(count.checked_sub(0x80)?);
+    if !(1..=4).contains(&count) || rest.len() < count {
+        return None;
+    }
+    let length = rest[..count].iter().fold(0, |length, byte| (length << 8) | usize::from(*byte));
+    length.checked_add(2 + count)
+}
+
+/// Whether a private key that can be read is among `items`.
 pub(super) fn has_key(items: &[Item]) -> bool {
     items
         .iter()
@@ -131,9 +227,16 @@ pub(super) fn has_certificate(items: &[Item]) -> bool {
     items.iter().any(|item| matches!(item, Item::X509Certificate(_)))
 }
 
-/// What DER holds that a server or a probe can use: certificates one after the other, a revocation
-/// list or a private key. Empty: nothing of these.
-pub(super) fn read_der(bytes: &[u8]) -> Vec<Item> {
+/// What DER holds that a server or a probe can use: certificates one after the other, revocation
+/// lists, or a private key. Empty: nothing of these. An error if something follows that is damaged.
+pub(super) fn read_der(bytes: &[u8]) -> Result<Vec<Item>, &'static str> {
+    let bytes = match der_length(bytes) {
+        // An editor may have added a line break.
+        Some(length) if bytes.get(length..).is_some_and(|rest| rest.trim_ascii().is_empty()) => {
+            &bytes[..length]
+        }
+        _ => bytes,
+    };
     let mut items = Vec::new();
     let mut rest = bytes;
     while let Ok((behind, _)) = X509Certificate::from_der(rest) {
@@ -141,13 +244,38 @@ pub(super) fn read_der(bytes: &[u8]) -> Vec<Item> {
         items.push(Item::X509Certificate(certificate.into()));
         rest = behind;
     }
-    if !items.is_empty() {
-        return items;
+    match items.len() {
+        0 => {}
+        _ if rest.trim_ascii().is_empty() || is_trust(rest) => return Ok(items),
+        1 => {
+            return Err("what is behind the first certificate in it is none: it is damaged or \
+                        truncated");
+        }
+        _ => {
+            return Err(
+                "what is behind the certificates in it is none: it is damaged or truncated",
+            );
+        }
     }
-    if CertificateRevocationList::from_der(bytes).is_ok_and(|(rest, _)| rest.is_empty()) {
-        return vec![Item::Crl(bytes.to_vec().into())];
+    while let Ok((behind, _)) = CertificateRevocationList::from_der(rest) {
+        items.push(Item::Crl(rest[..rest.len() - behind.len()].to_vec().into()));
+        rest = behind;
     }
-    private_key(bytes).map(key_item).into_iter().collect()
+    match items.len() {
+        0 => Ok(private_key(bytes).map(key_item).into_iter().collect()),
+        _ if rest.trim_ascii().is_empty() => Ok(items),
+        _ => Err("what is behind a revocation list in it is none: it is damaged or truncated"),
+    }
+}
+
+/// Whether `der` is what openssl puts behind a TRUSTED CERTIFICATE: purposes, a name, a key's hash.
+fn is_trust(der: &[u8]) -> bool {
+    let is_part = |part: &Any<'_>| match part.tag() {
+        Tag::Sequence | Tag(0) => elements(part.data)
+            .is_some_and(|purposes| purposes.iter().all(|purpose| purpose.tag() == Tag::Oid)),
+        tag => matches!(tag, Tag::Utf8String | Tag::OctetString),
+    };
+    children(der).is_some_and(|parts| parts.iter().all(is_part))
 }
 
 fn key_item(key: PrivateKeyDer<'static>) -> Item {
@@ -270,7 +398,7 @@ fn recognize_der(bytes: &[u8]) -> Option<Form> {
     if bytes.starts_with(&[0xFE, 0xED, 0xFE, 0xED]) {
         return Some(Form::Keystore);
     }
-    if let Some(item) = read_der(bytes).first() {
+    if let Some(item) = read_der(bytes).ok().as_deref().and_then(<[Item]>::first) {
         return match item {
             Item::X509Certificate(_) => Some(Form::Certificate),
             Item::Crl(_) => Some(Form::List),
@@ -361,6 +489,17 @@ mod tests {
                 section("OPENSSH PRIVATE KEY"),
                 "it is a private key in OpenSSH's own form; convert a copy of it: ssh-keygen -p -m \
                  PKCS8 -f FILE",
+            ),
+            (
+                section("OPENSSH PRIVATE KEY")
+                    .replace("AAAA", &BASE64.encode(b"openssh-key-v1\0 ssh-ed25519 x")),
+                "it is an Ed25519 key in a form of SSH, from which neither ssh-keygen nor puttygen \
+                 converts it; make a new key: openssl genpkey -algorithm ed25519",
+            ),
+            (
+                "PuTTY-User-Key-File-3: ssh-ed25519\n".to_owned(),
+                "it is an Ed25519 key in a form of SSH, from which neither ssh-keygen nor puttygen \
+                 converts it; make a new key: openssl genpkey -algorithm ed25519",
             ),
             (
                 BASE64.encode(section("CERTIFICATE").as_bytes()),

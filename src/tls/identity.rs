@@ -9,14 +9,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tracing::info;
-use x509_parser::asn1_rs::Sequence;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certs;
 use crate::config::{Credentials, Identity, Source};
-use crate::error::{Credential, CredentialError, Setting, StartError};
-use crate::tls::{Fingerprint, chain, keys, pem};
+use crate::error::{Credential, CredentialError, Cure, Setting, StartError};
+use crate::tls::files::Reader;
+use crate::tls::{Fingerprint, chain, forms, keys, pem};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -42,6 +42,7 @@ struct Names {
 impl Identities {
     /// Reads or makes the certificates of `identity`.
     pub(super) fn load(
+        reader: &Reader,
         identity: &Identity,
         provider: &CryptoProvider,
     ) -> Result<Arc<Self>, StartError> {
@@ -56,7 +57,7 @@ impl Identities {
             }
             Identity::Given(given) => {
                 for credentials in given {
-                    all.push(read(credentials, given, provider)?);
+                    all.push(read(reader, credentials, given, provider)?);
                     origins.push(credentials.chain.clone());
                 }
             }
@@ -107,20 +108,21 @@ impl ResolvesServerCert for Identities {
 
 /// Reads a certificate chain and its key, and checks that they match. `all` are those of the server.
 fn read(
+    reader: &Reader,
     credentials: &Credentials,
     all: &[Credentials],
     provider: &CryptoProvider,
 ) -> Result<(Names, Arc<CertifiedKey>), CredentialError> {
-    let mut certified = certified(credentials, all, provider)?;
+    let mut certified = certified_from(reader, credentials, all, provider)?;
     let names = Names::of(&certified.cert[0])
         .map_err(|problem| CredentialError::new(Credential::Chain, &credentials.chain, problem))?;
     if let Some(source) = &credentials.ocsp {
-        let response = pem::bytes(Credential::Ocsp, source)?;
-        if !is_der_sequence(&response) {
-            let problem = "not an OCSP response in DER, or a truncated one";
+        let response = reader.bytes(Credential::Ocsp, source)?;
+        if !forms::is_ocsp_response(&response) {
+            let problem = forms::instead_of(Credential::Ocsp, source, &response);
             return Err(CredentialError::new(Credential::Ocsp, source, problem));
         }
-        certified.ocsp = Some(response.into_owned());
+        certified.ocsp = Some(response.to_vec());
     }
     Ok((names, Arc::new(certified)))
 }
@@ -133,34 +135,36 @@ pub(crate) fn certified(
     all: &[Credentials],
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, CredentialError> {
+    certified_from(&Reader::default(), credentials, all, provider)
+}
+
+fn certified_from(
+    reader: &Reader,
+    credentials: &Credentials,
+    all: &[Credentials],
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, CredentialError> {
     let Credentials { chain: chain_source, key: key_source, .. } = credentials;
-    let chain = pem::certificates(Credential::Chain, chain_source).map_err(|error| {
-        match pem::has_key(chain_source) && pem::has_certificate(key_source) {
-            true if chain_source != key_source => CredentialError {
-                problem: format!("{}; it and {key_source} are swapped", error.problem),
-                ..error
-            },
-            _ => error,
-        }
-    })?;
-    let key = pem::private_key(key_source).map_err(|error| match chain_source == key_source {
-        true => {
-            let is_missing = error.problem.ends_with("and no private key");
-            let cure = if is_missing { "; name the file of its key, too" } else { "" };
-            let problem = format!("{}{cure}", error.problem);
-            CredentialError { credential: Credential::Chain, problem, ..error }
-        }
-        false => error,
-    })?;
-    let key = keys::load(key_source, key, provider)?;
-    let first = describe(&chain[0]);
+    let chain = chain(reader, credentials)?;
+    let keys = private_keys(reader, credentials)?;
+    let keys = keys.into_iter().map(|key| keys::load(key_source, key, provider));
+    let (keys, refused): (Vec<_>, Vec<_>) = keys.partition(Result::is_ok);
+    let keys: Vec<_> = keys.into_iter().flatten().collect();
+    let Some(first) = keys.first() else {
+        return Err(refused.into_iter().find_map(Result::err).expect("there is a key"));
+    };
+    let key = keys.iter().find(|key| chain.iter().any(|one| chain::belongs_to(&***key, one)));
+    let key = Arc::clone(key.unwrap_or(first));
+    let subject = describe(&chain[0]);
     match chain::in_order(chain, &*key) {
         Some(chain) => Ok(CertifiedKey::new(chain, key)),
         None => {
-            let mut problem = format!("not the key of the certificate in {chain_source} ({first})");
-            let others = all.iter().map(|other| &other.chain).filter(|one| *one != chain_source);
-            let owner = others.into_iter().find(|other| {
-                pem::certificates(Credential::Chain, other).is_ok_and(|certificates| {
+            let mut problem =
+                format!("not the key of the certificate in {chain_source} ({subject})");
+            let mut others =
+                all.iter().map(|other| &other.chain).filter(|one| *one != chain_source);
+            let owner = others.find(|other| {
+                pem::certificates_from(reader, Credential::Chain, other).is_ok_and(|certificates| {
                     certificates.iter().any(|one| chain::belongs_to(&*key, one))
                 })
             });
@@ -172,9 +176,49 @@ pub(crate) fn certified(
     }
 }
 
-/// Whether `bytes` are exactly one DER SEQUENCE, as an OCSP response is (RFC 6960 section 4.2.1).
-fn is_der_sequence(bytes: &[u8]) -> bool {
-    matches!(Sequence::from_der(bytes), Ok((rest, _)) if rest.is_empty())
+/// The certificates of a chain, as they are in its source. Each of them is sound as far as its
+/// structure tells: what is wrong with one would be blamed on the key otherwise, or be sent to
+/// clients.
+fn chain(
+    reader: &Reader,
+    credentials: &Credentials,
+) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+    let Credentials { chain: source, key: key_source, .. } = credentials;
+    let chain = pem::certificates_from(reader, Credential::Chain, source).map_err(|error| {
+        let is_swapped = source != key_source
+            && forms::has_key(&pem::holds(reader, Credential::Chain, source))
+            && forms::has_certificate(&pem::holds(reader, Credential::Key, key_source));
+        match is_swapped {
+            true => CredentialError {
+                problem: format!("{}; it and {key_source} are swapped", error.problem),
+                ..error
+            },
+            false => error,
+        }
+    })?;
+    let is_damaged = |one: &CertificateDer<'_>| X509Certificate::from_der(one).is_err();
+    if let Some(at) = chain.iter().position(is_damaged) {
+        let problem = pem::damaged_certificate(at, chain.len());
+        return Err(CredentialError::new(Credential::Chain, source, problem));
+    }
+    Ok(chain)
+}
+
+/// The private keys, of which one may be the chain's.
+fn private_keys(
+    reader: &Reader,
+    credentials: &Credentials,
+) -> Result<Vec<PrivateKeyDer<'static>>, CredentialError> {
+    let Credentials { chain, key: source, .. } = credentials;
+    pem::private_keys(reader, source).map_err(|error| match chain == source {
+        true => {
+            // Whoever has only a certificate there may not know that a key is needed, too.
+            let bytes = reader.bytes(Credential::Key, source).unwrap_or_default();
+            let cure = forms::is_certificate(source, &bytes).then_some(Cure::NameKey);
+            CredentialError { credential: Credential::Chain, cure, ..error }
+        }
+        false => error,
+    })
 }
 
 impl Names {

@@ -40,10 +40,11 @@ fn problem(key: &PrivateKeyDer<'_>, source: &Source) -> String {
         Some(Kind::Curve(oid)) if !matches!(&*oid, P256 | P384 | P521) => {
             no_such(&format!("an EC key on {}", curve_name(&oid)))
         }
-        Some(Kind::ExplicitCurve) => format!(
+        Some(Kind::ExplicitCurve(true)) => format!(
             "it is an EC key that spells its curve out; name the curve: \
              openssl ec -in {file} -param_enc named_curve -out {file}.pem"
         ),
+        Some(Kind::ExplicitCurve(false)) => no_such("an EC key that spells another curve out"),
         Some(Kind::Other(oid)) => match algorithm_name(&oid) {
             Some(name) => no_such(name),
             None => no_such(&format!("a key of the algorithm {oid}")),
@@ -63,8 +64,9 @@ enum Kind {
     Rsa(usize),
     /// An EC key on the curve with this object identifier.
     Curve(String),
-    /// An EC key whose curve is given by its parameters.
-    ExplicitCurve,
+    /// An EC key whose curve is given by its parameters, and whether that curve is one of those that
+    /// this server takes by name.
+    ExplicitCurve(bool),
     /// The object identifier of another algorithm.
     Other(String),
 }
@@ -105,10 +107,25 @@ impl Kind {
     fn of_parameters(parameters: &Any<'_>) -> Option<Kind> {
         match parameters.tag() {
             Tag::Oid => oid(parameters).map(Kind::Curve),
-            Tag::Sequence => Some(Kind::ExplicitCurve),
+            Tag::Sequence => Some(Kind::ExplicitCurve(is_taken(parameters) == Some(true))),
             _ => None,
         }
     }
+}
+
+/// Whether the parameters of a curve (SEC1 section C.2) have the prime of P-256, P-384 or P-521.
+fn is_taken(parameters: &Any<'_>) -> Option<bool> {
+    let field = elements(elements(parameters.data)?.get(1)?.data)?;
+    let prime = field.get(1)?.data;
+    let prime = prime.strip_prefix(&[0]).unwrap_or(prime);
+    let ones = prime.iter().take_while(|byte| **byte == 0xFF).count();
+    // The primes are 2^256 - 2^224 + …, 2^384 - 2^128 - …, and 2^521 - 1.
+    Some(match (prime.len(), ones) {
+        (32, 4) => prime[4..8] == [0, 0, 0, 1],
+        (48, 31) => prime[31] == 0xFE,
+        (66, 0) => prime[0] == 1,
+        _ => false,
+    })
 }
 
 fn curve_name(oid: &str) -> String {
@@ -116,9 +133,22 @@ fn curve_name(oid: &str) -> String {
         "1.3.132.0.10" => "secp256k1",
         "1.3.132.0.33" => "P-224",
         "1.2.840.10045.3.1.1" => "P-192",
+        "1.3.132.0.31" => "secp192k1",
+        "1.3.132.0.32" => "secp224k1",
+        "1.3.36.3.3.2.8.1.1.1" => "brainpoolP160r1",
+        "1.3.36.3.3.2.8.1.1.2" => "brainpoolP160t1",
+        "1.3.36.3.3.2.8.1.1.3" => "brainpoolP192r1",
+        "1.3.36.3.3.2.8.1.1.4" => "brainpoolP192t1",
+        "1.3.36.3.3.2.8.1.1.5" => "brainpoolP224r1",
+        "1.3.36.3.3.2.8.1.1.6" => "brainpoolP224t1",
         "1.3.36.3.3.2.8.1.1.7" => "brainpoolP256r1",
+        "1.3.36.3.3.2.8.1.1.8" => "brainpoolP256t1",
+        "1.3.36.3.3.2.8.1.1.9" => "brainpoolP320r1",
+        "1.3.36.3.3.2.8.1.1.10" => "brainpoolP320t1",
         "1.3.36.3.3.2.8.1.1.11" => "brainpoolP384r1",
+        "1.3.36.3.3.2.8.1.1.12" => "brainpoolP384t1",
         "1.3.36.3.3.2.8.1.1.13" => "brainpoolP512r1",
+        "1.3.36.3.3.2.8.1.1.14" => "brainpoolP512t1",
         "1.2.156.10197.1.301" => "SM2's curve",
         other => return format!("the curve {other}"),
     };
@@ -136,4 +166,35 @@ fn algorithm_name(oid: &str) -> Option<&'static str> {
         _ if oid.starts_with("2.16.840.1.101.3.4.3.") => "a key of a post-quantum signature",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::asn1_rs::FromBer;
+
+    use super::*;
+
+    #[test]
+    fn only_the_primes_of_the_curves_taken_are_known() {
+        // FieldID of SEC1 section C.2: the kind of the field, and its prime.
+        let taken = |prime: &[u8]| {
+            let sequence = |content: &[u8]| [&[0x30, content.len() as u8][..], content].concat();
+            let number = [&[2, prime.len() as u8][..], prime].concat();
+            let field = sequence(&[&[6, 1, 1][..], &number].concat());
+            let parameters = sequence(&[&[2, 1, 1][..], &field].concat());
+            is_taken(&Any::from_ber(&parameters).unwrap().1)
+        };
+        let p256 = [&[0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 1][..], &[0; 12], &[0xFF; 12]].concat();
+        let low = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF];
+        let p384 = [&[0][..], &[0xFF; 31], &[0xFE], &low].concat();
+        let p521 = [&[1][..], &[0xFF; 65]].concat();
+        for prime in [p256, p384, p521] {
+            assert_eq!(taken(&prime), Some(true), "{prime:?}");
+        }
+        let secp256k1 = [&[0][..], &[0xFF; 27], &[0xFE, 0xFF, 0xFF, 0xFC, 0x2F]].concat();
+        let brainpool = [&[0, 0xA9, 0xFB][..], &[1; 30]].concat();
+        for prime in [secp256k1, brainpool] {
+            assert_eq!(taken(&prime), Some(false), "{prime:?}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! The handshakes themselves are in `transport/tls.rs`. This module may read files.
 
 mod chain;
+mod files;
 mod fingerprint;
 mod forms;
 mod identity;
@@ -18,20 +19,23 @@ pub(crate) mod trust;
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
-use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{
     NoClientAuth, NoServerSessionStorage, ProducesTickets, VerifierBuilderError,
     WebPkiClientVerifier,
 };
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use tracing::warn;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use crate::causes;
 use crate::config::{ClientAuth, Identity, Source, TlsPolicy};
 use crate::error::{Credential, CredentialError, Setting, StartError};
+use files::{Pipes, Reader};
 use identity::Identities;
 use key_log::KeyLogWriter;
 use trust::{ClientVerifier, Trusted};
@@ -53,6 +57,8 @@ pub(crate) struct TlsSettings {
     /// The stamps of the files from which `current` was made. The lock is held during a reload, so
     /// that two reloads never overlap.
     loaded: Mutex<Vec<FileStamp>>,
+    /// What came through pipes. It stays: a pipe cannot be read again.
+    pipes: Pipes,
 }
 
 /// The rustls configurations made from one reading of the files.
@@ -65,6 +71,15 @@ pub(crate) struct ServerConfigs {
     pub(crate) http_alpn: Arc<ServerConfig>,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     identities: Arc<Identities>,
+    /// Revocation lists that should have been replaced by newer ones.
+    outdated: Arc<[Outdated]>,
+}
+
+/// A revocation list whose next update is due.
+#[derive(Debug)]
+struct Outdated {
+    origin: Source,
+    next_update: UnixTime,
 }
 
 /// The crypto provider. Its random number generator is seeded here, which takes tens of
@@ -87,11 +102,17 @@ impl TlsSettings {
         let key_log = policy.key_log.then(KeyLogWriter::from_environment).transpose()?;
         let key_log = key_log.map(Arc::new);
         let (identity, policy) = (identity.clone(), policy.clone());
-        let loaded = stamps(&files(&identity, &policy));
-        let identities = Identities::load(&identity, &provider)?;
-        let configs = build_configs(identities, &policy, &provider, &versions, key_log.as_ref())?;
-        let (current, loaded) = (RwLock::new(configs), Mutex::new(loaded));
-        Ok(TlsSettings { identity, policy, provider, versions, key_log, current, loaded })
+        let before = stamps(&files(&identity, &policy));
+        let reader = Reader::default();
+        let identities = Identities::load(&reader, &identity, &provider)?;
+        let configs =
+            build_configs(&reader, identities, &policy, &provider, &versions, key_log.as_ref())?;
+        let pipes = reader.into_pipes();
+        let stamps = files(&identity, &policy).into_iter().zip(before);
+        let stamps = stamps.filter(|(path, _)| !pipes.contains_key(path));
+        let loaded = Mutex::new(stamps.map(|(_, stamp)| stamp).collect());
+        let current = RwLock::new(configs);
+        Ok(TlsSettings { identity, policy, provider, versions, key_log, current, loaded, pipes })
     }
 
     /// Logs what the server was told, once it is known that it starts.
@@ -99,7 +120,9 @@ impl TlsSettings {
         if let Some(key_log) = &self.key_log {
             key_log.announce();
         }
-        self.current().identities.announce();
+        let current = self.current();
+        current.identities.announce();
+        current.warn_of_outdated();
     }
 
     /// The configurations for a handshake that starts now.
@@ -117,24 +140,41 @@ impl TlsSettings {
     fn reload(&self) -> Result<(), StartError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files());
+        let reader = Reader::keeping(&self.pipes);
         let identities = match &self.identity {
             // A client that trusts this self-signed certificate would not trust another one.
             Identity::SelfSigned => self.current().identities,
-            files => Identities::load(files, &self.provider)?,
+            files => Identities::load(&reader, files, &self.provider)?,
         };
         let (versions, key_log) = (&self.versions, self.key_log.as_ref());
-        let configs = build_configs(identities, &self.policy, &self.provider, versions, key_log)?;
+        let configs =
+            build_configs(&reader, identities, &self.policy, &self.provider, versions, key_log)?;
         if self.identity != Identity::SelfSigned {
             configs.identities.announce();
         }
+        configs.warn_of_outdated();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = configs;
         *loaded = now;
         Ok(())
     }
 
-    /// The files that the settings are read from.
+    /// The files that the settings are read from, and can be read from again.
     fn files(&self) -> Vec<PathBuf> {
-        files(&self.identity, &self.policy)
+        let mut files = files(&self.identity, &self.policy);
+        files.retain(|path| !self.pipes.contains_key(path));
+        files
+    }
+}
+
+impl ServerConfigs {
+    fn warn_of_outdated(&self) {
+        for Outdated { origin, next_update } in &*self.outdated {
+            warn!(
+                next_update = causes::date(*next_update),
+                "The revocation list {origin} is outdated: it goes on counting, but lacks whom its CA \
+                 has revoked since"
+            );
+        }
     }
 }
 
@@ -144,6 +184,7 @@ fn files(identity: &Identity, policy: &TlsPolicy) -> Vec<PathBuf> {
 }
 
 fn build_configs(
+    reader: &Reader,
     identities: Arc<Identities>,
     policy: &TlsPolicy,
     provider: &Arc<CryptoProvider>,
@@ -151,10 +192,11 @@ fn build_configs(
     key_log: Option<&Arc<KeyLogWriter>>,
 ) -> Result<ServerConfigs, StartError> {
     let chain = identities.first_chain().to_vec();
+    let (verifier, outdated) = client_verifier(reader, policy, provider)?;
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions)
         .map_err(|error| StartError::setting(Setting::Ciphers, causes::of_settings(&error)))?
-        .with_client_cert_verifier(client_verifier(policy, provider)?)
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::clone(&identities) as _);
     if policy.client_ca.is_some() {
         // A resumed session is not asked for its certificate again, which may have expired.
@@ -175,7 +217,8 @@ fn build_configs(
     if policy.alpn.is_empty() {
         http.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     }
-    Ok(ServerConfigs { any_alpn: Arc::new(config), http_alpn: Arc::new(http), chain, identities })
+    let (any_alpn, http_alpn) = (Arc::new(config), Arc::new(http));
+    Ok(ServerConfigs { any_alpn, http_alpn, chain, identities, outdated: outdated.into() })
 }
 
 /// When a revocation list was issued. The verifier's builder refuses lists that cannot be parsed.
@@ -191,9 +234,10 @@ fn ticketer() -> Result<Arc<dyn ProducesTickets>, StartError> {
 
 /// The verifier that asks clients for a certificate and checks it.
 fn client_verifier(
+    reader: &Reader,
     policy: &TlsPolicy,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, StartError> {
+) -> Result<(Arc<dyn ClientCertVerifier>, Vec<Outdated>), StartError> {
     let Some(ca) = &policy.client_ca else {
         if policy.client_auth.is_some() {
             return Err(StartError::setting(Setting::ClientAuth, "no client CA is set"));
@@ -201,19 +245,21 @@ fn client_verifier(
         if !policy.crls.is_empty() {
             return Err(StartError::setting(Setting::Crls, "no client CA is set"));
         }
-        return Ok(Arc::new(NoClientAuth));
+        return Ok((Arc::new(NoClientAuth), Vec::new()));
     };
-    let certificates = pem::certificates(Credential::ClientCa, ca)?;
+    let certificates = pem::certificates_from(reader, Credential::ClientCa, ca)?;
     let roots = trust_anchors(Credential::ClientCa, ca, &certificates)?;
     let mut crls = Vec::new();
-    for list in &policy.crls {
-        for der in pem::revocation_lists(list)? {
-            check_list(&der, list, provider)?;
-            crls.push(der);
+    for origin in &policy.crls {
+        for der in pem::revocation_lists(reader, origin)? {
+            check_list(&der, origin, provider)?;
+            crls.push((der, origin));
         }
     }
     // rustls consults only the first list of a CA, so the newest has to come first.
-    crls.sort_by_key(|list| Reverse(issue_time(list)));
+    crls.sort_by_key(|(list, _)| Reverse(issue_time(list)));
+    let outdated = outdated(&crls, UnixTime::now());
+    let crls: Vec<_> = crls.into_iter().map(|(list, _)| list).collect();
     let trusted = Trusted::new(certificates, &crls);
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
@@ -225,7 +271,31 @@ fn client_verifier(
     };
     let inner = builder.build().map_err(|error| unusable(Credential::ClientCa, ca, error))?;
     let algorithms = provider.signature_verification_algorithms;
-    Ok(Arc::new(ClientVerifier { inner, trusted, algorithms }))
+    Ok((Arc::new(ClientVerifier { inner, trusted, algorithms }), outdated))
+}
+
+/// The lists whose next update is due. Of each CA's lists the first counts, which is the newest.
+fn outdated(
+    crls: &[(CertificateRevocationListDer<'static>, &Source)],
+    now: UnixTime,
+) -> Vec<Outdated> {
+    let mut issuers: Vec<&[u8]> = Vec::new();
+    let mut outdated = Vec::new();
+    for (list, origin) in crls {
+        let Ok((_, list)) = CertificateRevocationList::from_der(list) else { continue };
+        let issuer = list.tbs_cert_list.issuer.as_raw();
+        if issuers.contains(&issuer) {
+            continue;
+        }
+        issuers.push(issuer);
+        let Some(next_update) = list.next_update() else { continue };
+        let seconds = u64::try_from(next_update.timestamp()).unwrap_or(0);
+        let next_update = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        if next_update < now {
+            outdated.push(Outdated { origin: (*origin).clone(), next_update });
+        }
+    }
+    outdated
 }
 
 /// The certificates as trust anchors for webpki.
@@ -237,11 +307,7 @@ pub(crate) fn trust_anchors(
     let mut roots = RootCertStore::empty();
     for (at, certificate) in certificates.iter().enumerate() {
         roots.add(certificate.clone()).map_err(|error| {
-            let which = match certificates.len() {
-                1 => "the certificate".to_owned(),
-                _ => format!("certificate {} of it", at + 1),
-            };
-            let problem = format!("{which} cannot be read: it is damaged, or no X.509 certificate");
+            let problem = pem::damaged_certificate(at, certificates.len());
             let refused = CredentialError::new(credential, source, problem);
             CredentialError { source: Some(error.into()), ..refused }
         })?;

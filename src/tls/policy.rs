@@ -34,13 +34,10 @@ pub(super) fn provider_for(
         let of_versions = |suite: &&SupportedCipherSuite| versions.contains(&suite.version());
         let usable = aws_lc_rs::ALL_CIPHER_SUITES.iter().filter(of_versions);
         let usable: Vec<_> = usable.map(|suite| suite_name(suite.suite())).collect();
-        let problem = format!(
-            "none is of {}, and {} allow no other; its suites are {}",
-            names(versions),
-            Setting::TlsVersions,
-            usable.join(", ")
-        );
-        return Err(StartError::setting(Setting::Ciphers, problem));
+        let problem =
+            format!("none is of {}, whose suites are {}", names(versions), usable.join(", "));
+        let with = vec![Setting::TlsVersions];
+        return Err(StartError::Excluded { setting: Setting::Ciphers, problem, with });
     }
     let has_group = |version: &&&SupportedProtocolVersion| {
         provider.kx_groups.iter().any(|group| group.usable_for_version(version.version))
@@ -52,13 +49,11 @@ pub(super) fn provider_for(
         };
         let usable = aws_lc_rs::ALL_KX_GROUPS.iter().filter(of_versions);
         let usable: Vec<_> = usable.filter_map(|group| group.name().as_str()).collect();
-        let problem = format!(
-            "none is of {}, and {} and suites allow no other; its groups are {}",
-            names(&versions),
-            Setting::TlsVersions,
-            usable.join(", ")
-        );
-        return Err(StartError::setting(Setting::Groups, problem));
+        let problem =
+            format!("none is of {}, whose groups are {}", names(&versions), usable.join(", "));
+        let mut with = vec![Setting::TlsVersions];
+        with.extend((!policy.ciphers.is_empty()).then_some(Setting::Ciphers));
+        return Err(StartError::Excluded { setting: Setting::Groups, problem, with });
     }
     Ok(provider)
 }
@@ -102,6 +97,7 @@ fn select<T: Copy>(
         let found = known.iter().find(|one| name(one).eq_ignore_ascii_case(wanted));
         found.copied().ok_or_else(|| {
             let all: Vec<_> = known.iter().map(&name).collect();
+            let wanted = if wanted.is_empty() { "an empty name" } else { wanted };
             StartError::setting(setting, format!("{wanted} is not one of {}", all.join(", ")))
         })
     };

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info};
 
 use super::TlsSettings;
@@ -14,6 +15,9 @@ use crate::error::StartError;
 /// How often the files are checked. A change counts once two consecutive checks see the same
 /// stamps, so that a half-written file is not read.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a reload may take before the log says so.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reloads a server's certificates, keys and revocation lists.
 #[derive(Debug, Clone)]
@@ -29,6 +33,26 @@ impl TlsReloader {
     /// Whether anything is read from files, and not from memory.
     pub fn has_files(&self) -> bool {
         !self.settings.files().is_empty()
+    }
+
+    /// Like [`TlsReloader::reload`], on a thread of its own. If it takes long, because a disk or a
+    /// network file system does not respond, the log says so, and it goes on.
+    ///
+    /// # Errors
+    /// Those of [`TlsReloader::reload`].
+    ///
+    /// # Panics
+    /// If called outside a tokio runtime.
+    pub async fn reload_in_background(&self) -> Result<(), StartError> {
+        let reloader = self.clone();
+        match in_time(tokio::task::spawn_blocking(move || reloader.reload())).await {
+            Ok(reloaded) => reloaded,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime shuts down, and this future with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 
     /// Reads all files again. Later handshakes use the new certificates; existing connections are
@@ -66,8 +90,8 @@ impl TlsReloader {
             let Ok((is_new, now)) = checked.await else { return };
             if is_new && now == last {
                 let settings = Arc::clone(&self.settings);
-                let reloaded = tokio::task::spawn_blocking(move || settings.reload());
-                let Ok(reloaded) = reloaded.await else { return };
+                let reload = tokio::task::spawn_blocking(move || settings.reload());
+                let Ok(reloaded) = in_time(reload).await else { return };
                 let problem = reloaded.as_ref().err().map(ToString::to_string);
                 // A retry that fails in the same way is not logged again.
                 if problem.is_none() || problem != failed {
@@ -80,6 +104,20 @@ impl TlsReloader {
     }
 }
 
+/// Waits for a reload, and says so if it takes longer than [`RELOAD_TIMEOUT`]. Nobody can end the
+/// thread that reads, so that a second one would only be stuck, too.
+async fn in_time<T>(mut reload: JoinHandle<T>) -> Result<T, JoinError> {
+    if let Ok(reloaded) = timeout(RELOAD_TIMEOUT, &mut reload).await {
+        return reloaded;
+    }
+    error!(
+        "Certificates not reloaded: reading the files takes longer than {} s; the old ones stay in \
+         use until it ends",
+        RELOAD_TIMEOUT.as_secs()
+    );
+    reload.await
+}
+
 fn log_reload(reloaded: &Result<(), StartError>) {
     match reloaded {
         Ok(()) => info!("Certificates reloaded"),
@@ -87,12 +125,13 @@ fn log_reload(reloaded: &Result<(), StartError>) {
     }
 }
 
-/// What shows that a file has changed: its size and times, and on Unix its identity.
+/// What shows that a file has changed: its size and times, and on Unix its identity. `None` for what
+/// is no regular file.
 pub(super) type FileStamp = Option<(u64, Option<SystemTime>, [i64; 4])>;
 
 pub(super) fn stamps(files: &[PathBuf]) -> Vec<FileStamp> {
     let stamp = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
+        let metadata = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
         Some((metadata.len(), metadata.modified().ok(), file_id(&metadata)))
     };
     files.iter().map(stamp).collect()

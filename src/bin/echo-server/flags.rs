@@ -1,7 +1,7 @@
 //! Words the library's errors for the command line: they name settings, but users gave flags.
 
 use echo_server::probe::{Oddity, ProbeError, ProbeSetting};
-use echo_server::{Address, Credential, CredentialError, Setting, StartError};
+use echo_server::{Address, Credential, CredentialError, Cure, Setting, StartError};
 
 /// Why the server did not start, on one line.
 pub fn start_error(error: &StartError) -> String {
@@ -10,17 +10,19 @@ pub fn start_error(error: &StartError) -> String {
             Setting::TlsVersions => "--tls-min is higher than --tls-max".to_owned(),
             Setting::ClientAuth => "--client-auth needs --client-ca".to_owned(),
             Setting::Crls => "--crl needs --client-ca".to_owned(),
-            // The problem may lie between two settings.
-            Setting::Ciphers | Setting::Groups => {
-                let flag = flag_of(*setting).unwrap_or_default();
-                let versions = Setting::TlsVersions.to_string();
-                format!("{flag}: {}", problem.replace(&versions, "--tls-min and --tls-max"))
-            }
             other => match flag_of(*other) {
                 Some(flag) => format!("{flag}: {problem}"),
                 None => error.to_string(),
             },
         },
+        StartError::Excluded { setting, problem, with } => {
+            let flag = |setting: &Setting| match setting {
+                Setting::TlsVersions => "--tls-min and --tls-max",
+                other => flag_of(*other).unwrap_or("other settings"),
+            };
+            let with: Vec<_> = with.iter().map(flag).collect();
+            format!("{}: {problem}; {} allow no other version", flag(setting), with.join(" and "))
+        }
         StartError::Credential(error) => credential_error(error),
         StartError::Address { protocol, address, problem } => {
             format!("--{protocol} {address}: {problem}")
@@ -94,9 +96,11 @@ pub fn credential_error(error: &CredentialError) -> String {
         Credential::ServerCa => "--ca",
         _ => return error.to_string(),
     };
-    // Whoever gave no --key does not know it.
-    let problem = error.problem.replace("name the file of its key, too", "--key names its file");
-    format!("{flag} {}: {problem}", error.origin)
+    let cure = match error.cure {
+        Some(Cure::NameKey) => "; --key has to name the file of its key",
+        _ => "",
+    };
+    format!("{flag} {}: {}{cure}", error.origin, error.problem)
 }
 
 fn flag_of(setting: Setting) -> Option<&'static str> {

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 /// Prints one line on stderr, past the log: that may be off, or in JSON.
 fn fail(code: u8, message: &str) -> ExitCode {
     use std::io::Write;
-    let message = visible::visible(&without_error_numbers(&without_pem(message)));
+    let message = visible::visible(&without_error_numbers(&without_keys(message)));
     let level = if log::is_journal() { "<3>" } else { "" };
     let _ = writeln!(std::io::stderr(), "{level}echo-server: {message}");
     ExitCode::from(code)
@@ -63,14 +63,67 @@ pub fn without_error_numbers(message: &str) -> String {
     words
 }
 
-/// `message` up to where it quotes an argument that is PEM text: somebody has given a private key
-/// itself, and not the path of its file.
-fn without_pem(message: &str) -> String {
+/// `message`, unless it quotes an argument that may be a private key itself: somebody has given the
+/// content of a file, and not its path.
+fn without_keys(message: &str) -> String {
+    const CURE: &str = "as if it were the content of a file, such as a private key; the flags take \
+                        paths of files";
     // Our own messages speak of -----BEGIN, too, but a label is in capitals (RFC 7468 section 3).
-    let mut begins = message.match_indices("-----BEGIN ");
-    let is_label = |text: &str| text.starts_with(|c: char| c.is_ascii_uppercase());
-    match begins.find(|(at, begin)| is_label(&message[at + begin.len()..])) {
-        Some((at, _)) => format!("{}(PEM text in place of the path of a file)", &message[..at]),
-        None => message.to_owned(),
+    let has_label = |marker: &str| {
+        message.match_indices(marker).any(|(at, marker)| {
+            message[at + marker.len()..].starts_with(|c: char| c.is_ascii_uppercase())
+        })
+    };
+    if has_label("-----BEGIN ") || has_label("-----END ") {
+        return format!("an argument is PEM text, {CURE}");
+    }
+    let is_between = |c: char| c.is_whitespace() || "'\"`:;,()".contains(c);
+    match message.split(is_between).any(is_base64) {
+        true => format!("an argument is base64, {CURE}"),
+        false => message.to_owned(),
+    }
+}
+
+/// Whether `word` is a line of base64, and hardly a path: those have a slash every few characters.
+/// PEM has lines of 64 characters, `base64` makes lines of 76.
+fn is_base64(word: &str) -> bool {
+    // A flag may stand before it, and padding behind it.
+    let word = word.trim_end_matches('=');
+    let word = word.rsplit('=').next().unwrap_or(word);
+    let slashes = word.matches('/').count();
+    let has = |is: fn(&char) -> bool| word.chars().any(|c| is(&c));
+    word.len() >= 60
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/'))
+        && slashes * 16 < word.len()
+        && has(char::is_ascii_uppercase)
+        && has(char::is_ascii_lowercase)
+        && has(char::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_in_place_of_its_path_is_not_quoted() {
+        let line = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgAHbeAn9zUSZqLeeXQKFW";
+        for (message, begin) in [
+            ("there is no flag '-----BEGIN PRIVATE KEY-----", "an argument is PEM text, as if"),
+            (&format!("--x: {line} -----END PRIVATE KEY-----"), "an argument is PEM text, as if"),
+            (&format!("there is no command '{line}'"), "an argument is base64, as if"),
+            (&format!("there is no command {line}=; see x"), "an argument is base64, as if"),
+            (&format!("there is no flag '--kei={line}=='"), "an argument is base64, as if"),
+        ] {
+            let said = without_keys(message);
+            assert!(said.starts_with(begin) && !said.contains("MIGH"), "{said}");
+        }
+        for message in [
+            "--key a: not valid PEM: its -----BEGIN and -----END lines do not match",
+            "--cert a: its line breaks are lost: -----BEGIN … and the base64 are on one line",
+            "--cert /Srv/a1/b2/c3/d4/e5/f6/g7/h8/i9/j0/k1/l2/m3/n4/o5/p6/q7/r8/s9/t0: No such file",
+            "--tls-ciphers: TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256_AND_SOMETHING_MORE_1a",
+        ] {
+            assert_eq!(without_keys(message), message);
+        }
     }
 }

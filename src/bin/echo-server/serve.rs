@@ -57,9 +57,16 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     let ready_file = options.ready_file.map(ReadyFile::prepare).transpose();
     let ready_file = ready_file.map_err(|error| (REFUSED, error))?;
     let is_self_signed = options.config.identity == Identity::SelfSigned;
-    let server = Server::bind_over(options.config, threads).await.map_err(|error| {
-        (if error.is_config() { USAGE } else { REFUSED }, flags::start_error(&error))
-    })?;
+    // A name server, a disk or a pipe may not respond.
+    let server = tokio::select! {
+        server = Server::bind_over(options.config, threads) => server.map_err(|error| {
+            (if error.is_config() { USAGE } else { REFUSED }, flags::start_error(&error))
+        })?,
+        signal = signals.next() => {
+            warn!(signal, "Ended before the server listened");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     if is_self_signed {
         show_pin(&server);
     }
@@ -73,8 +80,8 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
                 );
                 continue;
             };
-            // The reload logs its outcome. It reads files, so it must not block the accept loop.
-            drop(tokio::task::spawn_blocking(move || reloader.reload()));
+            // It logs its outcome. SIGHUPs that come meanwhile lead to one more reload.
+            let _ = reloader.reload_in_background().await;
         }
     });
     let mut early_signal = None;
