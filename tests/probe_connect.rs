@@ -142,8 +142,9 @@ async fn answering(response: &'static str) -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((mut tcp, _)) = listener.accept().await {
             let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") && tcp.read_buf(&mut request).await.unwrap() > 0 {
-            }
+            // In HTTP/2's preface, more follows the empty line.
+            let has_head = |read: &[u8]| read.windows(4).any(|window| window == b"\r\n\r\n");
+            while !has_head(&request) && tcp.read_buf(&mut request).await.unwrap() > 0 {}
             tcp.write_all(response.as_bytes()).await.unwrap();
         }
     });

@@ -1,5 +1,5 @@
 //! Real clients. A test whose client is not installed says so and is skipped. With
-//! `ECHO_TEST_REQUIRE_TOOLS=1` it fails.
+//! `REQUIRE_TEST_TOOLS=1` it fails.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -16,8 +16,8 @@ pub fn have(probe: &[&str], expected: &str) -> bool {
     if runs(probe, expected) {
         return true;
     }
-    let required = std::env::var_os("ECHO_TEST_REQUIRE_TOOLS").is_some_and(|value| value == "1");
-    assert!(!required, "{probe:?} does not work, and ECHO_TEST_REQUIRE_TOOLS=1");
+    let required = std::env::var_os("REQUIRE_TEST_TOOLS").is_some_and(|value| value == "1");
+    assert!(!required, "{probe:?} does not work, and REQUIRE_TEST_TOOLS=1");
     eprintln!("skipped: {probe:?} does not work here");
     false
 }
