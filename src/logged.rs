@@ -6,19 +6,23 @@ use std::sync::{Arc, Mutex};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{DefaultGuard, set_default};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 /// Records the lines of this thread at info and above, until it is dropped.
 pub(crate) struct Logged {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,
+    _second: Dispatch,
 }
 
 impl Logged {
     pub(crate) fn here() -> Logged {
         let lines = Arc::default();
+        // With a single dispatcher, tracing asks only the thread that is the first to reach a log
+        // statement whether its events are wanted. That may be another test's thread.
+        let second = Dispatch::new(Recorder(Arc::clone(&lines)));
         let guard = set_default(Recorder(Arc::clone(&lines)));
-        Logged { lines, _guard: guard }
+        Logged { lines, _guard: guard, _second: second }
     }
 
     /// The lines since the last call.

@@ -16,13 +16,13 @@ use tokio::task::{JoinHandle, JoinSet, coop, yield_now};
 use tokio::time::{Instant, advance, timeout};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::DefaultGuard;
-use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
+use tracing::{Event, Metadata, Subscriber};
 
 use super::costly::CostlyTurn;
 use super::{Admitted, End, HandshakeError, Opened, Opening, Refused, Session, Sessions, Stage};
 use crate::config::{Limits, Protocol, Timeouts};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
+use crate::logged::Logged;
 use crate::net::Peer;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -939,52 +939,6 @@ async fn a_drain_does_not_wait_for_a_handshake() {
     assert_eq!(drained_and_aborted(&sessions), (1, 0));
 }
 
-/// The events that are logged, a line each: the level, and the fields as `name=value`.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    /// Collects what this thread logs while the guard lives.
-    fn collect() -> (Self, (Dispatch, DefaultGuard)) {
-        let lines = Lines::default();
-        // With a single dispatcher, tracing asks only the thread that is the first to reach a log
-        // statement whether its events are wanted. That may be another test's thread.
-        let second = Dispatch::new(lines.clone());
-        let guard = tracing::subscriber::set_default(lines.clone());
-        (lines, (second, guard))
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-}
-
-impl Subscriber for Lines {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        let mut line = event.metadata().level().to_string();
-        event.record(&mut |field: &Field, value: &dyn Debug| {
-            line += &format!(" {field}={value:?}");
-        });
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn new_span(&self, _span: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _span: &Id, _values: &Record<'_>) {}
-
-    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
-
-    fn enter(&self, _span: &Id) {}
-
-    fn exit(&self, _span: &Id) {}
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_closing_line_has_all_of_its_fields() {
     let sessions = sessions(|_| {});
@@ -996,7 +950,7 @@ async fn the_closing_line_has_all_of_its_fields() {
         ))
     };
     let session = Session::of_connection(&sessions, admit(&sessions), opening.boxed());
-    let (lines, _guard) = Lines::collect();
+    let lines = Logged::here();
     session.await;
     let line = "INFO message=Connection closed: 127.0.0.1:1 protocol=tcp conn=1 peer=127.0.0.1:1 \
         client=\"CN=somebody\" received=1 sent=2 messages=3 duration_ms=2.5 \
@@ -1054,7 +1008,7 @@ async fn the_closing_line_gives_the_reason() {
         (SILENT, WAITS, OWES_NOT, abort(11), &going_away, "idle timeout"),
         (SILENT, WAITS, OWES, abort(11), &going_away, "aborted by the server's shutdown"),
     ];
-    let (lines, _guard) = Lines::collect();
+    let lines = Logged::here();
     for (i, (steps, close, progress, server, goodbyes, reason)) in cases.into_iter().enumerate() {
         let sessions = sessions(|timeouts| timeouts.idle = Some(10 * SECOND));
         let echo = Scripted { close, progress, ..Scripted::new(steps) };
@@ -1075,7 +1029,7 @@ async fn the_closing_line_gives_the_reason() {
 
 #[tokio::test]
 async fn a_panic_is_logged_as_an_error() {
-    let (lines, _guard) = Lines::collect();
+    let lines = Logged::here();
     let session = session_of(&sessions(|_| {}), Buggy);
     assert!(tokio::spawn(session).await.unwrap_err().is_panic());
     let lines = lines.take();
@@ -1086,7 +1040,7 @@ async fn a_panic_is_logged_as_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn a_socket_has_no_deadline_and_no_closing_line() {
-    let (lines, _guard) = Lines::collect();
+    let lines = Logged::here();
     let sessions = sessions(|timeouts| timeouts.lifetime = Some(SECOND));
     let echo = Scripted { progress: OWES, ..Scripted::new(|_, _| Poll::Pending) };
     let mut session = Box::pin(Session::of_socket(&sessions, echo));
