@@ -309,7 +309,7 @@ async fn a_connection_that_is_stuck_in_a_drain_is_aborted() {
 async fn input_of_a_stalled_peer_does_not_postpone_its_end() {
     let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));
     let (mut client, server) = duplex(PIPE);
-    let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+    let echo = StreamEcho::framed(server, 1024, Frames::new(false, 1024));
     let session = tokio::spawn(session_of(&sessions, echo));
     // A binary frame that does not fit into the pipe on its way back.
     client.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0]).await.unwrap();
@@ -330,7 +330,7 @@ async fn a_peer_is_pinged_at_intervals_and_closed_if_it_does_not_answer() {
         timeouts.idle = Some(25 * SECOND);
     });
     let (mut client, server) = duplex(PIPE);
-    let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+    let echo = StreamEcho::framed(server, 1024, Frames::new(false, 1024));
     let session = tokio::spawn(session_of(&sessions, echo));
     let start = Instant::now();
     for pings in 1..=5 {
@@ -362,7 +362,7 @@ async fn a_peer_that_dies_inside_a_frame_is_closed_by_the_next_ping() {
     ] {
         let sessions = sessions(|timeouts| timeouts.ping = Some(10 * SECOND));
         let (mut client, server) = duplex(PIPE);
-        let stream = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+        let stream = StreamEcho::framed(server, 1024, Frames::new(false, 1024));
         let session = tokio::spawn(session_of(&sessions, stream));
         client.write_all(sent).await.unwrap();
         let start = Instant::now();
@@ -382,7 +382,7 @@ async fn a_peer_that_dies_inside_a_frame_is_closed_by_the_next_ping() {
 async fn a_peer_that_goes_on_with_its_frame_is_not_closed_for_want_of_a_ping() {
     let sessions = sessions(|timeouts| timeouts.ping = Some(10 * SECOND));
     let (mut client, server) = duplex(PIPE);
-    let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+    let echo = StreamEcho::framed(server, 1024, Frames::new(false, 1024));
     let session = tokio::spawn(session_of(&sessions, echo));
     client.write_all(&[0x82, 0x80 | 20, 0, 0, 0, 0]).await.unwrap();
     client.read_exact(&mut [0; 2]).await.unwrap();
@@ -399,7 +399,7 @@ async fn a_drain_waits_for_the_end_of_a_frame_but_not_for_ever() {
     for is_finished in [true, false] {
         let sessions = sessions(|timeouts| timeouts.stall = Some(60 * SECOND));
         let (mut client, server) = duplex(PIPE);
-        let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+        let echo = StreamEcho::framed(server, 1024, Frames::new(false, 1024));
         let session = tokio::spawn(session_of(&sessions, echo));
         // Half of a binary frame.
         client.write_all(&[0x82, 0x82, 0, 0, 0, 0, 7]).await.unwrap();
@@ -524,7 +524,7 @@ async fn a_message_that_is_kept_until_it_is_whole_counts_as_memory() {
     let mut clients = Vec::new();
     for _ in 0..3 {
         let (mut client, server) = duplex(PIPE);
-        let echo = StreamEcho::framed(server, |io| io, 1024, Frames::new(false, 1024));
+        let echo = StreamEcho::framed(server, 1024, Frames::new(false, 1024));
         let session = tokio::spawn(session_of(&sessions, echo));
         // A text frame of 100 bytes, of which 50 come.
         client.write_all(&[0x81, 0x80 | 100, 0, 0, 0, 0]).await.unwrap();
@@ -716,7 +716,7 @@ async fn a_message_that_inflates_to_much_takes_a_turn_of_its_own() {
         let message = [&[first, 0x80 | 126][..], &length, &[0; 4], &text].concat();
         let echoed = [&[first, 126][..], &length, &text].concat();
         let (mut client, server) = duplex(4096);
-        let echo = StreamEcho::framed(server, |io| io, message.len(), Frames::new(true, 1024));
+        let echo = StreamEcho::framed(server, message.len(), Frames::new(true, 1024));
         let mut session = pin!(session_of(&sessions(|_| {}), echo));
         client.write_all(&message.repeat(6)).await.unwrap();
         let mut read = Vec::new();

@@ -21,7 +21,7 @@ impl<S, T: Transport<S>> Handshake<S> for Bytes<T> {
         let (carrying, buffer_size) = (self.transport.carry(stream, connection), self.buffer_size);
         async move {
             let Carried { stream, client, .. } = carrying.await?;
-            Ok(Opened::new(StreamEcho::over(stream, T::UNDERLYING, buffer_size), client))
+            Ok(Opened::new(StreamEcho::new(stream, buffer_size), client))
         }
         .boxed()
     }

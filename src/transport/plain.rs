@@ -5,7 +5,7 @@ use futures::future::ready;
 
 use super::{Carried, Transport};
 use crate::connection::{Connection, Refused};
-use crate::echo::{LowerStream, Underlying};
+use crate::echo::{Carrier, LowerStream};
 use crate::net::Stream;
 
 /// Carries bytes as they are.
@@ -15,10 +15,16 @@ pub(crate) struct Plain;
 /// What a socket holds is the kernel's.
 impl<S: Stream> LowerStream for S {}
 
+impl<S: Stream> Carrier for S {
+    const IS_SOCKET: bool = true;
+
+    fn lower(&mut self) -> &mut dyn LowerStream {
+        self
+    }
+}
+
 impl<S: Stream> Transport<S> for Plain {
     type Carried = S;
-
-    const UNDERLYING: Underlying<S> = |stream| stream;
 
     fn carry(
         &self,

@@ -17,7 +17,7 @@ use super::{Carried, ReadAhead, Transport, http_response};
 use crate::causes::{self, Peer};
 use crate::connection::costly::first_poll_in_turn;
 use crate::connection::{Connection, End, HandshakeError, LogLimit, Refused, shows};
-use crate::echo::Underlying;
+use crate::echo::{Carrier, LowerStream};
 use crate::net::Stream;
 use crate::tls::{TlsSettings, describe, negotiated};
 
@@ -66,7 +66,7 @@ impl Tls {
         };
         let reason = "the client sent an HTTP request in plain text".to_owned();
         let end = End::Handshake(HandshakeError::Tls(reason));
-        super::refuse(stream, |stream| stream, end, http_response("400 Bad Request", hint))
+        super::refuse(stream, end, http_response("400 Bad Request", hint))
     }
 
     async fn handshake<S: Stream>(
@@ -110,10 +110,14 @@ fn is_grease(name: &[u8]) -> bool {
     matches!(name, [one, other] if one == other && one & 0x0F == 0x0A)
 }
 
+impl<S: Stream> Carrier for TlsStream<ReadAhead<S>> {
+    fn lower(&mut self) -> &mut dyn LowerStream {
+        self.get_mut().0
+    }
+}
+
 impl<S: Stream> Transport<S> for Tls {
     type Carried = TlsStream<ReadAhead<S>>;
-
-    const UNDERLYING: Underlying<Self::Carried> = |tls| tls.get_mut().0;
 
     fn carry(
         &self,
@@ -142,7 +146,7 @@ fn refuse_hello<S: Stream>(stream: Option<ReadAhead<S>>, error: &io::Error) -> R
     let missing = causes::alert_before_hello(error).filter(|_| !stream.has_written());
     let reason = causes::explain_before_hello(error, missing);
     let alert = missing.map_or_else(Vec::new, fatal_alert);
-    super::refuse(stream, |stream| stream, failed(reason), alert)
+    super::refuse(stream, failed(reason), alert)
 }
 
 /// A record with an alert that is fatal (RFC 8446 sections 5.1 and 6), unprotected.
@@ -156,7 +160,7 @@ fn refuse<S: Stream>(stream: ReadAhead<S>, mut reason: String, offer: &Offer) ->
         reason += &format!(" (SNI {sni})");
     }
     let end = End::Handshake(HandshakeError::Tls(reason));
-    super::refuse(stream, |stream| stream, end, Vec::new())
+    super::refuse(stream, end, Vec::new())
 }
 
 /// Logs what was negotiated, for people who test TLS clients.

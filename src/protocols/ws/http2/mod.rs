@@ -250,7 +250,7 @@ where
         agreed: &Agreed,
     ) -> StreamEcho<Http2Stream, Frames> {
         let stream = Http2Stream::new(receiving, sending, Arc::clone(&self.streams));
-        open(stream, |stream| stream, agreed, &self.settings, &[])
+        open(stream, agreed, &self.settings, &[])
     }
 }
 
