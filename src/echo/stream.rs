@@ -21,6 +21,7 @@ use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch, yi
 pub struct StreamEcho<S, F = Bytes> {
     io: S,
     framing: F,
+    /// How many bytes one step may read.
     batch: u32,
     owed: Tail,
     /// Written, but perhaps not yet on the wire: a TLS stream keeps records until it is flushed.
@@ -88,7 +89,7 @@ enum Farewell {
 }
 
 impl<S> StreamEcho<S> {
-    /// Echoes `io`, at most `batch` bytes at a time.
+    /// Echoes `io`, at most `batch` bytes at a time, or one more if that is even.
     ///
     /// # Panics
     /// If `batch` is 0.
@@ -107,8 +108,10 @@ impl<S, F: Framing> StreamEcho<S, F> {
         StreamEcho {
             io,
             framing,
-            // No read returns more than 4 GiB, so saturation loses nothing.
-            batch: u32::try_from(batch).unwrap_or(u32::MAX),
+            // An odd size: a read that fills the buffer does not show that the socket is empty, and
+            // another one has to find nothing. Messages of a power of two never fill it. No read
+            // returns more than 4 GiB, so saturation loses nothing.
+            batch: u32::try_from(batch).unwrap_or(u32::MAX) | 1,
             owed: Tail::default(),
             unflushed: false,
             heartbeat: Heartbeat::Heard,

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::address::Address;
 use crate::config::{Config, Identity, Listen, Protocol, TlsPolicy};
-use crate::connection::{Drain, Handshake, Sessions, Stage, Statistics};
+use crate::connection::{Handshake, Sessions, Stage, Statistics};
 use crate::echo::Rules;
 use crate::error::{Setting, StartError};
 use crate::net::{AnyListener, Listener, bind, candidates};
@@ -225,9 +225,10 @@ impl Server {
         let timeouts = self.config.timeouts;
         let mut limits = self.config.limits;
         limits.max_buffered.get_or_insert_with(memory::default_max_buffered);
-        let sessions = Arc::new(Sessions::new(limits, max_connections, timeouts));
+        let sessions =
+            Arc::new(Sessions::new(limits, max_connections, timeouts, self.workers.count()));
         let drain = Arc::clone(&sessions.drain);
-        let _abort = AbortOnDrop(Arc::clone(&drain));
+        let _abort = AbortOnDrop(Arc::clone(&sessions));
         for LocalAddr { protocol, address } in &self.local_addrs {
             match address {
                 Address::Ip(ip) => {
@@ -256,10 +257,10 @@ impl Server {
         shutdown.await;
         drop(watching);
         info!(connections = sessions.connections(), "Shutting down");
-        drain.advance(Stage::Draining);
+        sessions.advance(Stage::Draining);
         let mut stuck = 0;
         if tokio::time::timeout(timeouts.drain, drain.emptied()).await.is_err() {
-            drain.advance(Stage::Aborting);
+            sessions.advance(Stage::Aborting);
             // Each connection is dropped in its own runtime, which a stuck thread does not poll.
             if tokio::time::timeout(ABORT_TIMEOUT, drain.emptied()).await.is_err() {
                 stuck = sessions.connections() as u64;
@@ -452,7 +453,7 @@ impl Drop for AbortOnDropHandle {
 }
 
 /// Aborts every connection when the future of [`Server::run`] is dropped.
-struct AbortOnDrop(Arc<Drain>);
+struct AbortOnDrop(Arc<Sessions>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

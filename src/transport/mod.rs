@@ -10,7 +10,8 @@ mod tls;
 use std::future::poll_fn;
 use std::time::Duration;
 
-use futures::{Future, FutureExt};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::io::{self, AsyncWriteExt};
 
 pub(crate) use plain::Plain;
@@ -27,12 +28,15 @@ pub(crate) trait Transport<S>: Send + Sync + 'static {
     /// The stream that the protocol reads and writes.
     type Carried: Carrier + Send + 'static;
 
-    /// Performs the transport's handshake, if it has one, and returns the carried stream.
-    fn carry(
-        &self,
-        stream: S,
-        connection: Connection,
-    ) -> impl Future<Output = Result<Carried<Self::Carried>, Refused>> + Send + 'static;
+    /// Begins the transport's handshake, if it has one.
+    fn carry(&self, stream: S, connection: Connection) -> Carrying<Self::Carried>;
+}
+
+/// A transport's handshake.
+pub(crate) enum Carrying<C> {
+    /// There is none.
+    Done(C),
+    Handshake(BoxFuture<'static, Result<Carried<C>, Refused>>),
 }
 
 /// The result of a transport's handshake.

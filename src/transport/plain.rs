@@ -1,10 +1,7 @@
 //! The plain transport: the accepted stream itself, without a handshake.
 
-use futures::Future;
-use futures::future::ready;
-
-use super::{Carried, Transport};
-use crate::connection::{Connection, Refused};
+use super::{Carrying, Transport};
+use crate::connection::Connection;
 use crate::echo::{Carrier, LowerStream};
 use crate::net::Stream;
 
@@ -26,11 +23,7 @@ impl<S: Stream> Carrier for S {
 impl<S: Stream> Transport<S> for Plain {
     type Carried = S;
 
-    fn carry(
-        &self,
-        stream: S,
-        _connection: Connection,
-    ) -> impl Future<Output = Result<Carried<S>, Refused>> + Send + 'static {
-        ready(Ok(Carried { stream, client: None, alpn: None }))
+    fn carry(&self, stream: S, _connection: Connection) -> Carrying<S> {
+        Carrying::Done(stream)
     }
 }

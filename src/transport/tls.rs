@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::Future;
+use futures::FutureExt;
 use tokio::io;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::server::Acceptor;
@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::info;
 
 use super::strays::is_http_request;
-use super::{Carried, ReadAhead, Transport, http_response};
+use super::{Carried, Carrying, ReadAhead, Transport, http_response};
 use crate::causes::{self, Peer};
 use crate::connection::costly::first_poll_in_turn;
 use crate::connection::{Connection, End, HandshakeError, LogLimit, Refused, shows};
@@ -119,13 +119,9 @@ impl<S: Stream> Carrier for TlsStream<ReadAhead<S>> {
 impl<S: Stream> Transport<S> for Tls {
     type Carried = TlsStream<ReadAhead<S>>;
 
-    fn carry(
-        &self,
-        stream: S,
-        connection: Connection,
-    ) -> impl Future<Output = Result<Carried<Self::Carried>, Refused>> + Send + 'static {
+    fn carry(&self, stream: S, connection: Connection) -> Carrying<Self::Carried> {
         let tls = self.clone();
-        async move {
+        let handshake = async move {
             let mut stream = ReadAhead::new(stream);
             // A client that says nothing costs its stream, and not the state of a handshake.
             match poll_fn(|cx| stream.poll_ahead(cx).map_ok(is_http_request)).await {
@@ -133,7 +129,8 @@ impl<S: Stream> Transport<S> for Tls {
                 Ok(false) => Box::pin(tls.handshake(stream, connection)).await,
                 Err(error) => Err(refuse_hello(Some(stream), &error)),
             }
-        }
+        };
+        Carrying::Handshake(handshake.boxed())
     }
 }
 
@@ -171,7 +168,7 @@ fn log_handshake(
     client: Option<&str>,
     duration: Duration,
 ) {
-    let Connection { protocol, number, peer } = connection;
+    let Connection { protocol, number, peer, .. } = connection;
     let (version, cipher, group) = negotiated::names(tls);
     let alpn = tls.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
     let offered: Vec<_> = offer.alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();

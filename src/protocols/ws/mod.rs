@@ -31,7 +31,7 @@ pub(crate) use settings::Settings;
 use crate::causes;
 use crate::connection::{Connection, End, Handshake, HandshakeError, Opened, Opening, Refused};
 use crate::echo::{Carrier, Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
-use crate::transport::{self, Carried, Replay, Transport};
+use crate::transport::{self, Carried, Carrying, Replay, Transport};
 use http2::Http2;
 use settings::{MAX_HEAD, log_opened, open};
 
@@ -53,8 +53,11 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
     fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo> {
         let carrying = self.transport.carry(stream, connection);
         let settings = self.settings.clone();
-        async move {
-            let Carried { stream, client, alpn } = carrying.await?;
+        let opening = async move {
+            let Carried { stream, client, alpn } = match carrying {
+                Carrying::Done(stream) => Carried { stream, client: None, alpn: None },
+                Carrying::Handshake(carrying) => carrying.await?,
+            };
             let failed = |error| End::Failed(EchoError::Read(error));
             let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
             // Without ALPN, or with a name that is not HTTP's, the preface alone decides.
@@ -75,8 +78,8 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
             let upgrading = upgrade(stream, connection, &settings);
             let socket = Box::pin(upgrading).await?;
             Ok(Opened::new(OverHttp::Socket(socket), client))
-        }
-        .boxed()
+        };
+        Opening::Handshake(opening.boxed())
     }
 }
 

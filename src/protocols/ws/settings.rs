@@ -47,7 +47,7 @@ pub(super) fn log_opened(
     agreed: &Agreed,
     settings: &Settings,
 ) {
-    let Connection { protocol, number, peer } = connection;
+    let Connection { protocol, number, peer, .. } = connection;
     if !shows!(settings.sessions.log) {
         return;
     }
