@@ -319,8 +319,10 @@ fn a_name_whose_ipv6_address_leads_nowhere_is_connected_to_over_ipv4() {
         // Global addresses, which RFC 6724 sorts before IPv4.
         format!("-n {} addr add 2001:db8:77::1/64 dev es nodad", net.server),
         format!("-n {} addr add 2001:db8:77::9/64 dev ec nodad", net.client),
-        // The server's host drops what is not its own.
         format!("-n {} route add 2001:db8:78::/64 via 2001:db8:77::1", net.client),
+        // Without a route there, the kernel would answer that there is none, as often as its rate
+        // limit allows.
+        format!("-n {} -6 route add blackhole 2001:db8:78::/64", net.server),
     ] {
         assert!(ip(&command), "ip {command}");
     }

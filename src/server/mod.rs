@@ -225,8 +225,12 @@ impl Server {
         let timeouts = self.config.timeouts;
         let mut limits = self.config.limits;
         limits.max_buffered.get_or_insert_with(memory::default_max_buffered);
-        let sessions =
-            Arc::new(Sessions::new(limits, max_connections, timeouts, self.workers.count()));
+        let sessions = Arc::new(Sessions::new(
+            limits,
+            max_connections,
+            timeouts,
+            self.workers.threads().len(),
+        ));
         let drain = Arc::clone(&sessions.drain);
         let _abort = AbortOnDrop(Arc::clone(&sessions));
         for LocalAddr { protocol, address } in &self.local_addrs {

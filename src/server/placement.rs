@@ -16,8 +16,7 @@ const STUCK_AFTER: Duration = Duration::from_millis(10);
 /// The runtimes that run sessions.
 #[derive(Debug)]
 pub(super) enum Workers {
-    /// The runtime that accepts. If it has several threads, it balances tasks over them itself. It
-    /// counts as one worker.
+    /// The runtime that accepts. If it has several threads, it balances tasks over them itself.
     Current(Handle),
     /// Separate runtimes of one thread each. A connection stays with the one that was chosen.
     Dedicated {
@@ -53,19 +52,11 @@ impl Workers {
         Workers::Dedicated { runtimes, queues: Mutex::new(queues) }
     }
 
-    /// One handle for each thread that runs sessions.
+    /// One handle for each thread that runs sessions. Workers are numbered in this order.
     pub(super) fn threads(&self) -> Vec<&Handle> {
         match self {
             Workers::Current(runtime) => vec![runtime; runtime.metrics().num_workers()],
             Workers::Dedicated { runtimes, .. } => runtimes.iter().collect(),
-        }
-    }
-
-    /// How many workers there are. They are numbered from 0.
-    pub(super) fn count(&self) -> usize {
-        match self {
-            Workers::Current(_) => 1,
-            Workers::Dedicated { runtimes, .. } => runtimes.len(),
         }
     }
 
