@@ -4,6 +4,7 @@
 mod accept;
 mod memory;
 mod placement;
+mod progress;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -28,6 +29,7 @@ use crate::tls::{TlsReloader, TlsSettings};
 use crate::transport::{Plain, Tls};
 use accept::Acceptor;
 use placement::Workers;
+pub use progress::Progress;
 
 /// How long aborted connections may take to be dropped.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -209,6 +211,11 @@ impl Server {
     /// served. The server also does so by itself when the files change.
     pub fn tls_reloader(&self) -> Option<TlsReloader> {
         self.tls.clone().map(TlsReloader::new)
+    }
+
+    /// Tells whether the threads that run sessions make progress, while the server runs.
+    pub fn progress(&self) -> Progress {
+        Progress::of(self.workers.threads())
     }
 
     /// Serves until `shutdown` completes, then drains: every connection is sent the rest of its
