@@ -163,8 +163,8 @@ mod transport;
 
 pub use address::{Address, ListenAddress, ListenAddressError, UnixAddress, UnixAddressError};
 pub use config::{
-    ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol,
-    Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
+    ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Inherited, Limits, Listen,
+    Protocol, Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
 };
 pub use error::{BoxError, Credential, CredentialError, Cure, Setting, StartError};
 pub use server::{LocalAddr, Progress, Server, Summary};

@@ -16,12 +16,12 @@ use tokio::runtime::Handle;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::{error, info, warn};
 
-use crate::address::Address;
+use crate::address::{Address, ListenAddress};
 use crate::config::{Config, Identity, Listen, Protocol, TlsPolicy};
 use crate::connection::{Drain, Handshake, Sessions, Stage, Statistics};
 use crate::echo::Rules;
 use crate::error::{Setting, StartError};
-use crate::net::{AnyListener, Listener, bind, candidates};
+use crate::net::{AnyListener, Listener, bind, candidates, inherited};
 use crate::protocols::bytes::Bytes;
 use crate::protocols::udp::{self, Udp};
 use crate::protocols::ws::{Answers, Settings, WebSocket};
@@ -167,21 +167,44 @@ impl Server {
             all.push(candidates(listen).await?);
         }
         let (mut listeners, mut shared, mut local_addrs) = (Vec::new(), Vec::new(), Vec::new());
-        for (listen, service) in all.iter().zip(services) {
+        for ((configured, listen), service) in config.listeners.iter().zip(&all).zip(services) {
             let protocol = listen.protocol;
+            let inherited = match &configured.address {
+                ListenAddress::Inherited { name } => Some((name.as_deref(), &config.inherited)),
+                _ => None,
+            };
+            let refused = |problem| StartError::Address {
+                protocol,
+                address: configured.address.clone(),
+                problem,
+            };
             let Some(service) = service else {
-                let bound = bind::datagrams(listen, &all, &options);
+                let bound = match inherited {
+                    Some((name, from)) => {
+                        inherited::datagrams(protocol, name, from, &options).map_err(refused)
+                    }
+                    None => bind::datagrams(listen, &all, &options),
+                };
                 for (address, sockets) in bound.map_err(|error| twice(error, &local_addrs))? {
                     local_addrs.push(LocalAddr { protocol, address: address.into() });
                     shared.push((address, sockets));
                 }
                 continue;
             };
-            let bound = bind::listeners(listen, &all, &options);
+            let bound = match inherited {
+                Some((name, from)) => {
+                    inherited::listeners(protocol, name, from, &options).map_err(refused)
+                }
+                None => bind::listeners(listen, &all, &options),
+            };
             for (address, listener) in bound.map_err(|error| twice(error, &local_addrs))? {
                 local_addrs.push(LocalAddr { protocol, address });
                 listeners.push((protocol, listener, service.clone()));
             }
+        }
+        let names = config.inherited.unused();
+        if !names.is_empty() {
+            return Err(StartError::Surplus { names });
         }
         let own = shared.iter().map(|(address, _)| *address).collect();
         let datagram_rules = udp::rules(&config.udp, own);
@@ -372,7 +395,14 @@ fn udp_protocols(
     rules: &Arc<Rules>,
 ) -> Result<Vec<Udp>, StartError> {
     let threads = workers.threads();
+    let mut taken = 0;
     let protocols = shared.into_iter().map(|(address, sockets)| {
+        // An inherited address has one socket, whatever the number of threads. Several such
+        // addresses are spread over the threads.
+        let first = if sockets.len() < threads.len() { taken } else { 0 };
+        taken = (first + sockets.len()) % threads.len();
+        let threads: Vec<_> =
+            threads.iter().copied().cycle().skip(first).take(sockets.len()).collect();
         Udp::new(sockets, &threads, address, rules).map_err(|source| StartError::Bind {
             protocol: Protocol::Udp,
             address: address.into(),
