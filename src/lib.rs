@@ -167,6 +167,6 @@ pub use config::{
     Protocol, Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
 };
 pub use error::{BoxError, Credential, CredentialError, Cure, Setting, StartError};
-pub use server::{LocalAddr, Progress, Server, Summary};
+pub use server::{Connections, LocalAddr, Progress, Server, Summary};
 pub use testing::{TestServer, blocking};
 pub use tls::{Fingerprint, FingerprintError, TlsReloader};

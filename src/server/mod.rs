@@ -2,6 +2,7 @@
 //! together.
 
 mod accept;
+mod connections;
 mod memory;
 mod placement;
 mod progress;
@@ -28,6 +29,7 @@ use crate::protocols::ws::{Answers, Settings, WebSocket};
 use crate::tls::{TlsReloader, TlsSettings};
 use crate::transport::{Plain, Tls};
 use accept::Acceptor;
+pub use connections::Connections;
 use placement::Workers;
 pub use progress::Progress;
 
@@ -71,6 +73,7 @@ pub struct Server {
     datagram_rules: Arc<Rules>,
     local_addrs: Vec<LocalAddr>,
     workers: Workers,
+    connections: Connections,
 }
 
 /// What is spoken on a listener's streams, and over which transport.
@@ -216,7 +219,17 @@ impl Server {
                 && config.tls == TlsPolicy::default() => {}
             None => warn!("The TLS settings are not used: no listener speaks TLS (--tls, --wss)"),
         }
-        Ok(Server { config, tls, listeners, datagrams, datagram_rules, local_addrs, workers })
+        let connections = Connections::default();
+        Ok(Server {
+            config,
+            tls,
+            listeners,
+            datagrams,
+            datagram_rules,
+            local_addrs,
+            workers,
+            connections,
+        })
     }
 
     /// The bound addresses, in the order of [`Config::listeners`].
@@ -234,6 +247,11 @@ impl Server {
     /// served. The server also does so by itself when the files change.
     pub fn tls_reloader(&self) -> Option<TlsReloader> {
         self.tls.clone().map(TlsReloader::new)
+    }
+
+    /// Tells how many connections the server has, while it runs.
+    pub fn connections(&self) -> Connections {
+        self.connections.clone()
     }
 
     /// Tells whether the threads that run sessions make progress, while the server runs.
@@ -256,6 +274,7 @@ impl Server {
         let mut limits = self.config.limits;
         limits.max_buffered.get_or_insert_with(memory::default_max_buffered);
         let sessions = Arc::new(Sessions::new(limits, max_connections, timeouts));
+        self.connections.begin(&sessions);
         let drain = Arc::clone(&sessions.drain);
         let _abort = AbortOnDrop(Arc::clone(&drain));
         for LocalAddr { protocol, address } in &self.local_addrs {

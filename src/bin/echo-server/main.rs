@@ -13,6 +13,8 @@ mod ready_file;
 mod report;
 mod serve;
 mod signals;
+#[cfg_attr(not(target_os = "linux"), path = "systemd/none.rs")]
+mod systemd;
 mod threads;
 mod visible;
 
