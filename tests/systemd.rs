@@ -6,12 +6,12 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use common::binary::{self, Running, command, shell};
 use common::tools;
@@ -22,50 +22,68 @@ fn have_socket_activate() -> bool {
 }
 
 /// systemd-socket-activate, which becomes the server when the first client comes.
-struct Activated(Child);
+struct Activated {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
 
 impl Activated {
-    fn start(tool: &[&str], server: &[&str]) -> Activated {
-        let mut command = Command::new("systemd-socket-activate");
-        command.args(tool).arg(binary::PATH).args(server);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        Activated(command.spawn().expect("the tool starts"))
+    /// Starts the tool with the arguments `tool` and a socket for each of `addresses`: a path, or an
+    /// IP address, which gets a free port. Returns the addresses with their ports.
+    ///
+    /// The tool does not take port 0. If another program takes a port just then, all is done again.
+    fn start(tool: &[&str], addresses: &[&str], server: &[&str]) -> (Activated, Vec<String>) {
+        let with_port = |address: &&str| match address.starts_with('/') {
+            true => (*address).to_owned(),
+            false if tool.contains(&"--datagram") => {
+                let socket = UdpSocket::bind(format!("{address}:0")).unwrap();
+                socket.local_addr().unwrap().to_string()
+            }
+            false => {
+                let listener = TcpListener::bind(format!("{address}:0")).unwrap();
+                listener.local_addr().unwrap().to_string()
+            }
+        };
+        for _ in 0..20 {
+            let addresses: Vec<_> = addresses.iter().map(with_port).collect();
+            let mut command = Command::new("systemd-socket-activate");
+            command.args(tool);
+            for address in &addresses {
+                command.args(["-l", address]);
+            }
+            command.arg(binary::PATH).args(server);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut child = command.spawn().expect("the tool starts");
+            let stderr = BufReader::new(child.stderr.take().unwrap());
+            let mut activated = Activated { child, stderr };
+            if addresses.iter().all(|_| activated.line().starts_with("Listening on ")) {
+                return (activated, addresses);
+            }
+        }
+        panic!("the tool does not listen on {addresses:?}");
     }
 
-    /// The port of its socket with the descriptor `fd`, as the kernel's `table` tells it.
-    fn port(&self, fd: u32, table: &str) -> u16 {
-        let process = PathBuf::from(format!("/proc/{}", self.0.id()));
-        loop {
-            let link = fs::read_link(process.join(format!("fd/{fd}"))).unwrap_or_default();
-            let link = link.to_string_lossy().into_owned();
-            let inode = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
-            let sockets = fs::read_to_string(process.join("net").join(table)).unwrap();
-            for line in sockets.lines() {
-                let fields: Vec<_> = line.split_ascii_whitespace().collect();
-                // As in proc(5): the second field is the local address, the tenth the inode.
-                if inode.is_some() && fields.get(9).copied() == inode {
-                    let (_, port) = fields[1].rsplit_once(':').unwrap();
-                    return u16::from_str_radix(port, 16).unwrap();
-                }
-            }
-            std::thread::yield_now();
-        }
+    /// The next line of the log; nothing if it has ended.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line
     }
 
     /// Stops the server with SIGTERM, and returns its log.
     fn stop(mut self) -> String {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let mut log = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-        assert!(self.0.wait().unwrap().success(), "{log}");
+        self.stderr.read_to_string(&mut log).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{log}");
         log
     }
 }
 
 impl Drop for Activated {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -87,13 +105,11 @@ fn every_stream_protocol_takes_the_socket_of_its_name() {
         return;
     }
     let protocols = ["ws", "tls", "wss", "tcp"];
-    let mut tool = vec!["--fdname=ws:tls:wss:tcp"];
-    tool.extend(protocols.iter().flat_map(|_| ["-l", "127.0.0.1:0"]));
     let flags = ["--tcp", "systemd", "--tls", "systemd", "--ws", "systemd", "--wss", "systemd"];
-    let activated = Activated::start(&tool, &flags);
-    for (protocol, fd) in protocols.iter().zip(3..) {
-        let port = activated.port(fd, "tcp");
-        ping(&format!("{protocol}://127.0.0.1:{port}"));
+    let (activated, addresses) =
+        Activated::start(&["--fdname=ws:tls:wss:tcp"], &["127.0.0.1"; 4], &flags);
+    for (protocol, address) in protocols.iter().zip(addresses) {
+        ping(&format!("{protocol}://{address}"));
     }
     let log = activated.stop();
     assert_eq!(log.matches("Server listening on port").count(), 4, "{log}");
@@ -104,13 +120,13 @@ fn several_datagram_sockets_of_one_name_are_all_echoed_on_several_threads() {
     if !have_socket_activate() {
         return;
     }
-    let tool =
-        ["--datagram", "--fdname=x:x:x", "-l", "127.0.0.1:0", "-l", "[::1]:0", "-l", "127.0.0.1:0"];
-    let activated = Activated::start(&tool, &["--threads", "2", "--udp", "systemd:x"]);
-    for (fd, host, table) in
-        [(3, "127.0.0.1", "udp"), (4, "[::1]", "udp6"), (5, "127.0.0.1", "udp")]
-    {
-        ping(&format!("udp://{host}:{}", activated.port(fd, table)));
+    let (activated, addresses) = Activated::start(
+        &["--datagram", "--fdname=x:x:x"],
+        &["127.0.0.1", "[::1]", "127.0.0.1"],
+        &["--threads", "2", "--udp", "systemd:x"],
+    );
+    for address in addresses {
+        ping(&format!("udp://{address}"));
     }
     let log = activated.stop();
     assert_eq!(log.matches("Socket closed").count(), 3, "{log}");
@@ -123,11 +139,8 @@ fn unix_sockets_are_taken_and_their_file_is_left() {
     }
     let there = tempfile::tempdir().unwrap();
     let path = there.path().join("echo.sock");
-    let tool = ["-l", path.to_str().unwrap(), "--fdname=web"];
-    let activated = Activated::start(&tool, &["--ws", "systemd:web"]);
-    while !path.exists() {
-        std::thread::yield_now();
-    }
+    let (activated, _) =
+        Activated::start(&["--fdname=web"], &[path.to_str().unwrap()], &["--ws", "systemd:web"]);
     ping(&format!("ws+unix://{}", path.display()));
     let log = activated.stop();
     assert!(log.contains(&format!("Server listening on unix:{}", path.display())), "{log}");
@@ -139,21 +152,19 @@ fn a_single_connection_is_refused_with_the_name_of_the_setting() {
     if !have_socket_activate() {
         return;
     }
-    let mut activated = Activated::start(&["-a", "-l", "127.0.0.1:0"], &["--tcp", "systemd"]);
-    let port = activated.port(3, "tcp");
-    let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let mut stderr = activated.0.stderr.take().unwrap();
-    let mut said = String::new();
-    while !said.contains("Accept=no") {
-        let mut bytes = [0; 1000];
-        let length = stderr.read(&mut bytes).unwrap();
-        assert!(length > 0, "{said}");
-        said += &String::from_utf8_lossy(&bytes[..length]);
+    let (mut activated, addresses) =
+        Activated::start(&["-a"], &["127.0.0.1"], &["--tcp", "systemd"]);
+    let _client = TcpStream::connect(&addresses[0]).unwrap();
+    let mut said = activated.line();
+    while !said.starts_with("echo-server: ") {
+        assert!(!said.is_empty(), "the log ends");
+        said = activated.line();
     }
-    let expected = "echo-server: --tcp systemd: the descriptor 'unknown' is a connection and no \
-                    listener: its socket unit has Accept=yes, and this server needs Accept=no";
-    let expected = expected.replace("unknown", "connection");
-    assert!(said.replace("unknown", "connection").contains(&expected), "{said}");
+    assert_eq!(
+        said,
+        "echo-server: --tcp systemd: the descriptor 'unknown' is a connection and no listener: its \
+         socket unit has Accept=yes, and this server needs Accept=no\n"
+    );
 }
 
 /// Runs a line of shell, in which $$ is the process that echo-server becomes by exec.
