@@ -35,6 +35,7 @@ pub(crate) struct Descriptor {
 
 /// What became of a descriptor.
 #[derive(Debug)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "there are none"))]
 pub(crate) enum State {
     Free(InheritedSocket),
     /// A listener has it.

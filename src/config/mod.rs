@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 pub use inherited::Inherited;
+#[cfg(target_os = "linux")]
 pub(crate) use inherited::{Descriptor, State};
 pub use tls::{ClientAuth, Credentials, Identity, Source, TlsPolicy, TlsVersion};
 

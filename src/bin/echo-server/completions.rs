@@ -2,22 +2,17 @@
 
 use std::process::ExitCode;
 
+use clap_complete::Shell as Generator;
+
 use crate::cli::{self, Shell};
 
 pub fn run(shell: Shell) -> ExitCode {
-    let mut command = cli::definition();
+    let generator = match shell {
+        Shell::Bash => Generator::Bash,
+        Shell::Zsh => Generator::Zsh,
+        Shell::Fish => Generator::Fish,
+    };
     let mut script = Vec::new();
-    let name = "echo-server";
-    match shell {
-        Shell::Bash => {
-            clap_complete::generate(clap_complete::Shell::Bash, &mut command, name, &mut script)
-        }
-        Shell::Zsh => {
-            clap_complete::generate(clap_complete::Shell::Zsh, &mut command, name, &mut script)
-        }
-        Shell::Fish => {
-            clap_complete::generate(clap_complete::Shell::Fish, &mut command, name, &mut script)
-        }
-    }
+    clap_complete::generate(generator, &mut cli::definition(), "echo-server", &mut script);
     crate::print(&script)
 }

@@ -12,6 +12,7 @@ pub fn inherited() -> Inherited {
 #[derive(Clone)]
 pub struct Service;
 
+#[allow(clippy::unused_async, reason = "on Linux they wait")]
 impl Service {
     pub fn from_environment() -> Self {
         Service
