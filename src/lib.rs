@@ -131,7 +131,7 @@
 //! | `transport` | what carries bytes: the stream itself, TLS; a stream with bytes read ahead |
 //! | `tls` | certificates and rustls' settings, and their reload |
 //! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, limits on memory and log |
-//! | `net` | sockets: binding, listeners whatever their family, who the peer is |
+//! | `net` | sockets: binding, inherited descriptors, listeners whatever their family, who the peer is |
 //! | `echo` | the core: byte streams, WebSocket frames rewritten in place, datagrams |
 //! | [`certs`] | makes certificates |
 //! | `causes` | what the TLS libraries say, in words for people |
