@@ -59,6 +59,12 @@ pub enum StartError {
         /// The reason.
         problem: String,
     },
+    /// No listener uses some of the inherited sockets.
+    #[error("no listener uses these inherited descriptors: {}", names.join(", "))]
+    Surplus {
+        /// The names of the descriptors.
+        names: Vec<String>,
+    },
     /// Two listeners of the configuration want the same address.
     #[error("{protocol} on {address}: {other_protocol} on {other} has it already")]
     Twice {
@@ -143,6 +149,7 @@ impl StartError {
                 | StartError::Excluded { .. }
                 | StartError::Credential(_)
                 | StartError::Address { .. }
+                | StartError::Surplus { .. }
                 | StartError::Twice { .. }
         )
     }

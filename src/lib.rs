@@ -131,7 +131,7 @@
 //! | `transport` | what carries bytes: the stream itself, TLS; a stream with bytes read ahead |
 //! | `tls` | certificates and rustls' settings, and their reload |
 //! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, limits on memory and log |
-//! | `net` | sockets: binding, listeners whatever their family, who the peer is |
+//! | `net` | sockets: binding, inherited descriptors, listeners whatever their family, who the peer is |
 //! | `echo` | the core: byte streams, WebSocket frames rewritten in place, datagrams |
 //! | [`certs`] | makes certificates |
 //! | `causes` | what the TLS libraries say, in words for people |
@@ -163,10 +163,10 @@ mod transport;
 
 pub use address::{Address, ListenAddress, ListenAddressError, UnixAddress, UnixAddressError};
 pub use config::{
-    ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol,
-    Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
+    ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Inherited, Limits, Listen,
+    Protocol, Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
 };
 pub use error::{BoxError, Credential, CredentialError, Cure, Setting, StartError};
-pub use server::{LocalAddr, Server, Summary};
+pub use server::{Connections, LocalAddr, Progress, Server, Summary};
 pub use testing::{TestServer, blocking};
 pub use tls::{Fingerprint, FingerprintError, TlsReloader};

@@ -180,13 +180,14 @@ fn matches(expected: &[String], found: &[String]) -> bool {
 }
 
 /// The programs that blocks use, and how to see whether they are there.
-const CLIENTS: [(&str, &[&str], &str); 6] = [
+const CLIENTS: [(&str, &[&str], &str); 7] = [
     ("nc ", &["nc", "-h"], "-N"),
     ("openssl ", &["openssl", "version"], "OpenSSL"),
     ("socat ", &["socat", "-V"], "socat"),
     ("curl ", &["curl", "--version"], "curl"),
     ("python3 ", &["python3", "-c", "import websockets.cli; print('has websockets')"], "has"),
     ("ss ", &["ss", "-V"], "ss"),
+    ("systemd-socket-activate ", &["systemd-socket-activate", "--version"], "systemd"),
 ];
 
 #[test]

@@ -17,6 +17,7 @@ use super::{Address, UnixAddress};
 /// | `echo.example.com:8080` | those addresses of the name that this machine has |
 /// | `:8080`, `*:8080` | all interfaces, IPv6 and IPv4 |
 /// | `unix:/run/echo.sock`, `unix:@echo` | a Unix socket |
+/// | `systemd`, `systemd:web` | a socket that systemd, say, has bound and handed over |
 ///
 /// ```
 /// use echo_server::ListenAddress;
@@ -40,6 +41,14 @@ pub enum ListenAddress {
         /// The port; 0 for any free one.
         port: u16,
     },
+    /// Sockets that the process was handed, those of
+    /// [`Config::inherited`](crate::Config::inherited): all of the name that have the type which the
+    /// protocol needs. Datagram sockets are for UDP, stream sockets for everything else.
+    Inherited {
+        /// The name (`FileDescriptorName=` in systemd.socket(5)). `None`: the protocol's own name,
+        /// or, if nothing is called so, the only socket of the type.
+        name: Option<String>,
+    },
     /// All interfaces: the IPv6 wildcard, which accepts IPv4 too, or the IPv4 wildcard on a machine
     /// without IPv6.
     All {
@@ -61,11 +70,25 @@ impl FromStr for ListenAddress {
     }
 }
 
+/// How an address begins whose sockets are inherited.
+const INHERITED: &str = "systemd";
+
 fn parse(text: &str) -> Result<ListenAddress, String> {
-    const EXPECTED: &str = "expected IP:PORT, [IPv6]:PORT, NAME:PORT, :PORT or unix:PATH";
+    const EXPECTED: &str = "expected IP:PORT, [IPv6]:PORT, NAME:PORT, :PORT, unix:PATH or systemd";
     if text.starts_with(UnixAddress::PREFIX) {
         let address = text.parse::<UnixAddress>().map_err(|error| error.to_string())?;
         return Ok(ListenAddress::At(address.into()));
+    }
+    match text.strip_prefix(INHERITED) {
+        Some("") => return Ok(ListenAddress::Inherited { name: None }),
+        Some(":") => return Err("the name of the descriptor is missing after systemd:".to_owned()),
+        Some(name) if name.starts_with(':') => {
+            return match name[1..].contains(':') {
+                true => Err("the name of a descriptor has no colon".to_owned()),
+                false => Ok(ListenAddress::Inherited { name: Some(name[1..].to_owned()) }),
+            };
+        }
+        _ => {}
     }
     if let Some((scheme, rest)) = text.split_once("://") {
         let address = rest.split('/').next().unwrap_or(rest);
@@ -159,6 +182,8 @@ impl fmt::Display for ListenAddress {
                 write!(f, "[{host}]:{port}")
             }
             ListenAddress::Name { host, port } => write!(f, "{host}:{port}"),
+            ListenAddress::Inherited { name: None } => f.write_str(INHERITED),
+            ListenAddress::Inherited { name: Some(name) } => write!(f, "{INHERITED}:{name}"),
             ListenAddress::All { port } => write!(f, "*:{port}"),
         }
     }
@@ -190,6 +215,9 @@ mod tests {
             "*:8080",
             "unix:/run/echo.sock",
             "unix:@echo",
+            "systemd",
+            "systemd:web",
+            "systemd.example:80",
         ] {
             assert_eq!(text.parse::<ListenAddress>().expect(text).to_string(), text);
         }

@@ -1,11 +1,15 @@
 //! The configuration of a server: plain data with defaults.
 
+mod inherited;
 mod tls;
 
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+pub use inherited::Inherited;
+#[cfg(target_os = "linux")]
+pub(crate) use inherited::{Descriptor, State};
 pub use tls::{ClientAuth, Credentials, Identity, Source, TlsPolicy, TlsVersion};
 
 use crate::address::ListenAddress;
@@ -104,6 +108,8 @@ pub struct Config {
     /// The permission bits of Unix socket files, at most `0o777`. A client needs write permission
     /// to connect. `None`: `0o777` less the process's umask.
     pub unix_mode: Option<u32>,
+    /// The sockets for listeners at [`ListenAddress::Inherited`].
+    pub inherited: Inherited,
     /// The certificates of the TLS protocols.
     pub identity: Identity,
     /// What the TLS protocols negotiate.
@@ -236,6 +242,7 @@ impl Config {
         Config {
             listeners: Vec::new(),
             unix_mode: None,
+            inherited: Inherited::default(),
             identity: Identity::default(),
             tls: TlsPolicy::default(),
             buffer_size: DEFAULT_BUFFER_SIZE,
@@ -258,6 +265,13 @@ impl Config {
     #[must_use]
     pub fn unix_mode(mut self, mode: u32) -> Self {
         self.unix_mode = Some(mode);
+        self
+    }
+
+    /// Sets [`Config::inherited`].
+    #[must_use]
+    pub fn inherited(mut self, inherited: Inherited) -> Self {
+        self.inherited = inherited;
         self
     }
 

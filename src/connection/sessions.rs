@@ -131,6 +131,11 @@ impl Sessions {
         self.admission.admitted()
     }
 
+    /// The number of connections that were admitted so far.
+    pub(crate) fn opened(&self) -> u64 {
+        self.counters.accepted.load(Ordering::Relaxed)
+    }
+
     /// The statistics so far.
     pub(crate) fn statistics(&self) -> Statistics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -134,17 +134,21 @@ fn bind_tcp(
     // SO_REUSEADDR would let two servers share the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
-    // Nagle's algorithm would hold an echo back until the peer's delayed acknowledgement. Accepted
-    // connections inherit the option.
-    socket.set_tcp_nodelay(true)?;
-    // Urgent data stays in line (RFC 6093), where it is echoed like any other byte. Otherwise the
-    // kernel would keep its last byte apart. Accepted connections inherit this option too.
-    socket.set_out_of_band_inline(true)?;
-    set_stall_options(&socket, options)?;
+    set_stream_options(&socket, options)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Sets the options that accepted connections inherit from their listener.
+pub(super) fn set_stream_options(socket: &socket2::Socket, options: &Options) -> io::Result<()> {
+    // Nagle's algorithm would hold an echo back until the peer's delayed acknowledgement.
+    socket.set_tcp_nodelay(true)?;
+    // Urgent data stays in line (RFC 6093), where it is echoed like any other byte. Otherwise the
+    // kernel would keep its last byte apart.
+    socket.set_out_of_band_inline(true)?;
+    set_stall_options(socket, options)
 }
 
 fn new_socket(address: SocketAddr, kind: Type, is_v6_only: bool) -> io::Result<socket2::Socket> {
@@ -188,6 +192,20 @@ fn bind_udp(
         sockets.push(UdpSocket::from(socket));
     }
     Ok(sockets)
+}
+
+/// Enlarges the buffers of a socket that somebody else has bound. Larger ones stay, unless `asked`
+/// says how large the receive buffer is to be.
+#[cfg(target_os = "linux")]
+pub(super) fn enlarge_buffers(socket: &socket2::Socket, address: SocketAddr, asked: Option<usize>) {
+    // Linux reports twice the size, to count its own overhead (socket(7)).
+    let is_small = |size: io::Result<usize>, wanted| size.is_ok_and(|size| size / 2 < wanted);
+    if asked.is_some() || is_small(socket.recv_buffer_size(), RECV_BUFFER) {
+        set_recv_buffer(socket, address, asked, true);
+    }
+    if is_small(socket.send_buffer_size(), SEND_BUFFER) {
+        set_send_buffer(socket);
+    }
 }
 
 /// While ARP or ND is pending for a neighbour, the kernel charges up to 200 KiB of replies to this

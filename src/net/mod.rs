@@ -6,6 +6,11 @@
 #[cfg_attr(not(target_os = "linux"), path = "accept/plain.rs")]
 mod accept;
 pub(crate) mod bind;
+#[cfg(target_os = "linux")]
+pub(crate) mod inherited;
+#[cfg(not(target_os = "linux"))]
+#[path = "inherited/none.rs"]
+pub(crate) mod inherited;
 mod peer;
 mod resolve;
 #[cfg_attr(target_os = "linux", path = "tcp/linux.rs")]

@@ -22,6 +22,8 @@ pub(crate) async fn candidates(listen: &Listen) -> Result<Candidates, StartError
     let Listen { protocol, address } = listen;
     let (addresses, is_first_of) = match address {
         ListenAddress::At(address) => (vec![address.clone()], false),
+        // Somebody else has bound them.
+        ListenAddress::Inherited { .. } => (Vec::new(), false),
         ListenAddress::All { port } => (
             vec![(Ipv6Addr::UNSPECIFIED, *port).into(), (Ipv4Addr::UNSPECIFIED, *port).into()],
             true,

@@ -25,6 +25,13 @@ pub(crate) struct UnixListener {
 }
 
 impl UnixListener {
+    /// Registers `socket`, which must be non-blocking and listen. Its socket file, if it has one,
+    /// belongs to whoever has bound it.
+    #[cfg(target_os = "linux")]
+    pub(super) fn inherited(socket: std::os::fd::OwnedFd) -> io::Result<Self> {
+        Ok(UnixListener { file: None, socket: AcceptSocket::register(socket)? })
+    }
+
     /// Listens on `address`. A socket file gets the permission bits `mode` before anybody can
     /// connect. A stale socket file, on which nobody listens, is replaced.
     ///

@@ -47,31 +47,31 @@ pub(crate) fn rules(policy: &UdpPolicy, own: Vec<SocketAddr>) -> Arc<Rules> {
 pub(crate) struct Udp {
     local: SocketAddr,
     sockets: Vec<Arc<UdpSocket>>,
-    /// The echo of each socket, with the runtime that the socket is registered with.
-    echoes: Vec<(DatagramEcho, Handle)>,
+    /// The echo of each socket, with the worker whose runtime the socket is registered with.
+    echoes: Vec<(DatagramEcho, u16, Handle)>,
     totals: Arc<Mutex<Traffic>>,
 }
 
 impl Udp {
-    /// Registers the sockets `bound`, all bound to `local`, each with one of `runtimes`. There are
-    /// at most as many sockets as runtimes.
+    /// Registers the sockets `bound`, all bound to `local`, each with the runtime of one of
+    /// `workers`. There are at most as many sockets as workers.
     ///
     /// # Errors
     /// A socket could not be registered, or one of its options could not be set.
     pub(crate) fn new(
         bound: Vec<net::UdpSocket>,
-        runtimes: &[&Handle],
+        workers: &[(u16, &Handle)],
         local: SocketAddr,
         rules: &Arc<Rules>,
     ) -> io::Result<Self> {
         let totals = Arc::default();
         let (mut sockets, mut echoes) = (Vec::new(), Vec::new());
-        for (socket, runtime) in bound.into_iter().zip(runtimes) {
+        for (socket, (worker, runtime)) in bound.into_iter().zip(workers) {
             let _guard = runtime.enter();
             let socket = Arc::new(UdpSocket::from_std(socket)?);
             sockets.push(Arc::clone(&socket));
             let echo = DatagramEcho::new(socket, Arc::clone(rules), Arc::clone(&totals))?;
-            echoes.push((echo, Handle::clone(runtime)));
+            echoes.push((echo, *worker, Handle::clone(runtime)));
         }
         Ok(Udp { local, sockets, echoes, totals })
     }
@@ -86,7 +86,7 @@ impl Udp {
     pub(crate) async fn run(self, sessions: Arc<Sessions>, _member: Member) {
         let Udp { local, sockets, echoes, totals } = self;
         let mut running = JoinSet::new();
-        for (worker, (echo, runtime)) in (0..).zip(echoes) {
+        for (echo, worker, runtime) in echoes {
             running.spawn_on(Session::of_socket(&sessions, worker, echo), &runtime);
         }
         let inodes = sockets.iter().filter_map(|socket| inode(socket)).collect();

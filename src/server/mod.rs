@@ -2,8 +2,10 @@
 //! together.
 
 mod accept;
+mod connections;
 mod memory;
 mod placement;
+mod progress;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -15,19 +17,21 @@ use tokio::runtime::Handle;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::{error, info, warn};
 
-use crate::address::Address;
+use crate::address::{Address, ListenAddress};
 use crate::config::{Config, Identity, Listen, Protocol, TlsPolicy};
 use crate::connection::{Handshake, Sessions, Stage, Statistics};
 use crate::echo::Rules;
 use crate::error::{Setting, StartError};
-use crate::net::{AnyListener, Listener, bind, candidates};
+use crate::net::{AnyListener, Listener, bind, candidates, inherited};
 use crate::protocols::bytes::Bytes;
 use crate::protocols::udp::{self, Udp};
 use crate::protocols::ws::{Answers, Settings, WebSocket};
 use crate::tls::{TlsReloader, TlsSettings};
 use crate::transport::{Plain, Tls};
 use accept::Acceptor;
+pub use connections::Connections;
 use placement::Workers;
+pub use progress::Progress;
 
 /// How long aborted connections may take to be dropped.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,6 +73,7 @@ pub struct Server {
     datagram_rules: Arc<Rules>,
     local_addrs: Vec<LocalAddr>,
     workers: Workers,
+    connections: Connections,
 }
 
 /// What is spoken on a listener's streams, and over which transport.
@@ -165,21 +170,44 @@ impl Server {
             all.push(candidates(listen).await?);
         }
         let (mut listeners, mut shared, mut local_addrs) = (Vec::new(), Vec::new(), Vec::new());
-        for (listen, service) in all.iter().zip(services) {
+        for ((configured, listen), service) in config.listeners.iter().zip(&all).zip(services) {
             let protocol = listen.protocol;
+            let inherited = match &configured.address {
+                ListenAddress::Inherited { name } => Some((name.as_deref(), &config.inherited)),
+                _ => None,
+            };
+            let refused = |problem| StartError::Address {
+                protocol,
+                address: configured.address.clone(),
+                problem,
+            };
             let Some(service) = service else {
-                let bound = bind::datagrams(listen, &all, &options);
+                let bound = match inherited {
+                    Some((name, from)) => {
+                        inherited::datagrams(protocol, name, from, &options).map_err(refused)
+                    }
+                    None => bind::datagrams(listen, &all, &options),
+                };
                 for (address, sockets) in bound.map_err(|error| twice(error, &local_addrs))? {
                     local_addrs.push(LocalAddr { protocol, address: address.into() });
                     shared.push((address, sockets));
                 }
                 continue;
             };
-            let bound = bind::listeners(listen, &all, &options);
+            let bound = match inherited {
+                Some((name, from)) => {
+                    inherited::listeners(protocol, name, from, &options).map_err(refused)
+                }
+                None => bind::listeners(listen, &all, &options),
+            };
             for (address, listener) in bound.map_err(|error| twice(error, &local_addrs))? {
                 local_addrs.push(LocalAddr { protocol, address });
                 listeners.push((protocol, listener, service.clone()));
             }
+        }
+        let names = config.inherited.unused();
+        if !names.is_empty() {
+            return Err(StartError::Surplus { names });
         }
         let own = shared.iter().map(|(address, _)| *address).collect();
         let datagram_rules = udp::rules(&config.udp, own);
@@ -191,7 +219,17 @@ impl Server {
                 && config.tls == TlsPolicy::default() => {}
             None => warn!("The TLS settings are not used: no listener speaks TLS (--tls, --wss)"),
         }
-        Ok(Server { config, tls, listeners, datagrams, datagram_rules, local_addrs, workers })
+        let connections = Connections::default();
+        Ok(Server {
+            config,
+            tls,
+            listeners,
+            datagrams,
+            datagram_rules,
+            local_addrs,
+            workers,
+            connections,
+        })
     }
 
     /// The bound addresses, in the order of [`Config::listeners`].
@@ -209,6 +247,16 @@ impl Server {
     /// served. The server also does so by itself when the files change.
     pub fn tls_reloader(&self) -> Option<TlsReloader> {
         self.tls.clone().map(TlsReloader::new)
+    }
+
+    /// Tells how many connections the server has, while it runs.
+    pub fn connections(&self) -> Connections {
+        self.connections.clone()
+    }
+
+    /// Tells whether the threads that run sessions make progress, while the server runs.
+    pub fn progress(&self) -> Progress {
+        Progress::of(self.workers.threads())
     }
 
     /// Serves until `shutdown` completes, then drains: every connection is sent the rest of its
@@ -231,6 +279,7 @@ impl Server {
             timeouts,
             self.workers.threads().len(),
         ));
+        self.connections.begin(&sessions);
         let drain = Arc::clone(&sessions.drain);
         let _abort = AbortOnDrop(Arc::clone(&sessions));
         for LocalAddr { protocol, address } in &self.local_addrs {
@@ -370,8 +419,15 @@ fn udp_protocols(
     rules: &Arc<Rules>,
 ) -> Result<Vec<Udp>, StartError> {
     let threads = workers.threads();
+    let mut taken = 0;
     let protocols = shared.into_iter().map(|(address, sockets)| {
-        Udp::new(sockets, &threads, address, rules).map_err(|source| StartError::Bind {
+        // An inherited address has one socket, whatever the number of threads. Several such
+        // addresses are spread over the threads.
+        let first = if sockets.len() < threads.len() { taken } else { 0 };
+        taken = (first + sockets.len()) % threads.len();
+        let workers: Vec<_> =
+            (0..).zip(threads.iter().copied()).cycle().skip(first).take(sockets.len()).collect();
+        Udp::new(sockets, &workers, address, rules).map_err(|source| StartError::Bind {
             protocol: Protocol::Udp,
             address: address.into(),
             source,

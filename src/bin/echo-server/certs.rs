@@ -1,7 +1,6 @@
 //! `echo-server certs`: writes a private CA and its certificates, and prints commands that use
 //! them.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -20,13 +19,7 @@ pub fn run(certs: Certs) -> ExitCode {
     if let Err(error) = write(&certs.directory, &made) {
         return crate::fail(REFUSED, &format!("certs {error}"));
     }
-    // A closed stdout is no failure: the files are complete.
-    let mut out = io::stdout().lock();
-    match out.write_all(describe(&certs, &made).as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => crate::fail(REFUSED, &format!("standard output: {error}")),
-    }
+    crate::print(describe(&certs, &made).as_bytes())
 }
 
 fn write(directory: &Path, made: &Certificates) -> Result<(), String> {

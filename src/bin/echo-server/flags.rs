@@ -27,6 +27,14 @@ pub fn start_error(error: &StartError) -> String {
         StartError::Address { protocol, address, problem } => {
             format!("--{protocol} {address}: {problem}")
         }
+        StartError::Surplus { names } => {
+            let example = names.first().map_or("NAME", String::as_str);
+            format!(
+                "LISTEN_FDS: no flag uses the inherited '{}'; --tcp systemd:{example}, for example, \
+                 would",
+                names.join("', '")
+            )
+        }
         StartError::Twice { protocol, address, other_protocol, other } => {
             match (protocol == other_protocol, address == other) {
                 (true, true) => format!("--{protocol} {address}: it was asked for twice"),

@@ -4,15 +4,19 @@
 
 mod certs;
 mod cli;
+mod completions;
 mod descriptors;
 mod flags;
 mod log;
+mod man;
 mod new_files;
 mod probe;
 mod ready_file;
 mod report;
 mod serve;
 mod signals;
+#[cfg_attr(not(target_os = "linux"), path = "systemd/none.rs")]
+mod systemd;
 mod threads;
 mod visible;
 
@@ -33,11 +37,25 @@ fn main() -> ExitCode {
         Ok(Command::Serve(options)) => serve::run(*options),
         Ok(Command::Probe(probe)) => probe::run(*probe),
         Ok(Command::Certs(certs)) => certs::run(certs),
+        Ok(Command::Completions(shell)) => completions::run(shell),
+        Ok(Command::Man(directory)) => man::run(directory.as_deref()),
         Err(Exit::Usage(message)) => fail(USAGE, &message),
         Err(Exit::Print(text)) => {
             let printed = text.print();
             if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) }
         }
+    }
+}
+
+/// Prints on standard output. If nobody reads it to the end, that is no failure.
+fn print(text: &[u8]) -> ExitCode {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            fail(REFUSED, &format!("standard output: {error}"))
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 

@@ -11,11 +11,14 @@ use tracing::{error, info, warn};
 use crate::cli::Options;
 use crate::ready_file::ReadyFile;
 use crate::signals::{Hangups, Signals};
+use crate::systemd::{self, Service};
 use crate::threads::{Threads, runtime};
 use crate::{REFUSED, USAGE, descriptors, flags, log};
 
 /// Runs a server until a signal ends it.
-pub fn run(options: Options) -> ExitCode {
+pub fn run(mut options: Options) -> ExitCode {
+    // Before anything that opens a file or starts a thread.
+    options.config.inherited = systemd::inherited();
     let log = match log::start(options.log) {
         Ok(log) => log,
         Err(_) => {
@@ -56,6 +59,8 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
         Hangups::catch().map_err(|error| (REFUSED, format!("SIGHUP cannot be caught: {error}")))?;
     let ready_file = options.ready_file.map(ReadyFile::prepare).transpose();
     let ready_file = ready_file.map_err(|error| (REFUSED, error))?;
+    let service = Service::from_environment();
+    let drain = options.config.timeouts.drain;
     let is_self_signed = options.config.identity == Identity::SelfSigned;
     // A name server, a disk or a pipe may not respond.
     let server = tokio::select! {
@@ -71,17 +76,21 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
         show_pin(&server);
     }
     let reloader = server.tls_reloader().filter(TlsReloader::has_files);
-    tokio::spawn(async move {
+    let reloads = service.clone();
+    let reloading = tokio::spawn(async move {
         loop {
             hangups.next().await;
+            reloads.reloading().await;
             let Some(reloader) = reloader.clone() else {
                 info!(
                     "SIGHUP received; there is nothing to reload: no certificates are read from files"
                 );
+                reloads.reloaded().await;
                 continue;
             };
             // It logs its outcome. SIGHUPs that come meanwhile lead to one more reload.
             let _ = reloader.reload_in_background().await;
+            reloads.reloaded().await;
         }
     });
     let mut early_signal = None;
@@ -96,6 +105,7 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
             signal = signals.next() => early_signal = Some(signal),
         }
     }
+    service.ready(&server);
     let (stop, stopped) = oneshot::channel::<()>();
     let mut running = pin!(server.run(async { drop(stopped.await) }));
     let signal = match early_signal {
@@ -107,6 +117,9 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
         },
     };
     info!(signal, "Signal received; a second one ends the process at once");
+    // Nothing that is told after this says that the service is ready.
+    reloading.abort();
+    service.stopping(drain).await;
     drop(stop);
     tokio::select! {
         summary = running => {

@@ -2,11 +2,14 @@
 
 mod certs;
 mod environment;
+#[cfg(test)]
+mod environment_file;
 mod nearest;
 mod probe;
 #[cfg(test)]
 mod reference;
 mod server;
+mod shell;
 mod usage;
 mod values;
 
@@ -20,6 +23,7 @@ use echo_server::Config;
 
 pub use certs::Certs;
 pub use probe::{Format, Mode, Output, Probe};
+pub use shell::Shell;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -30,6 +34,10 @@ pub enum Command {
     Probe(Box<Probe>),
     /// Make certificates for an echo server.
     Certs(Certs),
+    /// Print the completions of a shell.
+    Completions(Shell),
+    /// Write the man pages to a directory, or print the command's.
+    Man(Option<PathBuf>),
 }
 
 /// The options of the server command.
@@ -94,7 +102,8 @@ const STYLES: Styles = Styles::styled()
 
 ADDR is a PORT, IP:PORT, [IPv6]:PORT, [IPv6%INTERFACE]:PORT, NAME:PORT, or :PORT for all interfaces; \
 port 0 is any free port. Except for --udp, it can also be a Unix socket: unix:PATH, or on Linux \
-unix:@NAME. Listener flags can be repeated.
+unix:@NAME. The word systemd, or systemd:NAME, means sockets that systemd hands over. Listener flags \
+can be repeated.
 TIME is written as 10s, 5m or 1h 30m, or as a number of seconds; 0 means no limit.
 SIZE is written as 64KiB or 1MB.
 
@@ -129,10 +138,14 @@ enum Subcommands {
     Probe(Box<probe::ProbeArgs>),
     /// Create a private CA, and certificates for a server and a client
     Certs(certs::CertsArgs),
+    /// Print completions for a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the man page, or write all pages to a directory
+    Man(shell::ManArgs),
 }
 
 /// The command line's definition. `-h` shows only the listeners, so that it fits a screen.
-fn definition() -> clap::Command {
+pub fn definition() -> clap::Command {
     Cli::command().mut_args(|arg| {
         let is_short = matches!(arg.get_help_heading(), Some("Listeners" | "Other"));
         let hides = !is_short || arg.get_long() == Some("unix-mode");
@@ -168,6 +181,8 @@ pub fn parse() -> Result<Command, Exit> {
             Command::Probe(Box::new((*args).try_into().map_err(Exit::Usage)?))
         }
         Some(Subcommands::Certs(args)) => Command::Certs(args.into()),
+        Some(Subcommands::Completions(args)) => Command::Completions(args.shell),
+        Some(Subcommands::Man(args)) => Command::Man(args.directory),
         None => {
             let usage = |problem| Exit::Usage(format!("{problem}; see 'echo-server --help'"));
             cli.server.settle_verbosity(&matches).map_err(usage)?;

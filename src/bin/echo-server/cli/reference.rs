@@ -75,22 +75,12 @@ fn row(arg: &Arg, has_variables: bool) -> String {
         let value = if is_optional { format!("[{value}]") } else { value };
         name = format!("{name} {value}").trim().to_owned();
     }
-    // A help text ends with its default in brackets where clap knows of none.
-    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-    let (help, noted) = match help.rsplit_once(" [") {
-        Some((help, noted)) if noted.ends_with(']') => {
-            (help.to_owned(), noted.trim_end_matches(']').to_owned())
-        }
-        _ => (help, String::new()),
-    };
-    let defaults: Vec<_> =
-        arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-    let default = if defaults.is_empty() || !takes_value { noted } else { defaults.join(",") };
+    let (help, default) = help_and_default(arg);
     let possible: Vec<_> = match takes_value {
         true => arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect(),
         false => Vec::new(),
     };
-    let mut help = escaped(&help.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut help = escaped(&help);
     if !possible.is_empty() {
         help += &format!(": {}", possible.join(", "));
     }
@@ -99,6 +89,24 @@ fn row(arg: &Arg, has_variables: bool) -> String {
         false => String::new(),
     };
     format!("| `{name}` |{variable} {} | {help} |\n", escaped(&default))
+}
+
+/// The help of a flag on one line, and its default. A help text ends with its default in brackets
+/// where clap knows of none.
+pub(super) fn help_and_default(arg: &Arg) -> (String, String) {
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (help, noted) = match help.rsplit_once(" [") {
+        Some((help, noted)) if noted.ends_with(']') => {
+            (help.to_owned(), noted.trim_end_matches(']').to_owned())
+        }
+        _ => (help, String::new()),
+    };
+    let defaults: Vec<_> =
+        arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    let takes_value = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
+    let default = if defaults.is_empty() || !takes_value { noted } else { defaults.join(",") };
+    (help, default)
 }
 
 /// What Markdown would take for something else.

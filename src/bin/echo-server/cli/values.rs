@@ -66,7 +66,11 @@ impl FromStr for Host {
         let address = text.split_once('%').map_or(text, |(address, _)| address);
         let is_v6 = address.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6());
         let text = if is_v6 { format!("[{text}]") } else { text.to_owned() };
-        if text.is_empty() || text.starts_with("unix:") || text.contains([',', '\n']) {
+        if text.is_empty()
+            || text.starts_with("unix:")
+            || text == "systemd"
+            || text.contains([',', '\n'])
+        {
             return Err("expected an IP address, a name, or '*' for all interfaces".to_owned());
         }
         match format!("{text}:0").parse::<ListenAddress>() {

@@ -1,0 +1,24 @@
+//! Inherited sockets on systems that have no way to hand them over.
+
+use super::AnyListener;
+use super::bind::{Options, SharedAddress};
+use crate::address::Address;
+use crate::config::{Inherited, Protocol};
+
+pub(crate) fn listeners(
+    _protocol: Protocol,
+    _name: Option<&str>,
+    inherited: &Inherited,
+    _options: &Options,
+) -> Result<Vec<(Address, AnyListener)>, String> {
+    Err(inherited.absence().to_owned())
+}
+
+pub(crate) fn datagrams(
+    _protocol: Protocol,
+    _name: Option<&str>,
+    inherited: &Inherited,
+    _options: &Options,
+) -> Result<Vec<SharedAddress>, String> {
+    Err(inherited.absence().to_owned())
+}
