@@ -3,6 +3,8 @@
 mod handshake;
 mod record;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::future::poll_fn;

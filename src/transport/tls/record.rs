@@ -316,6 +316,7 @@ impl Records {
         let record = self.seal(ContentType::Handshake, &KEY_UPDATE)?;
         self.encrypter = encrypter(self.keys.negotiated_cipher_suite(), secrets)?;
         (self.write_number, self.owes_key_update) = (number, false);
+        self.write_limit = limit(self.keys.negotiated_cipher_suite());
         Ok(record)
     }
 
@@ -338,6 +339,12 @@ impl Records {
         self.seal(ContentType::Alert, &[level, alert.into()]).ok()
     }
 
+    /// The key counts as used up.
+    #[cfg(test)]
+    pub(super) fn exhaust_key(&mut self) {
+        self.write_limit = self.write_number;
+    }
+
     fn seal(&mut self, content: ContentType, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
         let record = self.encrypter.encrypt(plain(content, plaintext), self.write_number)?;
         self.write_number += 1;
@@ -345,7 +352,7 @@ impl Records {
     }
 }
 
-fn plain(typ: ContentType, bytes: &[u8]) -> OutboundPlainMessage<'_> {
+pub(super) fn plain(typ: ContentType, bytes: &[u8]) -> OutboundPlainMessage<'_> {
     // What stands in each record, whichever version was negotiated.
     OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload: bytes.into() }
 }
@@ -369,7 +376,7 @@ fn limit(suite: SupportedCipherSuite) -> u64 {
     common.confidentiality_limit
 }
 
-fn encrypter(
+pub(super) fn encrypter(
     suite: SupportedCipherSuite,
     secrets: ConnectionTrafficSecrets,
 ) -> Result<Box<dyn MessageEncrypter>, Error> {
@@ -384,7 +391,7 @@ fn encrypter(
     })
 }
 
-fn decrypter(
+pub(super) fn decrypter(
     suite: SupportedCipherSuite,
     secrets: ConnectionTrafficSecrets,
 ) -> Result<Box<dyn MessageDecrypter>, Error> {

@@ -16,10 +16,14 @@ use crate::echo::{Carrier, LowerStream};
 /// client stops reading.
 const MAX_WRITE: usize = 4 * MAX_PLAINTEXT;
 
+/// TLS 1.3 renews its keys instead.
+const KEY_IS_USED_UP: &str =
+    "the key has encrypted as many records as is safe, and TLS 1.2 has no way to renew it";
+
 /// A TLS connection over `S`.
 pub(crate) struct TlsStream<S> {
     wire: Wire<S>,
-    records: Records,
+    pub(super) records: Records,
     /// Where in the first record there is plaintext that has yet to be read, and the length of that
     /// record.
     opened: Option<(Range<usize>, usize)>,
@@ -149,7 +153,7 @@ impl<S: AsyncWrite + Unpin> TlsStream<S> {
         let mut sealed = Vec::new();
         for data in data.chunks(MAX_PLAINTEXT) {
             if records.needs_new_keys() {
-                sealed.push(records.renew_keys().map_err(to_io)?);
+                sealed.push(records.renew_keys().map_err(|_| io::Error::other(KEY_IS_USED_UP))?);
             }
             sealed.push(records.seal_data(data).map_err(to_io)?);
         }
@@ -170,7 +174,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         // While the client does not take one write, there is no other.
         ready!(self.wire.poll_flush(cx))?;
         let data = &data[..data.len().min(MAX_WRITE)];
-        self.send(cx, data)?;
+        if !data.is_empty() {
+            self.send(cx, data)?;
+        }
         Poll::Ready(Ok(data.len()))
     }
 
