@@ -128,7 +128,7 @@
 //! | [`probe`] | pings and loads an echo service |
 //! | `testing` | the server for the length of a test |
 //! | `protocols` | one protocol a module: bytes (TCP and TLS), UDP, WebSocket |
-//! | `transport` | what carries bytes: the stream itself, TLS; a stream with bytes read ahead |
+//! | `transport` | what carries bytes: the stream itself, TLS with its record layer; a stream with bytes read ahead |
 //! | `tls` | certificates and rustls' settings, and their reload |
 //! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, limits on memory and log |
 //! | `net` | sockets: binding, inherited descriptors, listeners whatever their family, who the peer is |

@@ -210,3 +210,42 @@ async fn s_client_gets_its_echo() {
     output.read_exact(&mut echo).await.unwrap();
     assert_eq!(&echo, b"through openssl\n");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openssl_renews_its_keys_and_asks_for_ours() {
+    use tokio::process::Command;
+    if !tools::have_openssl() {
+        return;
+    }
+    let server = TestServer::start(Protocol::Tls).await;
+    // s_client says on standard error that it has sent a KeyUpdate.
+    let mut s_client = Command::new("sh")
+        .args(["-c", "exec openssl s_client -connect \"$1\" 2>&1", "sh"])
+        .arg(server.address.to_string())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let (mut input, mut output) = (s_client.stdin.take().unwrap(), s_client.stdout.take().unwrap());
+    let mut said = String::new();
+    // K asks for new keys in return, and k does not. What is typed becomes no echo then.
+    for (typed, expected) in [
+        ("one\n", "\none\n"),
+        ("K\n", "KEYUPDATE\n"),
+        ("two\n", "two\n"),
+        ("k\n", "KEYUPDATE\n"),
+        ("three\n", "three\n"),
+        ("K\n", "KEYUPDATE\n"),
+        ("four\n", "four\n"),
+    ] {
+        said.clear();
+        input.write_all(typed.as_bytes()).await.unwrap();
+        while !said.contains(expected) {
+            let mut piece = [0; 4096];
+            let length = output.read(&mut piece).await.unwrap();
+            assert!(length > 0, "s_client ended behind {typed}: {said}");
+            said += &String::from_utf8_lossy(&piece[..length]);
+        }
+    }
+}

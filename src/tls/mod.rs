@@ -209,6 +209,8 @@ fn build_configs(
     config.ignore_client_order = !policy.ciphers.is_empty();
     // An attacker can replay early data (RFC 8446 section 8), and would get an echo of it.
     config.max_early_data_size = 0;
+    // After the handshake the keys go to our own record layer (`transport/tls/record.rs`).
+    config.enable_secret_extraction = true;
     if let Some(key_log) = key_log {
         config.key_log = Arc::clone(key_log) as _;
     }

@@ -2,7 +2,6 @@
 //! transport can wrap another one's stream.
 
 mod plain;
-mod read_ahead;
 mod replay;
 mod strays;
 mod tls;
@@ -15,7 +14,6 @@ use futures::future::BoxFuture;
 use tokio::io::{self, AsyncWriteExt};
 
 pub(crate) use plain::Plain;
-pub(crate) use read_ahead::ReadAhead;
 pub(crate) use replay::{Meter, Replay};
 pub(crate) use strays::http_response;
 pub(crate) use tls::Tls;

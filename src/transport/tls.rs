@@ -1,23 +1,30 @@
 //! The TLS transport: the server side of the handshake, and the log line about its result.
 
+mod handshake;
+mod record;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod wire;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use tokio::io;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::rustls::server::Acceptor;
-use tokio_rustls::rustls::{AlertDescription, HandshakeKind, ServerConfig, ServerConnection};
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::rustls::{AlertDescription, CommonState, HandshakeKind, ServerConfig};
 use tracing::info;
 
+use self::handshake::NoHello;
+use self::record::Records;
+use self::stream::TlsStream;
+use self::wire::Wire;
 use super::strays::is_http_request;
-use super::{Carried, Carrying, ReadAhead, Transport, http_response};
+use super::{Carried, Carrying, Transport, http_response};
 use crate::causes::{self, Peer};
 use crate::connection::costly::first_poll_in_turn;
 use crate::connection::{Connection, End, HandshakeError, LogLimit, Refused, shows};
-use crate::echo::{Carrier, LowerStream};
 use crate::net::Stream;
 use crate::tls::{TlsSettings, describe, negotiated};
 
@@ -59,48 +66,47 @@ impl Tls {
     }
 
     /// Answers a client that speaks plain HTTP.
-    fn refuse_http<S: Stream>(&self, stream: ReadAhead<S>) -> Refused {
+    fn refuse_http<S: Stream>(&self, wire: Wire<S>) -> Refused {
         let hint = match self.is_for_http {
             true => "This port speaks TLS: https:// and wss:// lead here.",
             false => "This port echoes bytes over TLS. It speaks no HTTP.",
         };
         let reason = "the client sent an HTTP request in plain text".to_owned();
-        let end = End::Handshake(HandshakeError::Tls(reason));
-        super::refuse(stream, end, http_response("400 Bad Request", hint))
+        let (stream, _) = wire.into_parts();
+        super::refuse(stream, failed(reason), http_response("400 Bad Request", hint))
     }
 
     async fn handshake<S: Stream>(
         self,
-        stream: ReadAhead<S>,
+        mut wire: Wire<S>,
         connection: Connection,
-    ) -> Result<Carried<TlsStream<ReadAhead<S>>>, Refused> {
+    ) -> Result<Carried<TlsStream<S>>, Refused> {
         let began = Instant::now();
-        let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-        let mut acceptor = std::pin::pin!(acceptor);
-        let hello = match acceptor.as_mut().await {
+        let hello = match handshake::read_hello(&mut wire).await {
             Ok(hello) => hello,
-            Err(error) => return Err(refuse_hello(acceptor.take_io(), &error)),
+            Err(why) => return Err(refuse_hello(wire, why)),
         };
         let client = hello.client_hello();
         let offer = Offer {
             sni: client.server_name().map(str::to_owned),
             alpn: client.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect(),
         };
+        drop(hello);
         let config = self.config_for(&offer);
-        // `into_stream` makes the signature, which takes up to a millisecond.
-        let accepting = async move { hello.into_stream(config).into_fallible().await };
-        match first_poll_in_turn(accepting).await {
-            Ok(stream) => {
-                let tls = stream.get_ref().1;
-                let client = tls.peer_certificates().and_then(<[_]>::first).map(describe);
-                if shows!(self.log) {
-                    log_handshake(connection, tls, &offer, client.as_deref(), began.elapsed());
-                }
-                let alpn = tls.alpn_protocol().map(<[u8]>::to_vec);
-                Ok(Carried { stream, client, alpn })
-            }
-            // rustls has sent an alert, which the client has to receive before we close.
-            Err((error, io)) => Err(refuse(io, causes::explain(&error, Peer::Client), &offer)),
+        // The first poll makes the signature, which takes up to a millisecond.
+        let accepted = first_poll_in_turn(handshake::accept(&mut wire, config)).await;
+        let tls = match accepted {
+            Ok(tls) => tls,
+            Err(error) => return Err(refuse(wire, &error, &offer)),
+        };
+        let client = tls.peer_certificates().and_then(<[_]>::first).map(describe);
+        if shows!(self.log) {
+            log_handshake(connection, &tls, &offer, client.as_deref(), began.elapsed());
+        }
+        let alpn = tls.alpn_protocol().map(<[u8]>::to_vec);
+        match Records::take_over(tls) {
+            Ok(records) => Ok(Carried { stream: TlsStream::new(wire, records), client, alpn }),
+            Err(error) => Err(refuse(wire, &io::Error::other(error), &offer)),
         }
     }
 }
@@ -110,60 +116,58 @@ fn is_grease(name: &[u8]) -> bool {
     matches!(name, [one, other] if one == other && one & 0x0F == 0x0A)
 }
 
-impl<S: Stream> Carrier for TlsStream<ReadAhead<S>> {
-    fn lower(&mut self) -> &mut dyn LowerStream {
-        self.get_mut().0
-    }
-}
-
 impl<S: Stream> Transport<S> for Tls {
-    type Carried = TlsStream<ReadAhead<S>>;
+    type Carried = TlsStream<S>;
 
     fn carry(&self, stream: S, connection: Connection) -> Carrying<Self::Carried> {
         let tls = self.clone();
         let handshake = async move {
-            let mut stream = ReadAhead::new(stream);
+            let mut wire = Wire::new(stream);
             // A client that says nothing costs its stream, and not the state of a handshake.
-            match poll_fn(|cx| stream.poll_ahead(cx).map_ok(is_http_request)).await {
-                Ok(true) => Err(tls.refuse_http(stream)),
-                Ok(false) => Box::pin(tls.handshake(stream, connection)).await,
-                Err(error) => Err(refuse_hello(Some(stream), &error)),
+            match poll_fn(|cx| wire.poll_more(cx)).await {
+                Ok(_) if is_http_request(wire.unread()) => Err(tls.refuse_http(wire)),
+                Ok(_) => Box::pin(tls.handshake(wire, connection)).await,
+                Err(error) => Err(refuse_hello(wire, error.into())),
             }
         };
         Carrying::Handshake(handshake.boxed())
     }
 }
 
+fn failed(reason: String) -> End {
+    End::Handshake(HandshakeError::Tls(reason))
+}
+
 /// Refuses a client whose first message is not a ClientHello that can be read.
-fn refuse_hello<S: Stream>(stream: Option<ReadAhead<S>>, error: &io::Error) -> Refused {
-    let failed = |reason| End::Handshake(HandshakeError::Tls(reason));
-    let Some(stream) = stream else { return failed(causes::explain(error, Peer::Client)).into() };
-    // Before the ClientHello is accepted, an alert is all that rustls writes. It writes none for
-    // some messages that have no place there.
-    let missing = causes::alert_before_hello(error).filter(|_| !stream.has_written());
-    let reason = causes::explain_before_hello(error, missing);
-    let alert = missing.map_or_else(Vec::new, fatal_alert);
+fn refuse_hello<S: Stream>(wire: Wire<S>, why: NoHello) -> Refused {
+    let NoHello { error, mut alert } = why;
+    // rustls has no alert for some messages that have no place there.
+    let missing = causes::alert_before_hello(&error).filter(|_| alert.is_empty());
+    let reason = causes::explain_before_hello(&error, missing);
+    alert.extend(missing.into_iter().flat_map(fatal_alert));
+    let (stream, _) = wire.into_parts();
     super::refuse(stream, failed(reason), alert)
 }
 
 /// A record with an alert that is fatal (RFC 8446 sections 5.1 and 6), unprotected.
-fn fatal_alert(description: AlertDescription) -> Vec<u8> {
-    vec![0x15, 3, 3, 0, 2, 2, description.into()]
+fn fatal_alert(description: AlertDescription) -> [u8; 7] {
+    [0x15, 3, 3, 0, 2, 2, description.into()]
 }
 
-/// Lets the client read the alert that rustls has sent, and closes.
-fn refuse<S: Stream>(stream: ReadAhead<S>, mut reason: String, offer: &Offer) -> Refused {
+/// Sends the alert that is left on the wire, lets the client read it, and closes.
+fn refuse<S: Stream>(wire: Wire<S>, error: &io::Error, offer: &Offer) -> Refused {
+    let mut reason = causes::explain(error, Peer::Client);
     if let Some(sni) = &offer.sni {
         reason += &format!(" (SNI {sni})");
     }
-    let end = End::Handshake(HandshakeError::Tls(reason));
-    super::refuse(stream, end, Vec::new())
+    let (stream, alert) = wire.into_parts();
+    super::refuse(stream, failed(reason), alert)
 }
 
 /// Logs what was negotiated, for people who test TLS clients.
 fn log_handshake(
     connection: Connection,
-    tls: &ServerConnection,
+    tls: &CommonState,
     offer: &Offer,
     client: Option<&str>,
     duration: Duration,
