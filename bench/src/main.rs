@@ -6,12 +6,14 @@
 //! count.
 //!
 //! ```text
-//! cargo bench                                everything, in about a quarter of an hour
+//! cargo bench                                everything, in about twelve minutes
+//! cargo bench -- --quick                     a look, in about three
 //! cargo bench -- tcp churn                   some protocols, or some questions
 //! cargo bench -- idle --idle 100000          memory of that many idle connections
 //! cargo bench -- ws --server before=PATH     compared with another build of ours
 //! cargo bench -- fairness                    a bystander's echoes while others make costly work
 //! cargo bench -- probe                       the probe beside a bare epoll client
+//! cargo bench -- uring                       what io_uring could give; only if asked for
 //! cargo bench -- --only 'UDP, 64'            some questions, by their names
 //! cargo bench -- --smoke                     whether it all runs, in a few seconds
 //! ```
@@ -31,6 +33,7 @@ mod controls;
 mod harness;
 
 /// The allocator of our binary. Controls and load use it too, so ratios do not compare allocators.
+#[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -18,7 +18,7 @@ pub struct Args {
     pub rounds: usize,
 
     /// Length of a measurement; its first and last 0.2 s are not evaluated
-    #[arg(long, value_name = "S", default_value_t = 1.2)]
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
     pub seconds: f64,
 
     /// Idle connections
@@ -29,9 +29,17 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
 
+    /// A look, in some three minutes: short and few measurements, and neither fairness nor probe
+    #[arg(long = "quick")]
+    pub is_quick: bool,
+
     /// Only check that everything runs and echoes
     #[arg(long = "smoke")]
     pub is_smoke: bool,
+
+    /// `cargo test` runs this
+    #[arg(skip)]
+    pub is_test: bool,
 
     /// Another build of ours to compare with; can be given several times
     #[arg(long = "server", value_name = "NAME=PATH", value_parser = build)]
@@ -63,6 +71,15 @@ pub enum Section {
     Fairness,
     /// The probe beside a bare epoll client, and beside a blocking one
     Probe,
+    /// What io_uring could give: bare io_uring beside bare epoll and ours. Only if asked for
+    Uring,
+}
+
+impl Section {
+    /// Those that are measured unless some are named.
+    pub fn every() -> impl Iterator<Item = Section> {
+        Section::value_variants().iter().copied().filter(|section| *section != Section::Uring)
+    }
 }
 
 /// What the arguments ask for.
@@ -80,6 +97,7 @@ pub fn parse(arguments: &[String]) -> Asked {
     let name = "cargo bench --".to_owned();
     match Args::try_parse_from([&name].into_iter().chain(arguments)) {
         Ok(args) if args.is_smoke => Asked::Measure(smoke(args)),
+        Ok(args) if args.is_quick => Asked::Measure(quick(args)),
         Ok(args) => Asked::Measure(args),
         Err(error) => {
             // If printing fails, there is nowhere to report it.
@@ -111,7 +129,16 @@ fn as_a_test(arguments: &[String]) -> Asked {
         return Asked::Nothing(ExitCode::SUCCESS);
     }
     let nothing: [&str; 1] = [""];
-    Asked::Measure(smoke(Args::parse_from(nothing)))
+    Asked::Measure(Args { is_test: true, ..smoke(Args::parse_from(nothing)) })
+}
+
+/// What shows whether something has changed much.
+fn quick(mut args: Args) -> Args {
+    if args.sections.is_empty() {
+        args.sections = Section::every().collect();
+        args.sections.retain(|section| !matches!(section, Section::Fairness | Section::Probe));
+    }
+    Args { rounds: 2, seconds: 0.6, idle: args.idle.min(2000), ..args }
 }
 
 /// The shortest run.

@@ -9,9 +9,11 @@ use super::servers::Which;
 /// The answers to one question.
 pub struct Comparison {
     pub case: String,
+    /// The same, shorter.
+    pub label: String,
     /// The metrics that have ratios.
     pub compared: &'static [Metric],
-    /// Ours first.
+    /// The subject's first, which is ours unless the case says otherwise.
     pub rows: Vec<Row>,
 }
 
@@ -20,7 +22,7 @@ pub struct Row {
     pub which: Which,
     /// The median of all its measurements.
     pub values: BTreeMap<Metric, f64>,
-    /// Ours divided by this one's, within pairs.
+    /// The subject's divided by this one's, within pairs.
     pub ratios: BTreeMap<Metric, Ratio>,
     pub lost: u64,
     pub wrong: Option<String>,
@@ -34,38 +36,39 @@ pub struct Ratio {
     pub max: f64,
 }
 
-/// Measures ours in pairs with each of its rivals, `rounds` times. Who goes first alternates.
+/// Measures the subject in pairs with each of its rivals, `rounds` times. Who goes first alternates.
 pub fn compare(
     case: &Case,
     rounds: usize,
     measure: impl Fn(&Which) -> Result<Sample, Trouble>,
 ) -> Result<Comparison, Trouble> {
-    let mut ours = Vec::new();
+    let (subject, mut ours) = (&case.subject, Vec::new());
     let mut theirs = vec![Vec::new(); case.rivals.len()];
     for round in 0..rounds {
         for (rival, pairs) in case.rivals.iter().zip(&mut theirs) {
             let pair = if round % 2 == 0 {
-                let first = measure(&Which::Ours)?;
+                let first = measure(subject)?;
                 (first, measure(rival)?)
             } else {
                 let first = measure(rival)?;
-                (measure(&Which::Ours)?, first)
+                (measure(subject)?, first)
             };
             ours.push(pair.0.clone());
             pairs.push(pair);
         }
         if case.rivals.is_empty() {
-            ours.push(measure(&Which::Ours)?);
+            ours.push(measure(subject)?);
         }
     }
-    let mut rows = vec![Row::of(Which::Ours, &ours, BTreeMap::new())];
+    let mut rows = vec![Row::of(subject.clone(), &ours, BTreeMap::new())];
     for (rival, pairs) in case.rivals.iter().zip(theirs) {
         let ratio = |metric: &Metric| Some((*metric, Ratio::of(*metric, &pairs)?));
         let ratios = case.compared.iter().filter_map(ratio).collect();
         let samples: Vec<_> = pairs.into_iter().map(|(_, sample)| sample).collect();
         rows.push(Row::of(rival.clone(), &samples, ratios));
     }
-    Ok(Comparison { case: case.name.clone(), compared: case.compared, rows })
+    let (name, label) = (case.name.clone(), case.label.clone());
+    Ok(Comparison { case: name, label, compared: case.compared, rows })
 }
 
 impl Row {
@@ -83,15 +86,10 @@ impl Row {
             wrong: samples.iter().find_map(|sample| sample.wrong.clone()),
         }
     }
-
-    /// Adds the system calls, which are counted in a run of their own.
-    pub fn add_syscalls(&mut self, counted: Option<f64>) {
-        self.values.extend(counted.map(|count| (Metric::Syscalls, count)));
-    }
 }
 
 impl Ratio {
-    /// Ours divided by theirs. `None` if either has no value.
+    /// The subject's divided by theirs. `None` if either has no value.
     fn of(metric: Metric, pairs: &[(Sample, Sample)]) -> Option<Ratio> {
         let ratio = |(ours, theirs): &(Sample, Sample)| {
             let (ours, theirs) = (ours.values.get(&metric)?, theirs.values.get(&metric)?);
