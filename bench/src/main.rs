@@ -17,7 +17,8 @@
 //! cargo bench -- --only 'UDP, 64'            some questions, by their names
 //! cargo bench -- --smoke                     whether it all runs, in a few seconds
 //! ```
-//! `cargo test` runs the last one. It checks the echoes, and ignores times.
+//! `cargo test` runs the last one. It checks the echoes, and ignores times. `benches/echo.rs` of the
+//! package at the top is what passes the arguments on.
 //!
 //! | module | what it holds |
 //! | --- | --- |

@@ -1,4 +1,4 @@
-//! The command line. Without cargo's `--bench`, the caller is `cargo test`.
+//! The command line.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,9 +37,9 @@ pub struct Args {
     #[arg(long = "smoke")]
     pub is_smoke: bool,
 
-    /// `cargo test` runs this
-    #[arg(skip)]
-    pub is_test: bool,
+    /// The binary of ours, where `cargo test` has built one
+    #[arg(long = "ours", value_name = "PATH", hide = true)]
+    pub ours: Option<PathBuf>,
 
     /// Another build of ours to compare with; can be given several times
     #[arg(long = "server", value_name = "NAME=PATH", value_parser = build)]
@@ -91,9 +91,6 @@ pub enum Asked {
 
 /// Reads the arguments after the program's name.
 pub fn parse(arguments: &[String]) -> Asked {
-    if !arguments.iter().any(|argument| argument == "--bench") {
-        return as_a_test(arguments);
-    }
     let name = "cargo bench --".to_owned();
     match Args::try_parse_from([&name].into_iter().chain(arguments)) {
         Ok(args) if args.is_smoke => Asked::Measure(smoke(args)),
@@ -105,31 +102,6 @@ pub fn parse(arguments: &[String]) -> Asked {
             Asked::Nothing(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1)))
         }
     }
-}
-
-/// `cargo test` passes libtest's arguments. The benchmark acts as one test, called `smoke`.
-fn as_a_test(arguments: &[String]) -> Asked {
-    const VALUED: [&str; 6] =
-        ["--skip", "--test-threads", "--format", "--color", "--logfile", "--report-time"];
-    let mut filters = Vec::new();
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        match argument.as_str() {
-            "--list" => {
-                println!("smoke: test");
-                return Asked::Nothing(ExitCode::SUCCESS);
-            }
-            "--ignored" => return Asked::Nothing(ExitCode::SUCCESS),
-            valued if VALUED.contains(&valued) => drop(rest.next()),
-            flag if flag.starts_with('-') => {}
-            filter => filters.push(filter),
-        }
-    }
-    if !filters.is_empty() && !filters.iter().any(|filter| "smoke".contains(filter)) {
-        return Asked::Nothing(ExitCode::SUCCESS);
-    }
-    let nothing: [&str; 1] = [""];
-    Asked::Measure(Args { is_test: true, ..smoke(Args::parse_from(nothing)) })
 }
 
 /// What shows whether something has changed much.

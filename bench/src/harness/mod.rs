@@ -76,7 +76,7 @@ struct Bench {
 impl Bench {
     fn run(&mut self) -> ExitCode {
         let began = Instant::now();
-        if let Err(trouble) = ours::prepare(self.args.is_test) {
+        if let Err(trouble) = ours::prepare(self.args.ours.as_deref()) {
             println!("{trouble}");
             return ExitCode::FAILURE;
         }

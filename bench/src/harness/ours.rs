@@ -21,33 +21,23 @@ pub fn binary() -> &'static Path {
     BINARY.get().expect("the harness prepares the binary before it starts a server")
 }
 
-/// Builds the binary. `is_test` is for `cargo test`, which has built one that will do: its echoes are
-/// checked, not its times.
-pub fn prepare(is_test: bool) -> Result<(), Trouble> {
-    let binary = match is_test.then(beside_us).flatten() {
-        Some(binary) => binary,
-        None => build(!cfg!(debug_assertions))?,
-    };
+/// Takes the binary that is `given`, or builds it. `cargo test` gives its own: its echoes are checked,
+/// not its times.
+pub fn prepare(given: Option<&Path>) -> Result<(), Trouble> {
+    let binary = given.map_or_else(build, |given| Ok(given.to_owned()))?;
     BINARY.get_or_init(|| binary);
     Ok(())
 }
 
-/// The binary in the directory above the one that this executable is in.
-fn beside_us() -> Option<PathBuf> {
-    let this = std::env::current_exe().ok()?;
-    let binary = this.parent()?.parent()?.join(NAME);
-    binary.is_file().then_some(binary)
-}
-
-fn build(is_release: bool) -> Result<PathBuf, Trouble> {
+fn build() -> Result<PathBuf, Trouble> {
     // cargo sets CARGO for what it runs.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new(cargo);
-    command.args(["build", "--bin", NAME, "--message-format", "json-render-diagnostics"]);
-    command.args(is_release.then_some("--release"));
+    command.args(["build", "--release", "--package", NAME, "--bin", NAME]);
+    command.args(["--message-format", "json-render-diagnostics"]);
     command.current_dir(top).stdin(Stdio::null()).stderr(Stdio::inherit());
-    let failed = |what: &dyn std::fmt::Display| format!("cargo build --bin {NAME}: {what}");
+    let failed = |what: &dyn std::fmt::Display| format!("cargo build --release --bin {NAME}: {what}");
     let output = command.output().map_err(|error| failed(&error))?;
     if !output.status.success() {
         return Err(failed(&output.status));
