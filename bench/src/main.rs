@@ -2,7 +2,7 @@
 //!
 //! Each server is a process of its own, and on a machine with several cores it has a core of its
 //! own. The load is the probe's, in this process. A machine's speed changes from second to second,
-//! so servers are measured in pairs, one right after the other, and only ratios within a pair
+//! so servers are measured one right after the other, in rounds, and only ratios within a round
 //! count.
 //!
 //! ```text

@@ -13,12 +13,12 @@ pub struct Args {
     #[arg(value_enum)]
     pub sections: Vec<Section>,
 
-    /// Pairs of measurements for each ratio
+    /// Measurements of each server, and so of each ratio
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
     pub rounds: usize,
 
-    /// Length of a measurement; its first and last 0.2 s are not evaluated
-    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    /// Length of a measurement; its first 0.2 s are not evaluated
+    #[arg(long, value_name = "S", default_value_t = 0.8)]
     pub seconds: f64,
 
     /// Idle connections
@@ -110,7 +110,7 @@ fn quick(mut args: Args) -> Args {
         args.sections = Section::every().collect();
         args.sections.retain(|section| !matches!(section, Section::Fairness | Section::Probe));
     }
-    Args { rounds: 2, seconds: 0.6, idle: args.idle.min(2000), ..args }
+    Args { rounds: 2, seconds: 0.5, idle: args.idle.min(2000), ..args }
 }
 
 /// The shortest run.

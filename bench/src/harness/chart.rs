@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::pairs::{Comparison, Ratio};
+use super::rounds::{Comparison, Ratio};
 use super::sample::Metric;
 use super::servers::Which;
 use crate::controls::Control;
@@ -147,7 +147,8 @@ pub fn svg(comparisons: &[Comparison]) -> String {
     let bottom = top + lines.len() as f64 * STEP;
     for tick in TICKS {
         let (x, class) = (x(tick), if tick == 1.0 { "one" } else { "grid" });
-        let (above, shown) = (top - 6.0, if tick == 1.0 { "1.0".to_owned() } else { tick.to_string() });
+        let (above, shown) =
+            (top - 6.0, if tick == 1.0 { "1.0".to_owned() } else { tick.to_string() });
         let _ = writeln!(
             body,
             r#"<line class="{class}" x1="{x:.1}" x2="{x:.1}" y1="{top}" y2="{bottom}"/>

@@ -43,10 +43,7 @@ pub async fn measure(server: &Running, seconds: f64) -> Result<Sample, Trouble> 
 }
 
 /// What `server` does for a visit. `None` if it cannot be counted.
-pub async fn count(
-    server: &Running,
-    counter: Counter,
-) -> Result<Option<(Counted, u64)>, Trouble> {
+pub async fn count(server: &Running, counter: Counter) -> Result<Option<(Counted, u64)>, Trouble> {
     let visits = Visits { visitors: Visitors::of(server)?, count: Cell::new(0) };
     visits.until(Instant::now() + WARM_UP).await?;
     let Some(counting) = counter.attach(server.pid()) else { return Ok(None) };

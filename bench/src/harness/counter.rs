@@ -12,9 +12,7 @@ use super::sample::Metric;
 /// A tool that counts, and what it can count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter {
-    Perf {
-        has_instructions: bool,
-    },
+    Perf { has_instructions: bool },
     Strace,
     None,
 }

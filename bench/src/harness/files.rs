@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::pairs::{Comparison, Row};
+use super::rounds::{Comparison, Row};
 use super::{chart, summary, table};
 
 /// The names of the files.

@@ -1,4 +1,4 @@
-//! The harness plans, starts servers, puts load on them in pairs, and reports.
+//! The harness plans, starts servers, puts load on one after the other, and reports.
 //!
 //! | file | what it holds |
 //! | --- | --- |
@@ -13,7 +13,7 @@
 //! | `fairness` | a bystander's echoes while other clients make costly work |
 //! | `probe` | the probe's engine beside a bare epoll client |
 //! | `visit` | a connection made by hand, for churn and idle |
-//! | `pairs` | one server, then the other, and the ratios |
+//! | `rounds` | one server after the other, and the ratios |
 //! | `sample` | what a measurement found |
 //! | `targets` | what ratios are to be at most |
 //! | `table`, `summary`, `chart`, `files` | the report |
@@ -27,10 +27,10 @@ mod fairness;
 mod files;
 mod idle;
 mod ours;
-mod pairs;
 mod plan;
 mod probe;
 mod process;
+mod rounds;
 mod sample;
 mod servers;
 mod summary;
@@ -45,13 +45,18 @@ use std::time::Instant;
 
 use args::{Args, Asked, Section};
 use counter::Counter;
-use pairs::Comparison;
 use plan::{Case, Work};
+use rounds::Comparison;
 use sample::{Metric, Sample, Trouble};
 use servers::{Running, Which};
 
 /// Measures what `arguments` ask for.
 pub fn run(arguments: &[String]) -> ExitCode {
+    // cargo starts us in our package's directory. Paths are meant from the top.
+    if let Err(error) = std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")) {
+        println!("the repository of this benchmark is gone: {error}");
+        return ExitCode::FAILURE;
+    }
     let args = match args::parse(arguments) {
         Asked::Measure(args) => args,
         Asked::Nothing(code) => return code,
@@ -164,7 +169,7 @@ impl Bench {
             Work::Idle(_) => self.args.rounds.min(2),
             _ => self.args.rounds,
         };
-        let mut comparison = pairs::compare(case, rounds, |which| self.measure(case, which))?;
+        let mut comparison = rounds::compare(case, rounds, |which| self.measure(case, which))?;
         if self.counter != Counter::None {
             for row in &mut comparison.rows {
                 row.values.extend(self.count(case, &row.which)?);

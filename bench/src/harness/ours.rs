@@ -37,7 +37,8 @@ fn build() -> Result<PathBuf, Trouble> {
     command.args(["build", "--release", "--package", NAME, "--bin", NAME]);
     command.args(["--message-format", "json-render-diagnostics"]);
     command.current_dir(top).stdin(Stdio::null()).stderr(Stdio::inherit());
-    let failed = |what: &dyn std::fmt::Display| format!("cargo build --release --bin {NAME}: {what}");
+    let failed =
+        |what: &dyn std::fmt::Display| format!("cargo build --release --bin {NAME}: {what}");
     let output = command.output().map_err(|error| failed(&error))?;
     if !output.status.success() {
         return Err(failed(&output.status));

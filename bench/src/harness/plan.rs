@@ -189,7 +189,7 @@ fn of_section(section: Section, args: &Args) -> Vec<Case> {
                 if args.is_smoke { load.connections.min(FEW) } else { load.connections };
             let load = Load { connections, ..*load };
             let name = format!("{}, {load}", title(protocol));
-            let label = format!("{} {}", title(protocol), load.label());
+            let label = format!("{} {}", short(protocol), load.label());
             let compared = &[Metric::Cpu, Metric::Rate];
             Case { name, label, compared, ..case(protocol, Work::Traffic(load), args) }
         };
@@ -199,7 +199,7 @@ fn of_section(section: Section, args: &Args) -> Vec<Case> {
     let each = |protocols: &[Protocol], work: fn(&Args) -> Work, what: [&str; 2], compared| {
         let named = |protocol: &Protocol| {
             let name = format!("{}, {}", title(*protocol), what[0]);
-            let label = format!("{} {}", title(*protocol), what[1]);
+            let label = format!("{} {}", short(*protocol), what[1]);
             Case { name, label, compared, ..case(*protocol, work(args), args) }
         };
         protocols.iter().map(named).collect()
@@ -220,7 +220,12 @@ fn of_section(section: Section, args: &Args) -> Vec<Case> {
         Section::Udp => {
             let compared = &[Metric::Cpu, Metric::Rate];
             let mut cases = traffic(Udp, &DATAGRAMS);
-            cases.extend(each(&[Udp], |_| Work::Trains, [trains::NAME, "1200 B, trains"], compared));
+            cases.extend(each(
+                &[Udp],
+                |_| Work::Trains,
+                [trains::NAME, "1200 B, trains"],
+                compared,
+            ));
             cases
         }
         Section::Churn => {
@@ -267,6 +272,10 @@ fn case(protocol: Protocol, work: Work, args: &Args) -> Case {
     let rivals = builds.chain(carrier).chain(controls).collect();
     let (name, label) = (String::new(), String::new());
     Case { name, label, protocol, work, subject: Which::Ours, rivals, compared: &[] }
+}
+
+fn short(protocol: Protocol) -> String {
+    protocol.name().to_uppercase()
 }
 
 fn title(protocol: Protocol) -> &'static str {

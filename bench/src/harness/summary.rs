@@ -1,6 +1,6 @@
 //! All comparisons in one table: a line for each pair of servers.
 
-use super::pairs::{Comparison, Row};
+use super::rounds::{Comparison, Row};
 use super::sample::Metric;
 use super::{table, targets};
 
@@ -31,9 +31,9 @@ fn line(comparison: &Comparison, subject: &Row, rival: &Row) -> Vec<String> {
         Some(value) => metric.show(*value),
         None => "-".to_owned(),
     };
-    let both =
-        |metric: Metric| format!("{}, {}", shown(subject, metric), shown(rival, metric));
-    let times = |row: &Row| [Metric::P50, Metric::P99, Metric::P999].map(|metric| shown(row, metric));
+    let both = |metric: Metric| format!("{}, {}", shown(subject, metric), shown(rival, metric));
+    let times =
+        |row: &Row| [Metric::P50, Metric::P99, Metric::P999].map(|metric| shown(row, metric));
     // Where processor time is not what is compared, it is what the case is about: memory, or a start.
     let (metric, ratio) = match comparison.compared {
         [first, ..] => (*first, rival.ratios.get(first)),

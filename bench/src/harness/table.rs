@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::pairs::{Comparison, Ratio, Row};
+use super::rounds::{Comparison, Ratio, Row};
 use super::sample::Metric;
 use super::servers::Which;
 

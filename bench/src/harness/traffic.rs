@@ -13,14 +13,14 @@ use super::servers::Running;
 use crate::certificates::certs;
 
 /// How long a server is warmed up, by 50 connections at most.
-const WARM_UP: Duration = Duration::from_millis(300);
+const WARM_UP: Duration = Duration::from_millis(200);
 
 /// The beginning of a load that is not measured: its first messages are sent all at once. The probe
 /// reports progress every 0.2 s.
 const SETTLING: Duration = Duration::from_millis(150);
 
 /// How long is counted.
-pub const COUNTING: Duration = Duration::from_millis(400);
+pub const COUNTING: Duration = Duration::from_millis(250);
 
 /// With fewer connections than this, memory per connection is not computed: it would mostly be the
 /// process's own.

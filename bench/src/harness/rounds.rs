@@ -1,4 +1,4 @@
-//! Measures one server right after the other, repeatedly, and takes the ratio of each pair.
+//! Measures one server right after the other, repeatedly, and takes ratios within each round.
 
 use std::collections::BTreeMap;
 
@@ -22,13 +22,13 @@ pub struct Row {
     pub which: Which,
     /// The median of all its measurements.
     pub values: BTreeMap<Metric, f64>,
-    /// The subject's divided by this one's, within pairs.
+    /// The subject's divided by this one's, within rounds.
     pub ratios: BTreeMap<Metric, Ratio>,
     pub lost: u64,
     pub wrong: Option<String>,
 }
 
-/// How a ratio came out over the pairs.
+/// How a ratio came out over the rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Ratio {
     pub median: f64,
@@ -36,29 +36,33 @@ pub struct Ratio {
     pub max: f64,
 }
 
-/// Measures the subject in pairs with each of its rivals, `rounds` times. Who goes first alternates.
+/// Measures the subject and its rivals one right after the other, `rounds` times. The subject has a
+/// rival on either side, and rivals take turns in the places beside it.
 pub fn compare(
     case: &Case,
     rounds: usize,
     measure: impl Fn(&Which) -> Result<Sample, Trouble>,
 ) -> Result<Comparison, Trouble> {
-    let (subject, mut ours) = (&case.subject, Vec::new());
-    let mut theirs = vec![Vec::new(); case.rivals.len()];
+    let (subject, rivals) = (&case.subject, case.rivals.len());
+    let mut ours = Vec::new();
+    let mut theirs = vec![Vec::new(); rivals];
     for round in 0..rounds {
-        for (rival, pairs) in case.rivals.iter().zip(&mut theirs) {
-            let pair = if round % 2 == 0 {
-                let first = measure(subject)?;
-                (first, measure(rival)?)
-            } else {
-                let first = measure(rival)?;
-                (measure(subject)?, first)
-            };
-            ours.push(pair.0.clone());
-            pairs.push(pair);
+        let mut order: Vec<Option<usize>> = (0..rivals).map(Some).collect();
+        order.rotate_left(round % rivals.max(1));
+        // A single rival comes first every other time.
+        order.insert(if rivals > 1 { 1 } else { round % 2 * rivals }, None);
+        let mut found = vec![Sample::default(); rivals];
+        let mut our = Sample::default();
+        for one in order {
+            match one {
+                Some(rival) => found[rival] = measure(&case.rivals[rival])?,
+                None => our = measure(subject)?,
+            }
         }
-        if case.rivals.is_empty() {
-            ours.push(measure(subject)?);
+        for (pairs, their) in theirs.iter_mut().zip(found) {
+            pairs.push((our.clone(), their));
         }
+        ours.push(our);
     }
     let mut rows = vec![Row::of(subject.clone(), &ours, BTreeMap::new())];
     for (rival, pairs) in case.rivals.iter().zip(theirs) {
