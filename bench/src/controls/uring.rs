@@ -27,8 +27,9 @@ use rustix::process::{Resource, getrlimit};
 const SUBMISSIONS: u32 = 4096;
 const COMPLETIONS: u32 = 4 * SUBMISSIONS;
 
-/// The buffers: 64 MiB. A power of two, as the kernel asks.
-const BUFFERS: u16 = 4096;
+/// The buffers, a power of two of them. The kernel takes them in turn, and so each out of cold memory
+/// if there are many: with 64 MiB of them, an echo of 16 KiB took 1.4 to 1.9 times bare epoll's CPU.
+const BUFFERS: u16 = 512;
 const SIZE: usize = 16 * 1024;
 
 /// The number of the group of buffers. There is only one.

@@ -44,10 +44,10 @@ fn build() -> Result<PathBuf, Trouble> {
         return Err(failed(&output.status));
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let is_ours = message["target"]["name"] == NAME;
         message["executable"].as_str().filter(|_| is_ours).map(PathBuf::from)
     });
-    executable.last().ok_or_else(|| failed(&"cargo names no executable"))
+    executables.next_back().ok_or_else(|| failed(&"cargo names no executable"))
 }
