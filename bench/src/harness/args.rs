@@ -17,7 +17,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
     pub rounds: usize,
 
-    /// Length of a measurement; its first 0.2 s are not evaluated
+    /// Length of a measurement. Its first 0.2 s are not evaluated, and progress is told every 0.2 s
     #[arg(long, value_name = "S", default_value_t = 0.8)]
     pub seconds: f64,
 
@@ -110,7 +110,7 @@ fn quick(mut args: Args) -> Args {
         args.sections = Section::every().collect();
         args.sections.retain(|section| !matches!(section, Section::Fairness | Section::Probe));
     }
-    Args { rounds: 2, seconds: 0.5, idle: args.idle.min(2000), ..args }
+    Args { rounds: 2, seconds: 0.7, idle: args.idle.min(2000), ..args }
 }
 
 /// The shortest run.

@@ -78,7 +78,8 @@ pub async fn count(
 ) -> Result<Option<(Counted, u64)>, Trouble> {
     let (mut counting, mut echoes, mut found) = (None, 0, None);
     // The load waits while the counter attaches, so the clock is ours.
-    let duration = 2 * COUNTING + WARM_UP;
+    // Progress is told every 0.2 s, and perf takes a while to attach.
+    let duration = 4 * COUNTING;
     run(server, load, duration, |progress| {
         if counting.is_none() && found.is_none() && progress.elapsed > SETTLING {
             echoes = progress.sent;
