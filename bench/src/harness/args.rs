@@ -14,7 +14,7 @@ pub struct Args {
     pub sections: Vec<Section>,
 
     /// Measurements of each server, and so of each ratio
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
     pub rounds: usize,
 
     /// Length of a measurement. Its first 0.2 s are not evaluated, and progress is told every 0.2 s

@@ -79,7 +79,7 @@ pub async fn count(
     let (mut counting, mut echoes, mut found) = (None, 0, None);
     // The load waits while the counter attaches, so the clock is ours.
     // Progress is told every 0.2 s, and perf takes a while to attach.
-    let duration = 4 * COUNTING;
+    let duration = 5 * COUNTING;
     run(server, load, duration, |progress| {
         if counting.is_none() && found.is_none() && progress.elapsed > SETTLING {
             echoes = progress.sent;
