@@ -16,8 +16,10 @@ pub enum Metric {
     P50,
     P99,
     P999,
-    /// The server's system calls for each echo.
+    /// The server's system calls for each echo; for churn, for each connection.
     Syscalls,
+    /// The server's instructions outside the kernel, for the same.
+    Instructions,
     /// The server's resident bytes for each connection.
     Resident,
     /// From exec to listening, in nanoseconds.
@@ -34,6 +36,7 @@ impl Metric {
             Metric::P99 => "p99, µs",
             Metric::P999 => "p99.9, µs",
             Metric::Syscalls => "calls each",
+            Metric::Instructions => "instructions each",
             Metric::Resident => "memory each, B",
             Metric::Start => "start, ms",
         }
@@ -48,6 +51,7 @@ impl Metric {
             Metric::P99 => "p99_ns",
             Metric::P999 => "p999_ns",
             Metric::Syscalls => "syscalls",
+            Metric::Instructions => "instructions",
             Metric::Resident => "resident_bytes",
             Metric::Start => "start_ns",
         }
@@ -67,7 +71,7 @@ impl Metric {
     /// A value as a table shows it.
     pub fn show(self, value: f64) -> String {
         match self {
-            Metric::Rate | Metric::Resident => format!("{value:.0}"),
+            Metric::Rate | Metric::Resident | Metric::Instructions => format!("{value:.0}"),
             Metric::Cpu | Metric::Syscalls => format!("{value:.2}", value = self.scaled(value)),
             Metric::P50 | Metric::P99 | Metric::P999 => {
                 format!("{value:.0}", value = self.scaled(value))
@@ -81,7 +85,7 @@ impl Metric {
         match self {
             Metric::Cpu | Metric::P50 | Metric::P99 | Metric::P999 => value / 1e3,
             Metric::Start => value / 1e6,
-            Metric::Rate | Metric::Syscalls | Metric::Resident => value,
+            Metric::Rate | Metric::Syscalls | Metric::Instructions | Metric::Resident => value,
         }
     }
 }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::pairs::{Comparison, Row};
-use super::{chart, table};
+use super::rounds::{Comparison, Row};
+use super::{chart, summary, table};
 
 /// The names of the files.
-pub const NAMES: &str = "results.json, results.md, cpu.svg";
+pub const NAMES: &str = "results.json, results.md, summary.md, cpu.svg";
 
 /// Writes all files, and returns their directory.
 pub fn write(setting: &str, comparisons: &[Comparison]) -> io::Result<PathBuf> {
@@ -22,7 +22,8 @@ pub fn write(setting: &str, comparisons: &[Comparison]) -> io::Result<PathBuf> {
     let json = json!({ "setting": setting, "cases": cases });
     fs::write(directory.join("results.json"), format!("{json:#}\n"))?;
     fs::write(directory.join("results.md"), markdown(setting, comparisons))?;
-    fs::write(directory.join("cpu.svg"), chart::of(comparisons))?;
+    fs::write(directory.join("cpu.svg"), chart::svg(comparisons))?;
+    fs::write(directory.join("summary.md"), format!("{setting}\n\n{}", summary::of(comparisons)))?;
     Ok(directory)
 }
 
@@ -50,7 +51,7 @@ fn row(row: &Row) -> Value {
     });
     let ratios: Map<String, Value> = ratios.collect();
     if !ratios.is_empty() {
-        object.insert("ours_by_this".to_owned(), Value::Object(ratios));
+        object.insert("subject_by_this".to_owned(), Value::Object(ratios));
     }
     Value::Object(object)
 }

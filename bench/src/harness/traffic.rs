@@ -5,22 +5,22 @@ use std::time::{Duration, Instant};
 use echo_server::Protocol;
 use echo_server::probe::{Event, LoadOptions, Probe, Progress, Summary};
 
+use super::counter::{Counted, Counter};
 use super::plan::Load;
 use super::process;
 use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
-use super::syscalls::Counter;
 use crate::certificates::certs;
 
 /// How long a server is warmed up, by 50 connections at most.
-const WARM_UP: Duration = Duration::from_millis(300);
+const WARM_UP: Duration = Duration::from_millis(200);
 
 /// The beginning of a load that is not measured: its first messages are sent all at once. The probe
 /// reports progress every 0.2 s.
 const SETTLING: Duration = Duration::from_millis(150);
 
-/// How long system calls are counted.
-const COUNTING: Duration = Duration::from_millis(400);
+/// How long is counted.
+pub const COUNTING: Duration = Duration::from_millis(250);
 
 /// With fewer connections than this, memory per connection is not computed: it would mostly be the
 /// process's own.
@@ -70,18 +70,16 @@ pub async fn measure(server: &Running, load: &Load, seconds: f64) -> Result<Samp
     Ok(sample)
 }
 
-/// How many system calls `server` makes for an echo of `load`. `None` if they cannot be counted.
-pub async fn syscalls(
+/// What `server` does for an echo of `load`. `None` if it cannot be counted.
+pub async fn count(
     server: &Running,
     load: &Load,
-    counter: &Counter,
-) -> Result<Option<f64>, Trouble> {
-    if matches!(counter, Counter::None) {
-        return Ok(None);
-    }
+    counter: Counter,
+) -> Result<Option<(Counted, u64)>, Trouble> {
     let (mut counting, mut echoes, mut found) = (None, 0, None);
     // The load waits while the counter attaches, so the clock is ours.
-    let duration = 2 * COUNTING + WARM_UP;
+    // Progress is told every 0.2 s, and perf takes a while to attach.
+    let duration = 5 * COUNTING;
     run(server, load, duration, |progress| {
         if counting.is_none() && found.is_none() && progress.elapsed > SETTLING {
             echoes = progress.sent;
@@ -89,8 +87,8 @@ pub async fn syscalls(
         } else if let Some((_, counter)) =
             counting.take_if(|(since, _)| since.elapsed() >= COUNTING)
         {
-            let echoes = progress.sent.saturating_sub(echoes).max(1);
-            found = Some(counter.detach().map(|calls| calls as f64 / echoes as f64));
+            let echoes = progress.sent.saturating_sub(echoes);
+            found = Some(counter.detach().map(|counted| (counted, echoes)));
         }
     })
     .await?;

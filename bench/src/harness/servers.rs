@@ -10,12 +10,10 @@ use echo_server::Protocol;
 use serde_json::Value;
 
 use super::cores::Cores;
+use super::ours;
 use super::sample::{Metric, Sample, Trouble};
 use crate::certificates::certs;
-use crate::controls::{self, Control};
-
-/// Our binary, built like the controls: with tokio's `test-util`, which tests enable.
-const OURS: &str = env!("CARGO_BIN_EXE_echo-server");
+use crate::controls::Control;
 
 /// Whose server.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,20 +40,15 @@ impl Which {
 
     fn command(&self, protocol: Protocol) -> Result<Command, Trouble> {
         match self {
-            Which::Ours | Which::OursOver(_) => Ok(ours(Path::new(OURS), protocol)),
-            Which::Build(_, path) => Ok(ours(path, protocol)),
-            Which::Control(control) => {
-                let this = std::env::current_exe().map_err(|error| error.to_string())?;
-                let mut command = Command::new(this);
-                command.args([controls::COMMAND, control.name()]);
-                Ok(command)
-            }
+            Which::Ours | Which::OursOver(_) => Ok(command_of_ours(ours::binary(), protocol)),
+            Which::Build(_, path) => Ok(command_of_ours(path, protocol)),
+            Which::Control(control) => control.command().map_err(|error| error.to_string()),
         }
     }
 }
 
 /// Ours, with its default settings. It writes its log, which is discarded.
-fn ours(path: &Path, protocol: Protocol) -> Command {
+fn command_of_ours(path: &Path, protocol: Protocol) -> Command {
     let mut command = Command::new(path);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ECHO_") || name == "RUST_LOG" {

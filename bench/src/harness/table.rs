@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::pairs::{Comparison, Ratio, Row};
+use super::rounds::{Comparison, Ratio, Row};
 use super::sample::Metric;
+use super::servers::Which;
 
 /// The table, and remarks below it.
 pub fn of(comparison: &Comparison) -> String {
@@ -27,6 +28,10 @@ pub fn of(comparison: &Comparison) -> String {
 /// The metrics that any row has.
 fn metrics(rows: &[Row]) -> Vec<Metric> {
     let mut metrics: Vec<_> = rows.iter().flat_map(|row| row.values.keys().copied()).collect();
+    if metrics.contains(&Metric::Syscalls) {
+        // Where they are not counted, the table shows that.
+        metrics.push(Metric::Instructions);
+    }
     metrics.sort_unstable();
     metrics.dedup();
     metrics
@@ -36,7 +41,11 @@ fn heading(comparison: &Comparison, metrics: &[Metric]) -> Vec<String> {
     let mut heading = vec!["server".to_owned()];
     heading.extend(metrics.iter().map(|metric| metric.heading().to_owned()));
     if comparison.rows.len() > 1 {
-        let ratio = |metric: &Metric| format!("our {} ÷ its", metric.noun());
+        let whose = match &comparison.rows[0].which {
+            Which::Ours => "our".to_owned(),
+            other => format!("{}'s", other.name()),
+        };
+        let ratio = |metric: &Metric| format!("{whose} {} ÷ its", metric.noun());
         heading.extend(comparison.compared.iter().map(ratio));
     }
     heading
@@ -45,7 +54,7 @@ fn heading(comparison: &Comparison, metrics: &[Metric]) -> Vec<String> {
 fn cells(row: &Row, comparison: &Comparison, metrics: &[Metric]) -> Vec<String> {
     let mut cells = vec![row.which.name().to_owned()];
     let value = |metric: &Metric| row.values.get(metric).map(|value| metric.show(*value));
-    cells.extend(metrics.iter().map(|metric| value(metric).unwrap_or_default()));
+    cells.extend(metrics.iter().map(|metric| value(metric).unwrap_or_else(|| "-".to_owned())));
     if comparison.rows.len() > 1 {
         let ratio = |metric: &Metric| row.ratios.get(metric).map(shown).unwrap_or_default();
         cells.extend(comparison.compared.iter().map(ratio));

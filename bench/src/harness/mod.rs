@@ -1,36 +1,41 @@
-//! The harness plans, starts servers, puts load on them in pairs, and reports.
+//! The harness plans, starts servers, puts load on one after the other, and reports.
 //!
 //! | file | what it holds |
 //! | --- | --- |
 //! | `args` | the command line |
 //! | `plan` | which servers are asked which questions |
+//! | `ours` | builds our binary |
 //! | `servers` | a server as a child process |
 //! | `cores` | one core for servers, another for the load |
 //! | `process` | what /proc says of a server: processor time, memory |
-//! | `syscalls` | system calls, counted by perf or strace |
+//! | `counter` | system calls and instructions, counted by perf or strace |
 //! | `traffic`, `trains`, `churn`, `idle` | the questions |
 //! | `fairness` | a bystander's echoes while other clients make costly work |
 //! | `probe` | the probe's engine beside a bare epoll client |
 //! | `visit` | a connection made by hand, for churn and idle |
-//! | `pairs` | one server, then the other, and the ratios |
+//! | `rounds` | one server after the other, and the ratios |
 //! | `sample` | what a measurement found |
-//! | `table`, `files`, `chart` | the report |
+//! | `targets` | what ratios are to be at most |
+//! | `table`, `summary`, `chart`, `files` | the report |
 
 mod args;
 mod chart;
 mod churn;
 mod cores;
+mod counter;
 mod fairness;
 mod files;
 mod idle;
-mod pairs;
+mod ours;
 mod plan;
 mod probe;
 mod process;
+mod rounds;
 mod sample;
 mod servers;
-mod syscalls;
+mod summary;
 mod table;
+mod targets;
 mod traffic;
 mod trains;
 mod visit;
@@ -39,14 +44,19 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use args::{Args, Asked, Section};
-use pairs::Comparison;
+use counter::Counter;
 use plan::{Case, Work};
-use sample::{Sample, Trouble};
+use rounds::Comparison;
+use sample::{Metric, Sample, Trouble};
 use servers::{Running, Which};
-use syscalls::Counter;
 
 /// Measures what `arguments` ask for.
 pub fn run(arguments: &[String]) -> ExitCode {
+    // cargo starts us in our package's directory. Paths are meant from the top.
+    if let Err(error) = std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")) {
+        println!("the repository of this benchmark is gone: {error}");
+        return ExitCode::FAILURE;
+    }
     let args = match args::parse(arguments) {
         Asked::Measure(args) => args,
         Asked::Nothing(code) => return code,
@@ -71,7 +81,17 @@ struct Bench {
 impl Bench {
     fn run(&mut self) -> ExitCode {
         let began = Instant::now();
-        let cases = plan::cases(&mut self.args);
+        if let Err(trouble) = ours::prepare(self.args.ours.as_deref()) {
+            println!("{trouble}");
+            return ExitCode::FAILURE;
+        }
+        let cases = match plan::cases(&mut self.args) {
+            Ok(cases) => cases,
+            Err(trouble) => {
+                println!("{trouble}");
+                return ExitCode::FAILURE;
+            }
+        };
         let is_fairness_asked = self.args.sections.contains(&Section::Fairness);
         let is_probe_asked = self.args.sections.contains(&Section::Probe);
         if cases.is_empty() && !is_fairness_asked && !is_probe_asked {
@@ -121,6 +141,8 @@ impl Bench {
             }
         }
         if !comparisons.is_empty() {
+            println!("\n### All of it\n\n{}", summary::of(&comparisons).trim_end());
+            println!("\n{}", chart::text(&comparisons).trim_end());
             match files::write(&self.setting(), &comparisons) {
                 Ok(directory) => println!("\nIn {}: {}", directory.display(), files::NAMES),
                 Err(error) => {
@@ -147,16 +169,27 @@ impl Bench {
             Work::Idle(_) => self.args.rounds.min(2),
             _ => self.args.rounds,
         };
-        let mut comparison = pairs::compare(case, rounds, |which| self.measure(case, which))?;
-        if let Work::Traffic(load) = &case.work {
+        let mut comparison = rounds::compare(case, rounds, |which| self.measure(case, which))?;
+        if self.counter != Counter::None {
             for row in &mut comparison.rows {
-                let server = Running::start(&row.which, case.protocol, &self.cores)?;
-                let counted =
-                    self.runtime.block_on(traffic::syscalls(&server, load, &self.counter))?;
-                row.add_syscalls(counted);
+                row.values.extend(self.count(case, &row.which)?);
             }
         }
         Ok(comparison)
+    }
+
+    /// Counts what a server does for each message or connection, in a run of its own, since counting
+    /// slows it down.
+    fn count(&self, case: &Case, which: &Which) -> Result<Vec<(Metric, f64)>, Trouble> {
+        let counter = self.counter;
+        let start = || Running::start(which, case.protocol, &self.cores);
+        let counted = match &case.work {
+            Work::Traffic(load) => self.runtime.block_on(traffic::count(&start()?, load, counter)),
+            Work::Trains => trains::count(&start()?, counter),
+            Work::Churn => self.runtime.block_on(churn::count(&start()?, counter)),
+            Work::Idle(_) | Work::Start => Ok(None),
+        }?;
+        Ok(counted.map(|(counted, count)| counted.each(count)).unwrap_or_default())
     }
 
     /// Makes one measurement, with a new process: memory layout differs between processes and

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
+use super::counter::{Counted, Counter};
 use super::process;
 use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
+use super::traffic::COUNTING;
 use super::visit::Visitors;
 
 /// Visitors at a time.
@@ -38,6 +40,15 @@ pub async fn measure(server: &Running, seconds: f64) -> Result<Sample, Trouble> 
         }
     }
     Ok(sample)
+}
+
+/// What `server` does for a visit. `None` if it cannot be counted.
+pub async fn count(server: &Running, counter: Counter) -> Result<Option<(Counted, u64)>, Trouble> {
+    let visits = Visits { visitors: Visitors::of(server)?, count: Cell::new(0) };
+    visits.until(Instant::now() + WARM_UP).await?;
+    let Some(counting) = counter.attach(server.pid()) else { return Ok(None) };
+    let visited = visits.until(Instant::now() + COUNTING).await?.len();
+    Ok(counting.detach().map(|counted| (counted, visited as u64)))
 }
 
 struct Visits {

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg, setsockopt, sockopt};
 
+use super::counter::{Counted, Counter};
 use super::process;
 use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
+use super::traffic::COUNTING;
 
 /// Sockets that send one train after the other. Everything in flight fits into a receive buffer of
 /// the default size, since with losses the timeout would be measured instead of the server.
@@ -46,6 +48,17 @@ pub fn measure(server: &Running, seconds: f64) -> Result<Sample, Trouble> {
         sample.values.insert(Metric::Cpu, spent / right.max(1) as f64);
     }
     Ok(sample)
+}
+
+/// What `server` does for a datagram. `None` if it cannot be counted.
+pub fn count(server: &Running, counter: Counter) -> Result<Option<(Counted, u64)>, Trouble> {
+    let trouble = |error: io::Error| error.to_string();
+    let flow = |n| Flow::to(server, n).map_err(trouble);
+    let mut flows = (0..FLOWS).map(flow).collect::<Result<Vec<_>, _>>()?;
+    run(&mut flows, WARM_UP).map_err(trouble)?;
+    let Some(counting) = counter.attach(server.pid()) else { return Ok(None) };
+    let Count { right, .. } = run(&mut flows, COUNTING).map_err(trouble)?;
+    Ok(counting.detach().map(|counted| (counted, right)))
 }
 
 #[derive(Default)]

@@ -30,10 +30,10 @@ const BUSY: usize = 50;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// The length of a measurement.
-const DURATION: Duration = Duration::from_millis(900);
+const DURATION: Duration = Duration::from_millis(700);
 
-/// Pairs of measurements, at most: everything is to take less than three minutes.
-const ROUNDS: usize = 3;
+/// Pairs of measurements, at most: all of it is to take less than two minutes.
+const ROUNDS: usize = 2;
 
 /// Measures what `args` ask for, and returns tables.
 pub fn measure(
@@ -309,5 +309,5 @@ fn medians(pairs: &[(Seen, Seen)], of: impl Fn(&Seen) -> f64) -> (f64, f64) {
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
-    super::pairs::median(values.collect())
+    super::rounds::median(values.collect())
 }

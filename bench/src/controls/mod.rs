@@ -3,19 +3,21 @@
 //!
 //! `client` is the counterpart of the probe.
 //!
-//! Each server runs in a process of its own, with the benchmark's executable.
+//! Each server runs in a process of its own, with the benchmark's executable; only OpenSSL's is in C.
 
 mod classic;
 pub mod client;
 mod datagrams;
 mod epoll;
 mod mmsg;
+mod openssl;
 mod rustls;
 mod tungstenite;
+mod uring;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -29,8 +31,12 @@ pub enum Control {
     Classic,
     /// TCP: epoll without a runtime.
     Epoll,
+    /// TCP: io_uring without a runtime.
+    Uring,
     /// TLS: the same loop over tokio-rustls.
     Rustls,
+    /// TLS: OpenSSL over epoll, in C.
+    OpenSsl,
     /// WebSocket: tungstenite with its defaults.
     Tungstenite,
     /// WebSocket: tungstenite with smaller buffers and fewer flushes.
@@ -42,10 +48,12 @@ pub enum Control {
 }
 
 impl Control {
-    const ALL: [Control; 7] = [
+    const ALL: [Control; 9] = [
         Control::Classic,
         Control::Epoll,
+        Control::Uring,
         Control::Rustls,
+        Control::OpenSsl,
         Control::Tungstenite,
         Control::TungsteniteTuned,
         Control::Datagrams,
@@ -57,12 +65,33 @@ impl Control {
         match self {
             Control::Classic => "classic loop",
             Control::Epoll => "bare epoll",
+            Control::Uring => "bare io_uring",
             Control::Rustls => "tokio-rustls loop",
+            Control::OpenSsl => "OpenSSL, epoll",
             Control::Tungstenite => "tungstenite",
             Control::TungsteniteTuned => "tungstenite, tuned",
             Control::Datagrams => "recv_from loop",
             Control::Mmsg => "bare recvmmsg",
         }
+    }
+
+    /// Makes it ready to start, or says why it cannot be had here, and what would help.
+    pub fn prepare(self) -> Result<(), String> {
+        match self {
+            Control::Uring => uring::check(),
+            Control::OpenSsl => openssl::compile(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts it, and prints its address when it listens.
+    pub fn command(self) -> io::Result<Command> {
+        if self == Control::OpenSsl {
+            return Ok(openssl::command());
+        }
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([COMMAND, self.name()]);
+        Ok(command)
     }
 }
 
@@ -75,7 +104,9 @@ pub fn serve(name: &str) -> ExitCode {
     let outcome = match control {
         Control::Classic => classic::serve(),
         Control::Epoll => epoll::serve(),
+        Control::Uring => uring::serve(),
         Control::Rustls => rustls::serve(),
+        Control::OpenSsl => Err(io::Error::other("it has an executable of its own")),
         Control::Tungstenite => tungstenite::serve(tungstenite::Manner::Plain),
         Control::TungsteniteTuned => tungstenite::serve(tungstenite::Manner::Tuned),
         Control::Datagrams => datagrams::serve(),

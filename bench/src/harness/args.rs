@@ -1,4 +1,4 @@
-//! The command line. Without cargo's `--bench`, the caller is `cargo test`.
+//! The command line.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,12 +13,12 @@ pub struct Args {
     #[arg(value_enum)]
     pub sections: Vec<Section>,
 
-    /// Pairs of measurements for each ratio
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    /// Measurements of each server, and so of each ratio
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
     pub rounds: usize,
 
-    /// Length of a measurement; its first and last 0.2 s are not evaluated
-    #[arg(long, value_name = "S", default_value_t = 1.2)]
+    /// Length of a measurement. Its first 0.2 s are not evaluated, and progress is told every 0.2 s
+    #[arg(long, value_name = "S", default_value_t = 0.8)]
     pub seconds: f64,
 
     /// Idle connections
@@ -29,9 +29,17 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
 
+    /// A look, in some three minutes: short and few measurements, and neither fairness nor probe
+    #[arg(long = "quick")]
+    pub is_quick: bool,
+
     /// Only check that everything runs and echoes
     #[arg(long = "smoke")]
     pub is_smoke: bool,
+
+    /// The binary of ours, where `cargo test` has built one
+    #[arg(long = "ours", value_name = "PATH", hide = true)]
+    pub ours: Option<PathBuf>,
 
     /// Another build of ours to compare with; can be given several times
     #[arg(long = "server", value_name = "NAME=PATH", value_parser = build)]
@@ -63,6 +71,15 @@ pub enum Section {
     Fairness,
     /// The probe beside a bare epoll client, and beside a blocking one
     Probe,
+    /// What io_uring could give: bare io_uring beside bare epoll and ours. Only if asked for
+    Uring,
+}
+
+impl Section {
+    /// Those that are measured unless some are named.
+    pub fn every() -> impl Iterator<Item = Section> {
+        Section::value_variants().iter().copied().filter(|section| *section != Section::Uring)
+    }
 }
 
 /// What the arguments ask for.
@@ -74,12 +91,10 @@ pub enum Asked {
 
 /// Reads the arguments after the program's name.
 pub fn parse(arguments: &[String]) -> Asked {
-    if !arguments.iter().any(|argument| argument == "--bench") {
-        return as_a_test(arguments);
-    }
     let name = "cargo bench --".to_owned();
     match Args::try_parse_from([&name].into_iter().chain(arguments)) {
         Ok(args) if args.is_smoke => Asked::Measure(smoke(args)),
+        Ok(args) if args.is_quick => Asked::Measure(quick(args)),
         Ok(args) => Asked::Measure(args),
         Err(error) => {
             // If printing fails, there is nowhere to report it.
@@ -89,29 +104,13 @@ pub fn parse(arguments: &[String]) -> Asked {
     }
 }
 
-/// `cargo test` passes libtest's arguments. The benchmark acts as one test, called `smoke`.
-fn as_a_test(arguments: &[String]) -> Asked {
-    const VALUED: [&str; 6] =
-        ["--skip", "--test-threads", "--format", "--color", "--logfile", "--report-time"];
-    let mut filters = Vec::new();
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        match argument.as_str() {
-            "--list" => {
-                println!("smoke: test");
-                return Asked::Nothing(ExitCode::SUCCESS);
-            }
-            "--ignored" => return Asked::Nothing(ExitCode::SUCCESS),
-            valued if VALUED.contains(&valued) => drop(rest.next()),
-            flag if flag.starts_with('-') => {}
-            filter => filters.push(filter),
-        }
+/// What shows whether something has changed much.
+fn quick(mut args: Args) -> Args {
+    if args.sections.is_empty() {
+        args.sections = Section::every().collect();
+        args.sections.retain(|section| !matches!(section, Section::Fairness | Section::Probe));
     }
-    if !filters.is_empty() && !filters.iter().any(|filter| "smoke".contains(filter)) {
-        return Asked::Nothing(ExitCode::SUCCESS);
-    }
-    let nothing: [&str; 1] = [""];
-    Asked::Measure(smoke(Args::parse_from(nothing)))
+    Args { rounds: 2, seconds: 0.7, idle: args.idle.min(2000), ..args }
 }
 
 /// The shortest run.

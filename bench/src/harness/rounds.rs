@@ -1,4 +1,4 @@
-//! Measures one server right after the other, repeatedly, and takes the ratio of each pair.
+//! Measures one server right after the other, repeatedly, and takes ratios within each round.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,11 @@ use super::servers::Which;
 /// The answers to one question.
 pub struct Comparison {
     pub case: String,
+    /// The same, shorter.
+    pub label: String,
     /// The metrics that have ratios.
     pub compared: &'static [Metric],
-    /// Ours first.
+    /// The subject's first, which is ours unless the case says otherwise.
     pub rows: Vec<Row>,
 }
 
@@ -20,13 +22,13 @@ pub struct Row {
     pub which: Which,
     /// The median of all its measurements.
     pub values: BTreeMap<Metric, f64>,
-    /// Ours divided by this one's, within pairs.
+    /// The subject's divided by this one's, within rounds.
     pub ratios: BTreeMap<Metric, Ratio>,
     pub lost: u64,
     pub wrong: Option<String>,
 }
 
-/// How a ratio came out over the pairs.
+/// How a ratio came out over the rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Ratio {
     pub median: f64,
@@ -34,38 +36,43 @@ pub struct Ratio {
     pub max: f64,
 }
 
-/// Measures ours in pairs with each of its rivals, `rounds` times. Who goes first alternates.
+/// Measures the subject and its rivals one right after the other, `rounds` times. The subject has a
+/// rival on either side, and rivals take turns in the places beside it.
 pub fn compare(
     case: &Case,
     rounds: usize,
     measure: impl Fn(&Which) -> Result<Sample, Trouble>,
 ) -> Result<Comparison, Trouble> {
+    let (subject, rivals) = (&case.subject, case.rivals.len());
     let mut ours = Vec::new();
-    let mut theirs = vec![Vec::new(); case.rivals.len()];
+    let mut theirs = vec![Vec::new(); rivals];
     for round in 0..rounds {
-        for (rival, pairs) in case.rivals.iter().zip(&mut theirs) {
-            let pair = if round % 2 == 0 {
-                let first = measure(&Which::Ours)?;
-                (first, measure(rival)?)
-            } else {
-                let first = measure(rival)?;
-                (measure(&Which::Ours)?, first)
-            };
-            ours.push(pair.0.clone());
-            pairs.push(pair);
+        let mut order: Vec<Option<usize>> = (0..rivals).map(Some).collect();
+        order.rotate_left(round % rivals.max(1));
+        // A single rival comes first every other time.
+        order.insert(if rivals > 1 { 1 } else { round % 2 * rivals }, None);
+        let mut found = vec![Sample::default(); rivals];
+        let mut our = Sample::default();
+        for one in order {
+            match one {
+                Some(rival) => found[rival] = measure(&case.rivals[rival])?,
+                None => our = measure(subject)?,
+            }
         }
-        if case.rivals.is_empty() {
-            ours.push(measure(&Which::Ours)?);
+        for (pairs, their) in theirs.iter_mut().zip(found) {
+            pairs.push((our.clone(), their));
         }
+        ours.push(our);
     }
-    let mut rows = vec![Row::of(Which::Ours, &ours, BTreeMap::new())];
+    let mut rows = vec![Row::of(subject.clone(), &ours, BTreeMap::new())];
     for (rival, pairs) in case.rivals.iter().zip(theirs) {
         let ratio = |metric: &Metric| Some((*metric, Ratio::of(*metric, &pairs)?));
         let ratios = case.compared.iter().filter_map(ratio).collect();
         let samples: Vec<_> = pairs.into_iter().map(|(_, sample)| sample).collect();
         rows.push(Row::of(rival.clone(), &samples, ratios));
     }
-    Ok(Comparison { case: case.name.clone(), compared: case.compared, rows })
+    let (name, label) = (case.name.clone(), case.label.clone());
+    Ok(Comparison { case: name, label, compared: case.compared, rows })
 }
 
 impl Row {
@@ -83,15 +90,10 @@ impl Row {
             wrong: samples.iter().find_map(|sample| sample.wrong.clone()),
         }
     }
-
-    /// Adds the system calls, which are counted in a run of their own.
-    pub fn add_syscalls(&mut self, counted: Option<f64>) {
-        self.values.extend(counted.map(|count| (Metric::Syscalls, count)));
-    }
 }
 
 impl Ratio {
-    /// Ours divided by theirs. `None` if either has no value.
+    /// The subject's divided by theirs. `None` if either has no value.
     fn of(metric: Metric, pairs: &[(Sample, Sample)]) -> Option<Ratio> {
         let ratio = |(ours, theirs): &(Sample, Sample)| {
             let (ours, theirs) = (ours.values.get(&metric)?, theirs.values.get(&metric)?);
