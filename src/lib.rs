@@ -145,6 +145,8 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod address;
+#[cfg(feature = "admin")]
+mod admin;
 mod causes;
 pub mod certs;
 mod config;
@@ -162,11 +164,16 @@ mod tls;
 mod transport;
 
 pub use address::{Address, ListenAddress, ListenAddressError, UnixAddress, UnixAddressError};
+#[cfg(feature = "admin")]
+pub use admin::Admin;
 pub use config::{
     ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Limits, Listen, Protocol,
     Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
 };
 pub use error::{BoxError, Credential, CredentialError, Cure, Setting, StartError};
-pub use server::{LocalAddr, Server, Summary};
+pub use server::{
+    Durations, Expiry, Health, LocalAddr, Metrics, ProtocolSnapshot, Readiness, Server, Snapshot,
+    Summary, TlsSnapshot, UdpSnapshot,
+};
 pub use testing::{TestServer, blocking};
 pub use tls::{Fingerprint, FingerprintError, TlsReloader};

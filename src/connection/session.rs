@@ -15,10 +15,12 @@ use tracing::{error, info};
 use super::admission::Permit;
 use super::clock::Moment;
 use super::costly::CostlySteps;
+use super::counts::Live;
 use super::deadline::Deadline;
 use super::drain::{Stage, StageWatch};
 use super::memory::Account;
-use super::{Admitted, Connection, End, Opened, Opening, Refused, Sessions, shows};
+use super::{Admitted, Connection, End, Opened, Opening, Reason, Refused, Sessions, shows};
+use crate::config::Protocol;
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, yield_turn};
 
 /// A session yields after this many steps in one poll, so that a peer that always sends does not
@@ -78,6 +80,12 @@ pin_project_lite::pin_project! {
             if this.connection.is_some() || end.is_our_fault() {
                 this.sessions.count_end(&end, this.phase.owes());
             }
+            if let Some(counts) = this.sessions.counts()
+                && let Some(live) = this.rare.as_ref().and_then(|rare| rare.live.as_ref())
+            {
+                let protocol = this.connection.map(|connection| connection.protocol);
+                counts.end(protocol, live, this.phase.traffic(), Reason::from(&end));
+            }
             // An address may have several datagram sockets. Their protocol logs one line for all.
             let Some(connection) = this.connection else { return };
             if end.is_our_fault() || shows!(this.sessions.log) {
@@ -122,6 +130,8 @@ struct Rare {
     costly: Option<CostlySteps>,
     /// The session holds memory beyond what an idle one does.
     account: Option<Account>,
+    /// Somebody has asked for metrics; then every session has this.
+    live: Option<Arc<Live>>,
 }
 
 impl Rare {
@@ -180,6 +190,10 @@ impl<E: Echo> Session<E> {
         let (connection, permit) =
             admitted.map(|admitted| (admitted.connection, admitted.permit)).unzip();
         let now = sessions.clock.now();
+        let rare = sessions.counts().map(|counts| {
+            let live = counts.begin(connection.map(|connection: Connection| connection.protocol));
+            Box::new(Rare { live: Some(live), ..Rare::default() })
+        });
         Session {
             phase,
             goodbye: None,
@@ -193,7 +207,7 @@ impl<E: Echo> Session<E> {
             turns_while_draining: 0,
             kernel_polls: 0,
             connection,
-            rare: None,
+            rare,
             permit,
             sessions: Membership::of(sessions),
         }
@@ -218,7 +232,7 @@ impl<E: Echo> Future for Session<E> {
                 return Poll::Ready(());
             }
             self.as_mut().record_progress(moved, owed);
-            self.as_mut().record_memory(cx);
+            self.as_mut().record(cx);
             let Some((at, passed)) = self.next_deadline() else { return Poll::Pending };
             let this = self.as_mut().project();
             ready!(this.deadline.poll_passed(cx, this.sessions.clock.at(at)));
@@ -260,6 +274,13 @@ impl<E: Echo> Session<E> {
                     *this.phase = Phase::Open(echo);
                     if client.is_some() {
                         this.rare.get_or_insert_default().client = client;
+                    }
+                    if let (Some(counts), Some(connection)) =
+                        (this.sessions.counts(), this.connection)
+                        && connection.protocol != Protocol::Tcp
+                    {
+                        counts
+                            .handshake(connection.protocol, this.sessions.clock.since(*this.began));
                     }
                 }
                 Poll::Ready(Err(Refused { end, farewell: None })) => return self.finish(end),
@@ -319,11 +340,19 @@ impl<E: Echo> Session<E> {
         }
     }
 
-    /// Keeps the session's account of the memory that it holds, if it holds any.
+    /// Publishes the session's traffic, if somebody has asked for metrics, and keeps its account of
+    /// the memory that it holds, if it holds any.
     #[inline]
-    fn record_memory(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+    fn record(self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let holds = self.phase.echo().is_some_and(Echo::holds);
-        if holds || self.rare.as_ref().is_some_and(|rare| rare.account.is_some()) {
+        let mut has_account = false;
+        if let Some(rare) = &self.rare {
+            has_account = rare.account.is_some();
+            if let (Some(live), Some(echo)) = (&rare.live, self.phase.echo()) {
+                live.set(echo.traffic());
+            }
+        }
+        if holds || has_account {
             self.keep_account(holds, cx);
         }
     }

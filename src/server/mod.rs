@@ -2,7 +2,9 @@
 //! together.
 
 mod accept;
+mod health;
 mod memory;
+mod metrics;
 mod placement;
 
 use std::io;
@@ -16,6 +18,8 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::{error, info, warn};
 
 use crate::address::Address;
+#[cfg(feature = "admin")]
+use crate::address::ListenAddress;
 use crate::config::{Config, Identity, Listen, Protocol, TlsPolicy};
 use crate::connection::{Drain, Handshake, Sessions, Stage, Statistics};
 use crate::echo::Rules;
@@ -27,7 +31,13 @@ use crate::protocols::ws::{Answers, Settings, WebSocket};
 use crate::tls::{TlsReloader, TlsSettings};
 use crate::transport::{Plain, Tls};
 use accept::Acceptor;
+use metrics::Sources;
 use placement::Workers;
+
+pub use health::{Health, Readiness};
+pub use metrics::{
+    Durations, Expiry, Metrics, ProtocolSnapshot, Snapshot, TlsSnapshot, UdpSnapshot,
+};
 
 /// How long aborted connections may take to be dropped.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,6 +79,9 @@ pub struct Server {
     datagram_rules: Arc<Rules>,
     local_addrs: Vec<LocalAddr>,
     workers: Workers,
+    /// `None` if nobody has asked for them, and then nothing is counted for them.
+    metrics: Option<Arc<Sources>>,
+    health: Option<Health>,
 }
 
 /// What is spoken on a listener's streams, and over which transport.
@@ -191,7 +204,43 @@ impl Server {
                 && config.tls == TlsPolicy::default() => {}
             None => warn!("The TLS settings are not used: no listener speaks TLS (--tls, --wss)"),
         }
-        Ok(Server { config, tls, listeners, datagrams, datagram_rules, local_addrs, workers })
+        Ok(Server {
+            config,
+            tls,
+            listeners,
+            datagrams,
+            datagram_rules,
+            local_addrs,
+            workers,
+            metrics: None,
+            health: None,
+        })
+    }
+
+    /// Has the server count what [`Metrics`] reads. Without, nothing is counted, and an echo pays
+    /// nothing for it.
+    pub fn metrics(&mut self) -> Metrics {
+        let sources = self.metrics.get_or_insert_with(|| {
+            let mut protocols: Vec<_> =
+                self.local_addrs.iter().map(|local| local.protocol).collect();
+            protocols.sort_by_key(|protocol| *protocol as usize);
+            protocols.dedup();
+            Arc::new(Sources {
+                counts: Arc::default(),
+                protocols,
+                tls: self.tls.clone(),
+                rules: Arc::clone(&self.datagram_rules),
+                drops: self.datagrams.iter().map(Udp::drops).collect(),
+            })
+        });
+        Metrics::new(Arc::clone(sources))
+    }
+
+    /// Has each thread of the server show once a second that it makes progress, for [`Health`] to
+    /// tell.
+    pub fn health(&mut self) -> Health {
+        let health = self.health.get_or_insert_with(|| Health::new(self.workers.runtimes().len()));
+        health.clone()
     }
 
     /// The bound addresses, in the order of [`Config::listeners`].
@@ -205,13 +254,41 @@ impl Server {
         self.tls.as_ref().map_or_else(Vec::new, |tls| tls.current().chain)
     }
 
+    /// Binds listeners of the admin endpoint at `address`.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn bind_admin(
+        &self,
+        address: &ListenAddress,
+    ) -> Result<Vec<(Address, AnyListener)>, StartError> {
+        let as_admin = |error| match error {
+            StartError::Address { address, problem, .. } => {
+                StartError::AdminAddress { address, problem }
+            }
+            StartError::Twice { address, other_protocol, other, .. } => {
+                StartError::AdminTwice { address, other_protocol, other }
+            }
+            StartError::Bind { address, source, .. } => StartError::AdminBind { address, source },
+            other => other,
+        };
+        // It listens like any protocol on streams.
+        let candidates = candidates(&Listen::new(Protocol::Tcp, address.clone())).await;
+        let options = bind::Options {
+            stall: self.config.timeouts.stall,
+            unix_mode: self.config.unix_mode,
+            workers: 1,
+            recv_buffer: None,
+        };
+        let bound = candidates.and_then(|candidates| bind::listeners(&candidates, &[], &options));
+        bound.map_err(|error| as_admin(twice(error, &self.local_addrs)))
+    }
+
     /// A handle that makes the TLS protocols read their files again; `None` if no TLS protocol is
     /// served. The server also does so by itself when the files change.
     pub fn tls_reloader(&self) -> Option<TlsReloader> {
         self.tls.clone().map(TlsReloader::new)
     }
 
-    /// Serves until `shutdown` completes, then drains: every connection is sent the rest of its
+    /// Serves until `shutdown` completes, and for [`Timeouts::drain_delay`] more, then drains: every connection is sent the rest of its
     /// echo and closed as its protocol prescribes. Connections that are left after
     /// [`Timeouts::drain`] are aborted.
     ///
@@ -219,13 +296,16 @@ impl Server {
     /// connection.
     ///
     /// [`Timeouts::drain`]: crate::Timeouts::drain
+    /// [`Timeouts::drain_delay`]: crate::Timeouts::drain_delay
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Summary {
         let udp_sockets = self.datagrams.iter().map(Udp::sockets).sum::<usize>();
         let max_connections = default_max_connections(self.workers.descriptors() + udp_sockets);
         let timeouts = self.config.timeouts;
         let mut limits = self.config.limits;
         limits.max_buffered.get_or_insert_with(memory::default_max_buffered);
-        let sessions = Arc::new(Sessions::new(limits, max_connections, timeouts));
+        let counts = self.metrics.map(|sources| Arc::clone(&sources.counts));
+        let sessions = Sessions::new(limits, max_connections, timeouts).counting(counts);
+        let sessions = Arc::new(sessions);
         let drain = Arc::clone(&sessions.drain);
         let _abort = AbortOnDrop(Arc::clone(&drain));
         for LocalAddr { protocol, address } in &self.local_addrs {
@@ -236,6 +316,7 @@ impl Server {
                 Address::Unix(_) => info!(%protocol, %address, "Server listening on {address}"),
             }
         }
+        let _beating = self.health.as_ref().map(|health| health.start(&self.workers.runtimes()));
         let starter = Starter {
             config: self.config,
             sessions: Arc::clone(&sessions),
@@ -253,7 +334,19 @@ impl Server {
         }
         let watching =
             self.tls.map(|tls| AbortOnDropHandle(tokio::spawn(TlsReloader::new(tls).watch())));
+        let declare = |readiness| {
+            if let Some(health) = &self.health {
+                health.set(readiness);
+            }
+        };
+        declare(Readiness::Ready);
         shutdown.await;
+        declare(Readiness::Draining);
+        if !timeouts.drain_delay.is_zero() {
+            let delay_ms = timeouts.drain_delay.as_millis() as u64;
+            info!(delay_ms, "Shutting down soon; new connections are still accepted");
+            tokio::time::sleep(timeouts.drain_delay).await;
+        }
         drop(watching);
         info!(connections = sessions.connections(), "Shutting down");
         drain.advance(Stage::Draining);
@@ -403,8 +496,10 @@ impl Starter {
     /// Starts `service` on `listener`.
     fn serve<L: Listener>(&self, protocol: Protocol, listener: L, service: Service) {
         let buffer_size = self.config.buffer_size;
-        let tls =
-            |settings, is_for_http| Tls::new(settings, is_for_http, Arc::clone(&self.sessions.log));
+        let tls = |settings, is_for_http| {
+            let counts = self.sessions.counts().cloned();
+            Tls::new(settings, is_for_http, Arc::clone(&self.sessions.log), counts)
+        };
         let settings = || Settings {
             answers: Answers::new(&self.config.websocket),
             buffer_size,

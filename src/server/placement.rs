@@ -61,6 +61,14 @@ impl Workers {
         }
     }
 
+    /// Each runtime that runs sessions, once.
+    pub(super) fn runtimes(&self) -> Vec<&Handle> {
+        match self {
+            Workers::Current(runtime) => vec![runtime],
+            Workers::Dedicated(workers) => workers.iter().map(|worker| &worker.runtime).collect(),
+        }
+    }
+
     /// The file descriptors of the dedicated runtimes. Each has four: two for epoll, an eventfd,
     /// and one for signals.
     pub(super) fn descriptors(&self) -> usize {

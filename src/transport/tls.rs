@@ -16,7 +16,7 @@ use super::strays::is_http_request;
 use super::{Carried, ReadAhead, Transport, http_response};
 use crate::causes::{self, Peer};
 use crate::connection::costly::first_poll_in_turn;
-use crate::connection::{Connection, End, HandshakeError, LogLimit, Refused, shows};
+use crate::connection::{Connection, Counts, End, HandshakeError, LogLimit, Refused, shows};
 use crate::echo::Underlying;
 use crate::net::Stream;
 use crate::tls::{TlsSettings, describe, negotiated};
@@ -28,6 +28,7 @@ pub(crate) struct Tls {
     /// Whether HTTP runs over it, which has ALPN protocols of its own.
     is_for_http: bool,
     log: Arc<LogLimit>,
+    counts: Option<Arc<Counts>>,
 }
 
 /// What a ClientHello offers.
@@ -37,8 +38,20 @@ struct Offer {
 }
 
 impl Tls {
-    pub(crate) fn new(settings: Arc<TlsSettings>, is_for_http: bool, log: Arc<LogLimit>) -> Self {
-        Tls { settings, is_for_http, log }
+    pub(crate) fn new(
+        settings: Arc<TlsSettings>,
+        is_for_http: bool,
+        log: Arc<LogLimit>,
+        counts: Option<Arc<Counts>>,
+    ) -> Self {
+        Tls { settings, is_for_http, log, counts }
+    }
+
+    /// Counts a failed handshake for metrics, by the alert that `error` brought or asks for.
+    fn count_failure(&self, error: &io::Error, is_before_hello: bool) {
+        if let Some(counts) = &self.counts {
+            counts.tls_failed(causes::alert_name(error, is_before_hello));
+        }
     }
 
     /// The configuration for this client. If any ALPN protocol is accepted, it names the client's
@@ -79,7 +92,10 @@ impl Tls {
         let mut acceptor = std::pin::pin!(acceptor);
         let hello = match acceptor.as_mut().await {
             Ok(hello) => hello,
-            Err(error) => return Err(refuse_hello(acceptor.take_io(), &error)),
+            Err(error) => {
+                self.count_failure(&error, true);
+                return Err(refuse_hello(acceptor.take_io(), &error));
+            }
         };
         let client = hello.client_hello();
         let offer = Offer {
@@ -93,6 +109,10 @@ impl Tls {
             Ok(stream) => {
                 let tls = stream.get_ref().1;
                 let client = tls.peer_certificates().and_then(<[_]>::first).map(describe);
+                if let Some(counts) = &self.counts {
+                    let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+                    counts.tls_completed(negotiated::version(tls), resumed);
+                }
                 if shows!(self.log) {
                     log_handshake(connection, tls, &offer, client.as_deref(), began.elapsed());
                 }
@@ -100,7 +120,10 @@ impl Tls {
                 Ok(Carried { stream, client, alpn })
             }
             // rustls has sent an alert, which the client has to receive before we close.
-            Err((error, io)) => Err(refuse(io, causes::explain(&error, Peer::Client), &offer)),
+            Err((error, io)) => {
+                self.count_failure(&error, false);
+                Err(refuse(io, causes::explain(&error, Peer::Client), &offer))
+            }
         }
     }
 }
@@ -127,7 +150,10 @@ impl<S: Stream> Transport<S> for Tls {
             match poll_fn(|cx| stream.poll_ahead(cx).map_ok(is_http_request)).await {
                 Ok(true) => Err(tls.refuse_http(stream)),
                 Ok(false) => Box::pin(tls.handshake(stream, connection)).await,
-                Err(error) => Err(refuse_hello(Some(stream), &error)),
+                Err(error) => {
+                    tls.count_failure(&error, true);
+                    Err(refuse_hello(Some(stream), &error))
+                }
             }
         }
     }
