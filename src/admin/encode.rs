@@ -137,19 +137,13 @@ impl Families<'_> {
         let mut family = self.family(name, help, MetricType::Histogram)?;
         for counts in streams().filter(|counts| counts.protocol != Protocol::Tcp) {
             let durations = &counts.handshakes;
-            // The encoder accumulates, and knows the last bound by its largest value.
-            let buckets: Vec<_> = durations
-                .buckets
-                .iter()
-                .map(|(bound, count)| (if bound.is_finite() { *bound } else { f64::MAX }, *count))
-                .collect();
-            let count = buckets.iter().map(|(_, count)| count).sum();
+            let count = durations.buckets.iter().map(|(_, count)| count).sum();
             family
                 .encode_family(&[("protocol", counts.protocol.name())])?
                 .encode_histogram::<NoLabelSet>(
                     durations.sum.as_secs_f64(),
                     count,
-                    &buckets,
+                    &durations.buckets,
                     None,
                 )?;
         }

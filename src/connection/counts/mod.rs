@@ -41,12 +41,24 @@ struct ProtocolCounts {
 }
 
 /// The counts of TLS handshakes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct TlsCounts {
     /// Completed, by version and whether a session was resumed.
     pub(crate) completed: BTreeMap<(&'static str, bool), u64>,
     /// Failed, by the alert that was sent or received.
     pub(crate) failed: BTreeMap<String, u64>,
+}
+
+/// What there certainly is begins at 0, so that its first increase is seen as one.
+impl Default for TlsCounts {
+    fn default() -> Self {
+        let versions = ["TLSv1.2", "TLSv1.3"];
+        let kinds = versions.into_iter().flat_map(|version| [(version, false), (version, true)]);
+        TlsCounts {
+            completed: kinds.map(|kind| (kind, 0)).collect(),
+            failed: BTreeMap::from([("none".to_owned(), 0)]),
+        }
+    }
 }
 
 /// A reading of one protocol's counts.
