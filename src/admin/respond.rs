@@ -63,7 +63,6 @@ impl Responder {
     fn readyz(&self, _headers: &HeaderMap) -> Response<Full<Bytes>> {
         match self.health.readiness() {
             Readiness::Ready => text(StatusCode::OK, "ok"),
-            Readiness::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Readiness::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         }
     }

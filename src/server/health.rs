@@ -1,7 +1,7 @@
 //! Whether a server is ready for clients, and whether its threads make progress.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -14,6 +14,9 @@ const BEAT: Duration = Duration::from_secs(1);
 /// A thread that has not shown it for this long counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
+/// The beat of a thread that is not to show progress yet.
+const UNBORN: u64 = u64::MAX;
+
 /// Tells whether a server is ready for clients, and whether its threads make progress. It stays
 /// valid when the server has ended.
 #[derive(Debug, Clone)]
@@ -23,9 +26,9 @@ pub struct Health {
 
 #[derive(Debug)]
 struct State {
-    readiness: AtomicU8,
+    drains: AtomicBool,
     began: Instant,
-    /// When each thread last showed progress, in milliseconds since `began`.
+    /// When each thread last showed progress, in milliseconds since `began`, or [`UNBORN`].
     beats: Vec<AtomicU64>,
 }
 
@@ -33,9 +36,7 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Readiness {
-    /// It is bound, and does not serve yet.
-    Starting,
-    /// It serves.
+    /// It listens.
     Ready,
     /// It shuts down. Clients should go elsewhere, although new connections may still be accepted,
     /// for [`Timeouts::drain_delay`](crate::Timeouts::drain_delay).
@@ -45,17 +46,16 @@ pub enum Readiness {
 impl Health {
     /// The health of a server that runs sessions in `runtimes`.
     pub(super) fn new(runtimes: usize) -> Self {
-        let beats = (0..runtimes).map(|_| AtomicU64::new(0)).collect();
-        let readiness = AtomicU8::new(Readiness::Starting as u8);
-        Health { state: Arc::new(State { readiness, began: Instant::now(), beats }) }
+        let beats = (0..runtimes).map(|_| AtomicU64::new(UNBORN)).collect();
+        let drains = AtomicBool::new(false);
+        Health { state: Arc::new(State { drains, began: Instant::now(), beats }) }
     }
 
     /// Whether the server wants clients.
     pub fn readiness(&self) -> Readiness {
-        match self.state.readiness.load(Ordering::Relaxed) {
-            0 => Readiness::Starting,
-            1 => Readiness::Ready,
-            _ => Readiness::Draining,
+        match self.state.drains.load(Ordering::Relaxed) {
+            true => Readiness::Draining,
+            false => Readiness::Ready,
         }
     }
 
@@ -66,19 +66,18 @@ impl Health {
     ///
     /// A thread that asks this in the runtime that is stuck gets no answer.
     pub fn stuck_thread(&self) -> Option<usize> {
-        if self.readiness() == Readiness::Starting {
-            return None;
-        }
         let now = self.state.began.elapsed();
         let is_stuck = |beat: &AtomicU64| {
             let beat = Duration::from_millis(beat.load(Ordering::Relaxed));
+            // An unborn beat is later than now.
             now.saturating_sub(beat) >= STUCK_AFTER
         };
         self.state.beats.iter().position(is_stuck).map(|at| at + 1)
     }
 
-    pub(super) fn set(&self, readiness: Readiness) {
-        self.state.readiness.fetch_max(readiness as u8, Ordering::Relaxed);
+    /// From now on the server is not ready any more.
+    pub(super) fn drain(&self) {
+        self.state.drains.store(true, Ordering::Relaxed);
     }
 
     /// Has each of `runtimes` show progress until the set is dropped.
@@ -117,9 +116,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_thread_without_progress_is_stuck_and_recovers() {
         let health = Health::new(2);
-        assert_eq!((health.readiness(), health.stuck_thread()), (Readiness::Starting, None));
-        health.set(Readiness::Ready);
+        tokio::time::advance(STUCK_AFTER).await;
+        assert_eq!(health.stuck_thread(), None, "it does not run yet");
         health.state.beat(0);
+        health.state.beat(1);
         tokio::time::advance(STUCK_AFTER).await;
         health.state.beat(0);
         assert_eq!(health.stuck_thread(), Some(2));
@@ -131,13 +131,5 @@ mod tests {
         drop(beating);
         tokio::time::advance(STUCK_AFTER).await;
         assert_eq!(health.stuck_thread(), Some(1));
-    }
-
-    #[test]
-    fn a_server_that_drains_is_not_ready_again() {
-        let health = Health::new(1);
-        health.set(Readiness::Draining);
-        health.set(Readiness::Ready);
-        assert_eq!(health.readiness(), Readiness::Draining);
     }
 }

@@ -334,14 +334,10 @@ impl Server {
         }
         let watching =
             self.tls.map(|tls| AbortOnDropHandle(tokio::spawn(TlsReloader::new(tls).watch())));
-        let declare = |readiness| {
-            if let Some(health) = &self.health {
-                health.set(readiness);
-            }
-        };
-        declare(Readiness::Ready);
         shutdown.await;
-        declare(Readiness::Draining);
+        if let Some(health) = &self.health {
+            health.drain();
+        }
         if !timeouts.drain_delay.is_zero() {
             let delay_ms = timeouts.drain_delay.as_millis() as u64;
             info!(delay_ms, "Shutting down soon; new connections are still accepted");
