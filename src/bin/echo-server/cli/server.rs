@@ -337,11 +337,12 @@ struct Limits {
     max_lifetime: Duration,
 
     /// On SIGTERM or SIGINT, time in which /readyz of --admin answers 503 and connections are still
-    /// accepted, so that balancers send new clients elsewhere
+    /// accepted, so that balancers send new clients elsewhere; 0: none
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     drain_delay: Duration,
 
-    /// Then, time for connections to receive the rest of their echo
+    /// On SIGTERM or SIGINT, behind --drain-delay, time for connections to receive the rest of their
+    /// echo
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     drain_timeout: Duration,
 }
