@@ -1,9 +1,10 @@
-//! The system calls that a connection costs, counted by strace.
+//! The system calls that connections and messages cost, counted by strace.
 
 #![cfg(target_os = "linux")]
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -13,45 +14,184 @@ use std::time::{Duration, Instant};
 use common::binary::{self, Running};
 use common::tools;
 
-/// The calls that are counted.
-const CALLS: [&str; 3] = ["epoll_ctl", "accept4", "ioctl"];
+/// How often each system call was made, by name. Those that found nothing (EAGAIN) are counted once
+/// more, with `EAGAIN` behind the name.
+type Calls = BTreeMap<String, usize>;
 
 #[test]
-fn a_connection_is_registered_once_and_deregistered_once() {
-    if !tools::have(&["strace", "-e", "trace=none", "echo", "traced"], "traced") {
+fn a_connection_keeps_to_its_budget() {
+    if !has_strace() {
         return;
     }
-    for threads in ["1", "2"] {
-        // The difference is free of what the server does at its start and at its end.
-        let [few, many] = [10, 60].map(|connections| calls(threads, connections));
-        let each: Vec<_> = many.iter().zip(few).map(|(many, few)| (many - few) / 50).collect();
+    // What one connection costs that connects, sends once and closes, one after the other. Each comes
+    // alone, so that none shares a call with another. With two threads, the one that accepts wakes
+    // one that echoes.
+    let budgets = [("1", 10.5), ("2", 12.5)];
+    for (threads, budget) in budgets {
+        let [few, many] = [10, 60].map(|connections| {
+            traced(&["-q", "--threads", threads, "--tcp", "0"], |server| {
+                for _ in 0..connections {
+                    exchange(&mut connect(server, "tcp"), 5, 1);
+                }
+            })
+        });
+        let each = difference(&few, &many, 50);
         // A second accept4 may find the backlog empty.
-        let expected = [&[2, 1, 0][..], &[2, 2, 0]];
-        assert!(expected.contains(&&each[..]), "{threads} threads, {CALLS:?}: {each:?}");
+        for (call, most) in [
+            ("epoll_ctl", 2.0),
+            ("accept4", 2.0),
+            ("recvfrom", 2.0),
+            ("sendto", 1.0),
+            ("close", 1.0),
+            ("write", if threads == "1" { 0.0 } else { 1.2 }),
+            ("shutdown", 0.0),
+            ("setsockopt", 0.0),
+            ("ioctl", 0.0),
+        ] {
+            let calls = each.get(call).copied().unwrap_or(0.0);
+            assert!(calls <= most + 0.1, "{threads} threads, {call}: {calls}, of {most}; {each:?}");
+        }
+        let all = total(&each);
+        println!("{threads} threads: {all:.1} calls for each connection, of {budget}");
+        assert!(all <= budget, "{threads} threads: {all} calls, of {budget}: {each:?}");
     }
 }
 
-/// How often a server that serves this many connections does each of [`CALLS`].
-fn calls(threads: &str, connections: usize) -> Vec<usize> {
+#[test]
+fn a_message_costs_a_receive_and_a_send() {
+    if !has_strace() {
+        return;
+    }
+    for protocol in ["tcp", "ws"] {
+        let [few, many] = [20, 120].map(|messages| {
+            traced(&["-q", "--threads", "1", &format!("--{protocol}"), "0"], |server| {
+                let mut client = connect(server, protocol);
+                // Over WebSocket a binary frame, with a masking key of zeros.
+                let (head, back): (&[u8], &[u8]) = match protocol {
+                    "ws" => (&[0x82, 0x80 | 64, 0, 0, 0, 0], &[0x82, 64]),
+                    _ => (&[], &[]),
+                };
+                exchange_in(&mut client, head, back, 64, messages);
+            })
+        });
+        let each = difference(&few, &many, 100);
+        let sends = each.get("sendto").or(each.get("writev")).copied().unwrap_or(0.0);
+        assert!((0.9..1.1).contains(&sends), "{protocol}: {each:?}");
+        // The third is epoll_wait.
+        let all = total(&each);
+        println!("{protocol}: {all:.2} calls for each message");
+        assert!(all <= 3.1, "{protocol}: {all} calls, of 3: {each:?}");
+    }
+}
+
+#[test]
+fn hardly_a_read_finds_nothing() {
+    if !has_strace() {
+        return;
+    }
+    const CONNECTIONS: usize = 8;
+    // Sizes of which several fill a power of two exactly, and how many are in flight.
+    for (size, in_flight) in [(64, 16), (16 * 1024, 4), (64 * 1024, 1), (256 * 1024, 1)] {
+        let calls = traced(&["-q", "--threads", "1", "--tcp", "0"], |server| {
+            let clients = (0..CONNECTIONS).map(|_| connect(server, "tcp"));
+            let pumps = clients.map(|mut client| {
+                std::thread::spawn(move || exchange(&mut client, size * in_flight, 40))
+            });
+            let pumps: Vec<_> = pumps.collect();
+            pumps.into_iter().for_each(|pump| pump.join().unwrap());
+        });
+        let count = |call: &str| calls.get(call).copied().unwrap_or(0);
+        let (reads, vain) = (count("recvfrom"), count("recvfrom EAGAIN"));
+        println!("{in_flight} x {size} bytes: {vain} of {reads} reads find nothing");
+        assert!(vain * 50 <= reads, "{in_flight} x {size}: {vain} of {reads} find nothing");
+    }
+}
+
+fn has_strace() -> bool {
+    tools::have(&["strace", "-e", "trace=none", "echo", "traced"], "traced")
+}
+
+fn connect(server: &Running, protocol: &str) -> TcpStream {
+    let mut client = TcpStream::connect(server.address(protocol)).unwrap();
+    client.set_nodelay(true).unwrap();
+    if protocol == "ws" {
+        let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+            Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        client.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+    }
+    client
+}
+
+/// Sends messages of this many bytes, and waits for each echo.
+fn exchange(client: &mut TcpStream, size: usize, messages: usize) {
+    exchange_in(client, &[], &[], size, messages);
+}
+
+/// The same, with a head before each message and each echo.
+fn exchange_in(client: &mut TcpStream, head: &[u8], back: &[u8], size: usize, messages: usize) {
+    let payload = vec![b'x'; size];
+    let (message, expected) = ([head, &payload].concat(), [back, &payload].concat());
+    let mut echo = vec![0; expected.len()];
+    for _ in 0..messages {
+        client.write_all(&message).unwrap();
+        client.read_exact(&mut echo).unwrap();
+        assert!(echo == expected, "another echo");
+    }
+}
+
+/// The system calls of a server that is started with `args`, from its start to its end.
+fn traced(args: &[&str], drive: impl FnOnce(&Running)) -> Calls {
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
     let mut strace = Command::new("strace");
     // With --daemonize the process is the server's own, so that signals reach it.
     strace.args(["--daemonize", "--follow-forks", "--quiet=attach", "--output"]).arg(&trace);
-    strace.args(["--trace", &CALLS.join(","), binary::PATH, "--threads", threads, "--tcp", "0"]);
+    strace.arg(binary::PATH).args(args);
     let server = Running::spawn(&mut strace);
-    for _ in 0..connections {
-        let mut client = TcpStream::connect(server.address("tcp")).unwrap();
-        client.write_all(b"hello").unwrap();
-        let mut echo = [0; 5];
-        client.read_exact(&mut echo).unwrap();
-        assert_eq!(&echo, b"hello");
-    }
+    drive(&server);
     let pid = server.pid();
     server.terminate();
     let lines = wait_for_end(&trace, pid);
-    let begins = |line: &&str, call| line.contains(&format!(" {call}("));
-    CALLS.map(|call| lines.lines().filter(|line| begins(line, call)).count()).to_vec()
+    let mut calls = Calls::new();
+    for line in lines.lines() {
+        let Some((_, rest)) = line.split_once(' ') else { continue };
+        let name = |text: &str| text.trim_start().split(['(', ' ']).next().unwrap_or("").to_owned();
+        let (begins, ends) = match rest.trim_start().strip_prefix("<... ") {
+            Some(resumed) => (None, Some(name(resumed))),
+            None if rest.contains('(') => (Some(name(rest)), Some(name(rest))),
+            None => (None, None),
+        };
+        // A debug build checks each descriptor that it closes.
+        if let Some(call) = begins.filter(|call| call != "fcntl") {
+            *calls.entry(call).or_default() += 1;
+        }
+        if let Some(call) = ends.filter(|_| rest.contains(" = -1 EAGAIN")) {
+            *calls.entry(call + " EAGAIN").or_default() += 1;
+        }
+    }
+    calls
+}
+
+/// How often each call is made for each of `count` more things.
+fn difference(few: &Calls, many: &Calls, count: usize) -> BTreeMap<String, f64> {
+    let of = |calls: &Calls, call: &String| calls.get(call).copied().unwrap_or(0) as f64;
+    let each = |call: &String| (of(many, call) - of(few, call)) / count as f64;
+    many.keys().map(|call| (call.clone(), each(call))).filter(|(_, each)| *each != 0.0).collect()
+}
+
+/// All calls together. Those of the allocator come and go, and those of the thread that writes the
+/// log.
+fn total(each: &BTreeMap<String, f64>) -> f64 {
+    const OTHERS: [&str; 5] = ["madvise", "mmap", "munmap", "futex", "sched_yield"];
+    let is_counted = |call: &str| !call.contains(' ') && !OTHERS.contains(&call);
+    each.iter().filter(|(call, _)| is_counted(call)).map(|(_, each)| each).sum()
 }
 
 /// Waits until strace has written all of its output.

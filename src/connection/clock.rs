@@ -31,7 +31,7 @@ impl Moment {
 }
 
 /// The origin of all moments.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Clock(Instant);
 
 impl Clock {

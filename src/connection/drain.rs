@@ -1,13 +1,9 @@
 //! How a server tells its connections to end, and learns that they have.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::task::Context;
 
-use futures::Future;
 use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
 
 /// What a server does with its connections. The stage only ever moves down this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +20,7 @@ pub(crate) enum Stage {
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     stage: AtomicU8,
-    changed: Arc<Notify>,
+    changed: Notify,
     members: Members,
 }
 
@@ -109,80 +105,11 @@ impl Drop for Member {
     }
 }
 
-pin_project_lite::pin_project! {
-    /// A task's view of the stage, cheap enough to read at each wake: the contended lock of the
-    /// shared list of waiters is taken once per stage and not once per poll.
-    pub(crate) struct StageWatch {
-        #[pin]
-        changed: OwnedNotified,
-        is_registered: bool,
-    }
-}
-
-impl StageWatch {
-    pub(crate) fn new(drain: &Drain) -> Self {
-        let changed = Arc::clone(&drain.changed).notified_owned();
-        StageWatch { changed, is_registered: false }
-    }
-
-    /// The stage of `drain`, which must be the drain that this watch was made for. The task is
-    /// woken when the stage changes, provided that it is always polled with the same waker, as a
-    /// spawned task is.
-    pub(crate) fn poll_stage(self: Pin<&mut Self>, drain: &Drain, cx: &mut Context<'_>) -> Stage {
-        let mut this = self.project();
-        if *this.is_registered && drain.stage() == Stage::Serving {
-            return Stage::Serving;
-        }
-        while this.changed.as_mut().poll(cx).is_ready() {
-            let next = Arc::clone(&drain.changed).notified_owned();
-            this.changed.set(next);
-        }
-        *this.is_registered = true;
-        drain.stage()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
     use std::pin::pin;
-    use std::task::Poll;
 
     use super::*;
-
-    #[tokio::test]
-    async fn a_watch_wakes_at_each_stage() {
-        let drain = Arc::new(Drain::default());
-        let watcher = tokio::spawn({
-            let mut watch = Box::pin(StageWatch::new(&drain));
-            let drain = Arc::clone(&drain);
-            async move {
-                let mut seen = Vec::new();
-                poll_fn(|cx| {
-                    let stage = watch.as_mut().poll_stage(&drain, cx);
-                    seen.push(stage);
-                    if stage == Stage::Aborting { Poll::Ready(()) } else { Poll::Pending }
-                })
-                .await;
-                seen
-            }
-        });
-        tokio::task::yield_now().await;
-        drain.advance(Stage::Draining);
-        tokio::task::yield_now().await;
-        drain.advance(Stage::Aborting);
-        let seen = watcher.await.expect("the watcher ends");
-        assert_eq!(seen, [Stage::Serving, Stage::Draining, Stage::Aborting]);
-    }
-
-    #[tokio::test]
-    async fn a_stage_reached_before_the_first_poll_is_seen() {
-        let drain = Arc::new(Drain::default());
-        let mut watch = pin!(StageWatch::new(&drain));
-        drain.advance(Stage::Draining);
-        let stage = poll_fn(|cx| Poll::Ready(watch.as_mut().poll_stage(&drain, cx))).await;
-        assert_eq!(stage, Stage::Draining);
-    }
 
     #[test]
     fn a_stage_never_goes_back() {

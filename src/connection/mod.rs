@@ -16,11 +16,11 @@ mod admission;
 mod clock;
 pub(crate) mod costly;
 mod counts;
-pub(crate) mod deadline;
 mod drain;
 mod end;
 mod log_limit;
 mod memory;
+mod roster;
 mod session;
 mod sessions;
 #[cfg(test)]
@@ -30,7 +30,7 @@ use futures::future::BoxFuture;
 
 pub(crate) use admission::Refusal;
 pub(crate) use counts::{Counts, Reading};
-pub(crate) use drain::{Drain, Member, Stage};
+pub(crate) use drain::{Member, Stage};
 pub(crate) use end::{End, HandshakeError, Reason};
 pub(crate) use log_limit::{LogLimit, Throttle, shows};
 pub(crate) use session::Session;
@@ -45,14 +45,19 @@ pub(crate) trait Handshake<S>: Send + Sync + 'static {
     /// What the stream becomes.
     type Echo: Echo + Send + 'static;
 
-    /// Begins the handshake. It must do nothing before the first poll, which is in the connection's
-    /// own task, so that neither a silent client nor a bug stalls other connections.
+    /// Begins the handshake. What needs the client is left to the future, which is polled in the
+    /// connection's own task, so that neither a silent client nor a bug stalls other connections.
     fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo>;
 }
 
-/// A handshake in progress. It yields a failure as soon as the cause is known, so that nothing that
-/// happens during the farewell hides the cause.
-pub(crate) type Opening<E> = BoxFuture<'static, Result<Opened<E>, Refused>>;
+/// A handshake that has begun.
+pub(crate) enum Opening<E> {
+    /// There is none.
+    Done(Opened<E>),
+    /// It yields a failure as soon as the cause is known, so that nothing that happens during the
+    /// farewell hides the cause.
+    Handshake(BoxFuture<'static, Result<Opened<E>, Refused>>),
+}
 
 /// The result of a successful handshake.
 #[derive(Debug)]
@@ -95,4 +100,6 @@ pub(crate) struct Connection {
     /// The connection's number on this server, which ties its log lines together.
     pub(crate) number: u64,
     pub(crate) peer: Peer,
+    /// The worker that runs its session, and those of its HTTP/2 streams.
+    pub(crate) worker: u16,
 }

@@ -16,11 +16,10 @@ use super::admission::Permit;
 use super::clock::Moment;
 use super::costly::CostlySteps;
 use super::counts::Live;
-use super::deadline::Deadline;
-use super::drain::{Stage, StageWatch};
+use super::drain::Stage;
 use super::memory::Account;
+use super::roster::Seat;
 use super::{Admitted, Connection, End, Opened, Opening, Reason, Refused, Sessions, shows};
-use crate::config::Protocol;
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, yield_turn};
 
 /// A session yields after this many steps in one poll, so that a peer that always sends does not
@@ -45,10 +44,8 @@ pin_project_lite::pin_project! {
         goodbye: Option<Goodbye>,
         // Set once the session is closing or its handshake has failed.
         end: Option<Box<End>>,
-        #[pin]
-        stage: StageWatch,
-        #[pin]
-        deadline: Deadline,
+        seat: Seat,
+        worker: u16,
         began: Moment,
         // When bytes last moved in either direction, or the goodbye began.
         moved: Moment,
@@ -63,6 +60,8 @@ pin_project_lite::pin_project! {
         connection: Option<Connection>,
         // Boxed, since few sessions have any of it, and each pays for the field.
         rare: Option<Box<Rare>>,
+        // Where the traffic is published, if somebody has asked for metrics.
+        live: Option<Arc<Live>>,
         permit: Option<Permit>,
         // Dropped last, so that when a drain is over, nothing is left of the sessions.
         sessions: Membership,
@@ -72,6 +71,7 @@ pin_project_lite::pin_project! {
         // Logged here and nowhere else, so that each session has a closing line, however it ended.
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
+            this.sessions.roster(*this.worker).leave(this.seat);
             let end = match this.end.take() {
                 _ if std::thread::panicking() => End::Panicked,
                 Some(end) => *end,
@@ -81,7 +81,7 @@ pin_project_lite::pin_project! {
                 this.sessions.count_end(&end, this.phase.owes());
             }
             if let Some(counts) = this.sessions.counts()
-                && let Some(live) = this.rare.as_ref().and_then(|rare| rare.live.as_ref())
+                && let Some(live) = this.live
             {
                 let protocol = this.connection.map(|connection| connection.protocol);
                 counts.end(protocol, live, this.phase.traffic(), Reason::from(&end));
@@ -130,8 +130,6 @@ struct Rare {
     costly: Option<CostlySteps>,
     /// The session holds memory beyond what an idle one does.
     account: Option<Account>,
-    /// Somebody has asked for metrics; then every session has this.
-    live: Option<Arc<Live>>,
 }
 
 impl Rare {
@@ -142,7 +140,7 @@ impl Rare {
 
 /// What a session drives.
 enum Phase<E> {
-    Opening(Opening<E>),
+    Opening(BoxFuture<'static, Result<Opened<E>, Refused>>),
     Open(E),
     /// The handshake has failed, and the peer is being told.
     Refused(BoxFuture<'static, ()>),
@@ -172,34 +170,49 @@ enum Passed {
 }
 
 impl<E: Echo> Session<E> {
-    /// A session for a connection that starts with a handshake.
+    /// A session for a connection, which will run on the worker of the connection.
     pub(crate) fn of_connection(
         sessions: &Arc<Sessions>,
         admitted: Admitted,
         opening: Opening<E>,
     ) -> Self {
-        Session::new(sessions, Some(admitted), Phase::Opening(opening))
+        let worker = admitted.connection.worker;
+        match opening {
+            Opening::Done(Opened { echo, client }) => {
+                let mut session = Session::new(sessions, worker, Some(admitted), Phase::Open(echo));
+                if client.is_some() {
+                    session.rare.get_or_insert_default().client = client;
+                }
+                session
+            }
+            Opening::Handshake(opening) => {
+                Session::new(sessions, worker, Some(admitted), Phase::Opening(opening))
+            }
+        }
     }
 
-    /// A session for a datagram socket, which has no handshake.
-    pub(crate) fn of_socket(sessions: &Arc<Sessions>, echo: E) -> Self {
-        Session::new(sessions, None, Phase::Open(echo))
+    /// A session for a datagram socket, which has no handshake. It will run on `worker`.
+    pub(crate) fn of_socket(sessions: &Arc<Sessions>, worker: u16, echo: E) -> Self {
+        Session::new(sessions, worker, None, Phase::Open(echo))
     }
 
-    fn new(sessions: &Arc<Sessions>, admitted: Option<Admitted>, phase: Phase<E>) -> Self {
+    fn new(
+        sessions: &Arc<Sessions>,
+        worker: u16,
+        admitted: Option<Admitted>,
+        phase: Phase<E>,
+    ) -> Self {
         let (connection, permit) =
             admitted.map(|admitted| (admitted.connection, admitted.permit)).unzip();
         let now = sessions.clock.now();
-        let rare = sessions.counts().map(|counts| {
-            let live = counts.begin(connection.map(|connection: Connection| connection.protocol));
-            Box::new(Rare { live: Some(live), ..Rare::default() })
-        });
+        let protocol = connection.map(|connection: Connection| connection.protocol);
+        let live = sessions.counts().map(|counts| counts.begin(protocol));
         Session {
             phase,
             goodbye: None,
             end: None,
-            stage: StageWatch::new(&sessions.drain),
-            deadline: Deadline::default(),
+            seat: sessions.roster(worker).enter(),
+            worker,
             began: now,
             moved: now,
             taken: now,
@@ -207,7 +220,8 @@ impl<E: Echo> Session<E> {
             turns_while_draining: 0,
             kernel_polls: 0,
             connection,
-            rare,
+            rare: None,
+            live,
             permit,
             sessions: Membership::of(sessions),
         }
@@ -219,7 +233,11 @@ impl<E: Echo> Future for Session<E> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.as_mut().project();
-        let stage = this.stage.poll_stage(&this.sessions.drain, cx);
+        // The row comes first: a stage that the session does not see yet will wake it.
+        if !this.seat.is_taken() {
+            this.sessions.roster(*this.worker).sit(this.seat, cx);
+        }
+        let stage = this.sessions.drain.stage();
         if stage == Stage::Aborting {
             return self.abort();
         }
@@ -231,11 +249,12 @@ impl<E: Echo> Future for Session<E> {
             if self.as_mut().poll_life(cx, stage).is_ready() {
                 return Poll::Ready(());
             }
-            self.as_mut().record_progress(moved, owed);
-            self.as_mut().record(cx);
+            let now = self.as_mut().record_progress(moved, owed);
+            self.as_mut().record_memory(cx);
             let Some((at, passed)) = self.next_deadline() else { return Poll::Pending };
             let this = self.as_mut().project();
-            ready!(this.deadline.poll_passed(cx, this.sessions.clock.at(at)));
+            let now = now.unwrap_or_else(|| this.sessions.clock.now());
+            ready!(this.sessions.roster(*this.worker).poll_passed(this.seat, at, now));
             match passed {
                 Passed::Handshake => return self.finish(End::HandshakeTimeout),
                 Passed::Stall => return self.finish(End::Stalled),
@@ -277,7 +296,6 @@ impl<E: Echo> Session<E> {
                     }
                     if let (Some(counts), Some(connection)) =
                         (this.sessions.counts(), this.connection)
-                        && connection.protocol != Protocol::Tcp
                     {
                         counts
                             .handshake(connection.protocol, this.sessions.clock.since(*this.began));
@@ -326,33 +344,31 @@ impl<E: Echo> Session<E> {
         Poll::Ready(())
     }
 
-    /// Postpones the deadlines, if something has moved since `moved` and `owed` were read.
-    fn record_progress(self: Pin<&mut Self>, moved: Moved, owed: bool) {
+    /// Postpones the deadlines, if something has moved since `moved` and `owed` were read. Returns
+    /// the time, if it was read.
+    fn record_progress(self: Pin<&mut Self>, moved: Moved, owed: bool) -> Option<Moment> {
         let this = self.project();
         let now_moved = this.phase.moved();
         let is_taking = now_moved.outward != moved.outward;
         // A lingering session drops its input, which must not postpone its end.
-        if now_moved != moved && (this.goodbye.is_none() || owed) {
+        let has_moved = now_moved != moved && (this.goodbye.is_none() || owed);
+        if has_moved {
             *this.moved = this.sessions.clock.now();
+            if let Some(live) = this.live {
+                live.set(this.phase.traffic());
+            }
         }
         if is_taking || (!owed && this.phase.owes()) {
             *this.taken = *this.moved;
         }
+        has_moved.then_some(*this.moved)
     }
 
-    /// Publishes the session's traffic, if somebody has asked for metrics, and keeps its account of
-    /// the memory that it holds, if it holds any.
+    /// Keeps the session's account of the memory that it holds, if it holds any.
     #[inline]
-    fn record(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+    fn record_memory(self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let holds = self.phase.echo().is_some_and(Echo::holds);
-        let mut has_account = false;
-        if let Some(rare) = &self.rare {
-            has_account = rare.account.is_some();
-            if let (Some(live), Some(echo)) = (&rare.live, self.phase.echo()) {
-                live.set(echo.traffic());
-            }
-        }
-        if holds || has_account {
+        if holds || self.rare.as_ref().is_some_and(|rare| rare.account.is_some()) {
             self.keep_account(holds, cx);
         }
     }
@@ -555,7 +571,7 @@ fn log_end(
     duration: Duration,
     end: &End,
 ) {
-    let Connection { protocol, number, peer } = connection;
+    let Connection { protocol, number, peer, .. } = connection;
     let duration_ms = duration.as_micros() as f64 / 1000.0;
     let (received, sent, messages) = (traffic.received, traffic.sent, traffic.messages);
     // As a string, so that the log quotes it and escapes what a peer may have put into it.

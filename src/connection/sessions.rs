@@ -11,6 +11,7 @@ use super::counts::Counts;
 use super::drain::{Drain, Stage};
 use super::log_limit::{LogLimit, Throttle, shows};
 use super::memory::MemoryLimit;
+use super::roster::Roster;
 use super::{Connection, End};
 use crate::config::{Limits, Protocol, Timeouts};
 use crate::net::Peer;
@@ -28,6 +29,8 @@ pub(crate) struct Sessions {
     pub(super) memory: Arc<MemoryLimit>,
     admission: Arc<Admission>,
     counters: Box<Counters>,
+    /// One for each worker.
+    rosters: Box<[Arc<Roster>]>,
     /// `None` if nobody has asked for metrics.
     counts: Option<Arc<Counts>>,
 }
@@ -67,20 +70,30 @@ pub(crate) struct Admitted {
     pub(super) permit: Permit,
 }
 
+impl Admitted {
+    /// Has the session run on `worker`.
+    pub(crate) fn on(mut self, worker: u16) -> Self {
+        self.connection.worker = worker;
+        self
+    }
+}
+
 impl Sessions {
     /// `max` is the limit on all connections if `limits` has none. Without a limit there, the memory
     /// that they hold is not limited.
-    pub(crate) fn new(limits: Limits, max: usize, timeouts: Timeouts) -> Self {
+    pub(crate) fn new(limits: Limits, max: usize, timeouts: Timeouts, workers: usize) -> Self {
+        let clock = Clock::new();
         let max = limits.max_connections.unwrap_or(max);
         let max_buffered = limits.max_buffered.unwrap_or(u64::MAX);
         Sessions {
             drain: Arc::default(),
             log: Arc::new(LogLimit::new()),
             timeouts,
-            clock: Clock::new(),
+            clock,
             memory: Arc::new(MemoryLimit::new(max_buffered)),
             admission: Arc::new(Admission::new(max, limits.max_connections_per_ip)),
             counters: Box::default(),
+            rosters: (0..workers).map(|_| Roster::new(clock)).collect(),
             counts: None,
         }
     }
@@ -115,7 +128,19 @@ impl Sessions {
             let (uid, pid) = (peer.uid(), peer.pid());
             info!(%protocol, conn = number, %peer, uid, pid, "New connection from: {peer}");
         }
-        Some(Admitted { connection: Connection { protocol, number, peer }, permit })
+        Some(Admitted { connection: Connection { protocol, number, peer, worker: 0 }, permit })
+    }
+
+    /// The sessions of a worker.
+    #[inline]
+    pub(crate) fn roster(&self, worker: u16) -> &Arc<Roster> {
+        &self.rosters[usize::from(worker)]
+    }
+
+    /// Moves the server to `stage`, unless a later one has been reached, and wakes every session.
+    pub(crate) fn advance(&self, stage: Stage) {
+        self.drain.advance(stage);
+        self.rosters.iter().for_each(|roster| roster.wake_all());
     }
 
     /// The number of admitted connections.

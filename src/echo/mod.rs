@@ -28,7 +28,7 @@ use std::time::Duration;
 pub(crate) use datagrams::LARGEST as MAX_DATAGRAM;
 pub use datagrams::{Answerable, DatagramEcho, Rules, Unanswered};
 pub use frames::Frames;
-pub use stream::{LowerStream, StreamEcho, Underlying};
+pub use stream::{Carrier, LowerStream, StreamEcho};
 pub(crate) use turn::yield_turn;
 
 /// An endpoint that sends back what it receives.

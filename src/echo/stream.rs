@@ -21,7 +21,7 @@ use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch, yi
 pub struct StreamEcho<S, F = Bytes> {
     io: S,
     framing: F,
-    underlying: Underlying<S>,
+    /// How many bytes one step may read.
     batch: u32,
     owed: Tail,
     /// Written, but perhaps not yet on the wire: a TLS stream keeps records until it is flushed.
@@ -30,11 +30,21 @@ pub struct StreamEcho<S, F = Bytes> {
     /// Boxed to keep idle connections small: it is set once, at the end.
     end: Option<Box<Result<PeerEnd, EchoError>>>,
     farewell: Farewell,
+    /// The peer's FIN has been read, so nothing can come any more.
+    has_fin: bool,
     moved: Moved,
 }
 
-/// Gives the stream below the protocol, such as the TCP stream below TLS.
-pub type Underlying<S> = fn(&mut S) -> &mut dyn LowerStream;
+/// A stream that can be echoed.
+pub trait Carrier: AsyncRead + AsyncWrite + Unpin {
+    /// Whether this is a connected socket: the end of its input is the peer's FIN, and dropping it
+    /// sends all that was written, and ours.
+    const IS_SOCKET: bool = false;
+
+    /// The stream below the protocol, such as the TCP stream below TLS; or this stream itself. Once
+    /// the farewell is sent, further input is read from there and dropped.
+    fn lower(&mut self) -> &mut dyn LowerStream;
+}
 
 /// A stream below a protocol.
 pub trait LowerStream: AsyncRead + Unpin + Send {
@@ -78,52 +88,42 @@ enum Farewell {
     Done,
 }
 
-#[cfg(test)]
-impl<S: LowerStream> StreamEcho<S> {
-    /// Echoes `io`, at most `batch` bytes at a time.
+impl<S> StreamEcho<S> {
+    /// Echoes `io`, at most `batch` bytes at a time, or one more if that is even.
     ///
     /// # Panics
     /// If `batch` is 0.
     pub fn new(io: S, batch: usize) -> Self {
-        StreamEcho::over(io, |io| io, batch)
-    }
-}
-
-impl<S> StreamEcho<S> {
-    /// Echoes `io`, whose bytes travel on the stream that `underlying` gives. Once the farewell is
-    /// sent, further input is read from that stream and dropped.
-    ///
-    /// # Panics
-    /// If `batch` is 0.
-    pub fn over(io: S, underlying: Underlying<S>, batch: usize) -> Self {
-        StreamEcho::framed(io, underlying, batch, Bytes::default())
+        StreamEcho::framed(io, batch, Bytes::default())
     }
 }
 
 impl<S, F: Framing> StreamEcho<S, F> {
-    /// Like [`StreamEcho::over`], for a protocol that `framing` knows how to echo.
+    /// Like [`StreamEcho::new`], for a protocol that `framing` knows how to echo.
     ///
     /// # Panics
     /// If `batch` is 0.
-    pub fn framed(io: S, underlying: Underlying<S>, batch: usize, framing: F) -> Self {
+    pub fn framed(io: S, batch: usize, framing: F) -> Self {
         assert!(batch > 0, "a batch holds at least one byte");
         StreamEcho {
             io,
             framing,
-            underlying,
-            // No read returns more than 4 GiB, so saturation loses nothing.
-            batch: u32::try_from(batch).unwrap_or(u32::MAX),
+            // An odd size: a read that fills the buffer does not show that the socket is empty, and
+            // another one has to find nothing. Messages of a power of two never fill it. No read
+            // returns more than 4 GiB, so saturation loses nothing.
+            batch: u32::try_from(batch).unwrap_or(u32::MAX) | 1,
             owed: Tail::default(),
             unflushed: false,
             heartbeat: Heartbeat::Heard,
             end: None,
             farewell: Farewell::Unsent,
+            has_fin: false,
             moved: Moved::default(),
         }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
+impl<S: Carrier, F: Framing> Echo for StreamEcho<S, F> {
     const LINGER: Duration = F::LINGER;
     const PINGS: bool = F::PINGS;
 
@@ -191,9 +191,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
                     }
                     Step::Moved | Step::Ended(_) => {}
                 },
+                // Dropping the socket sends our FIN, which saves the call.
+                Farewell::Ending if S::IS_SOCKET && self.has_fin => self.farewell = Farewell::Done,
                 Farewell::Ending => {
                     ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(EchoError::Write)?;
-                    self.farewell = Farewell::Lingering;
+                    let is_over = self.has_fin;
+                    self.farewell = if is_over { Farewell::Done } else { Farewell::Lingering };
                 }
                 Farewell::Lingering => ready!(self.poll_discard(cx)),
                 Farewell::Done => return Poll::Ready(Ok(())),
@@ -235,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
     }
 
     fn held(&mut self) -> usize {
-        let below = (self.underlying)(&mut self.io).held(!self.unflushed);
+        let below = self.io.lower().held(!self.unflushed);
         self.owed.held() + self.framing.held() + below
     }
 
@@ -244,7 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> Echo for StreamEcho<S, F> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
+impl<S: Carrier, F: Framing> StreamEcho<S, F> {
     /// Delivers what an earlier step could not.
     fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.owed.is_empty() {
@@ -300,11 +303,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if into.filled().len() > before => {}
                 Poll::Ready(Ok(())) => {
+                    self.has_fin = S::IS_SOCKET;
                     self.end = Some(Box::new(Ok(self.framing.end_of_input())));
                     break;
                 }
                 // How rustls reports a FIN without close_notify.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.has_fin = true;
                     self.end = Some(Box::new(Ok(PeerEnd::Truncated)));
                     break;
                 }
@@ -377,7 +382,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: Framing> StreamEcho<S, F> {
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         scratch::with(self.batch as usize, |buffer| {
             let mut into = ReadBuf::new(buffer);
-            let read = ready!(Pin::new((self.underlying)(&mut self.io)).poll_read(cx, &mut into));
+            let read = ready!(Pin::new(self.io.lower()).poll_read(cx, &mut into));
             if read.is_err() || into.filled().is_empty() {
                 self.farewell = Farewell::Done;
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::{Echo, Goodbye, LowerStream, PeerEnd, Step, StreamEcho};
+use super::{Carrier, Echo, Goodbye, LowerStream, PeerEnd, Step, StreamEcho};
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -74,11 +74,27 @@ impl AsyncRead for Scripted {
 
 impl LowerStream for &mut Scripted {}
 
+impl Carrier for &mut Scripted {
+    fn lower(&mut self) -> &mut dyn LowerStream {
+        self
+    }
+}
+
 impl<R, W> LowerStream for tokio::io::Join<R, W>
 where
     R: AsyncRead + Unpin + Send,
     W: Unpin + Send,
 {
+}
+
+impl<R, W> Carrier for tokio::io::Join<R, W>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    fn lower(&mut self) -> &mut dyn LowerStream {
+        self
+    }
 }
 
 impl AsyncWrite for Scripted {

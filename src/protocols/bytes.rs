@@ -4,7 +4,7 @@ use futures::FutureExt;
 
 use crate::connection::{Connection, Handshake, Opened, Opening};
 use crate::echo::StreamEcho;
-use crate::transport::{Carried, Transport};
+use crate::transport::{Carried, Carrying, Transport};
 
 /// The byte echo over the transport `T`.
 #[derive(Debug)]
@@ -18,11 +18,17 @@ impl<S, T: Transport<S>> Handshake<S> for Bytes<T> {
     type Echo = StreamEcho<T::Carried>;
 
     fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo> {
-        let (carrying, buffer_size) = (self.transport.carry(stream, connection), self.buffer_size);
-        async move {
-            let Carried { stream, client, .. } = carrying.await?;
-            Ok(Opened::new(StreamEcho::over(stream, T::UNDERLYING, buffer_size), client))
+        let buffer_size = self.buffer_size;
+        match self.transport.carry(stream, connection) {
+            Carrying::Done(stream) => {
+                Opening::Done(Opened::new(StreamEcho::new(stream, buffer_size), None))
+            }
+            Carrying::Handshake(carrying) => {
+                let opened = move |Carried { stream, client, .. }: Carried<_>| {
+                    Opened::new(StreamEcho::new(stream, buffer_size), client)
+                };
+                Opening::Handshake(carrying.map(move |carried| carried.map(opened)).boxed())
+            }
         }
-        .boxed()
     }
 }

@@ -94,8 +94,8 @@ impl Udp {
     pub(crate) async fn run(self, sessions: Arc<Sessions>, _member: Member) {
         let Udp { local, sockets, echoes, totals, drops } = self;
         let mut running = JoinSet::new();
-        for (echo, runtime) in echoes {
-            running.spawn_on(Session::of_socket(&sessions, echo), &runtime);
+        for (worker, (echo, runtime)) in (0..).zip(echoes) {
+            running.spawn_on(Session::of_socket(&sessions, worker, echo), &runtime);
         }
         let mut logged = 0;
         let mut checks = interval(DROP_CHECK_INTERVAL);

@@ -2,6 +2,7 @@
 //! shortage of descriptors or memory.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,11 +50,12 @@ impl<H> Acceptor<H> {
         let listener = listener;
         let mut shortage = Shortage::default();
         let mut failures = 0;
-        loop {
+        let mut draining = pin!(self.sessions.drain.reached(Stage::Draining));
+        while self.sessions.drain.stage() < Stage::Draining {
             let accepted = tokio::select! {
                 biased;
-                () = self.sessions.drain.reached(Stage::Draining) => break,
                 accepted = listener.accept() => accepted,
+                () = &mut draining => break,
             };
             let placed = accepted.and_then(|(stream, peer)| {
                 shortage.record_success(self.protocol);
@@ -91,7 +93,8 @@ impl<H> Acceptor<H> {
         H: Handshake<S>,
     {
         let Some(admitted) = self.sessions.admit(self.protocol, peer) else { return Ok(()) };
-        let placed = self.workers.place(stream, |stream: S| {
+        let placed = self.workers.place(&self.sessions, stream, |worker, stream: S| {
+            let admitted = admitted.on(worker);
             let opening = self.handshake.begin(stream, admitted.connection);
             tokio::spawn(Session::of_connection(&self.sessions, admitted, opening));
         });

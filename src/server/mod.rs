@@ -21,7 +21,7 @@ use crate::address::Address;
 #[cfg(feature = "admin")]
 use crate::address::ListenAddress;
 use crate::config::{Config, Identity, Listen, Protocol, TlsPolicy};
-use crate::connection::{Drain, Handshake, Sessions, Stage, Statistics};
+use crate::connection::{Handshake, Sessions, Stage, Statistics};
 use crate::echo::Rules;
 use crate::error::{Setting, StartError};
 use crate::net::{AnyListener, Listener, bind, candidates};
@@ -239,7 +239,7 @@ impl Server {
     /// Has each thread of the server show once a second that it makes progress, for [`Health`] to
     /// tell.
     pub fn health(&mut self) -> Health {
-        let health = self.health.get_or_insert_with(|| Health::new(self.workers.runtimes().len()));
+        let health = self.health.get_or_insert_with(|| Health::new(self.workers.count()));
         health.clone()
     }
 
@@ -304,10 +304,10 @@ impl Server {
         let mut limits = self.config.limits;
         limits.max_buffered.get_or_insert_with(memory::default_max_buffered);
         let counts = self.metrics.map(|sources| Arc::clone(&sources.counts));
-        let sessions = Sessions::new(limits, max_connections, timeouts).counting(counts);
-        let sessions = Arc::new(sessions);
+        let sessions = Sessions::new(limits, max_connections, timeouts, self.workers.count());
+        let sessions = Arc::new(sessions.counting(counts));
         let drain = Arc::clone(&sessions.drain);
-        let _abort = AbortOnDrop(Arc::clone(&drain));
+        let _abort = AbortOnDrop(Arc::clone(&sessions));
         for LocalAddr { protocol, address } in &self.local_addrs {
             match address {
                 Address::Ip(ip) => {
@@ -345,10 +345,10 @@ impl Server {
         }
         drop(watching);
         info!(connections = sessions.connections(), "Shutting down");
-        drain.advance(Stage::Draining);
+        sessions.advance(Stage::Draining);
         let mut stuck = 0;
         if tokio::time::timeout(timeouts.drain, drain.emptied()).await.is_err() {
-            drain.advance(Stage::Aborting);
+            sessions.advance(Stage::Aborting);
             // Each connection is dropped in its own runtime, which a stuck thread does not poll.
             if tokio::time::timeout(ABORT_TIMEOUT, drain.emptied()).await.is_err() {
                 stuck = sessions.connections() as u64;
@@ -543,7 +543,7 @@ impl Drop for AbortOnDropHandle {
 }
 
 /// Aborts every connection when the future of [`Server::run`] is dropped.
-struct AbortOnDrop(Arc<Drain>);
+struct AbortOnDrop(Arc<Sessions>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

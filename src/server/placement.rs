@@ -1,12 +1,13 @@
 //! The runtimes that run sessions, and the choice of one for each connection.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, is_rt_shutdown_err};
 use tokio::time::Instant;
 
+use crate::connection::Sessions;
 use crate::net::Stream;
 
 /// A worker whose non-empty queue has not shrunk for this long counts as stuck.
@@ -15,22 +16,21 @@ const STUCK_AFTER: Duration = Duration::from_millis(10);
 /// The runtimes that run sessions.
 #[derive(Debug)]
 pub(super) enum Workers {
-    /// The runtime that accepts. If it has several threads, it balances tasks over them itself.
+    /// The runtime that accepts. If it has several threads, it balances tasks over them itself. It
+    /// counts as one worker.
     Current(Handle),
     /// Separate runtimes of one thread each. A connection stays with the one that was chosen.
-    Dedicated(Vec<Worker>),
-}
-
-#[derive(Debug)]
-pub(super) struct Worker {
-    runtime: Handle,
-    queue: Mutex<Queue>,
+    Dedicated {
+        runtimes: Vec<Handle>,
+        /// One lock for all: every choice looks at all of them.
+        queues: Mutex<Vec<Queue>>,
+    },
 }
 
 /// The last observation of a runtime's global queue, where tasks spawned from other threads wait
 /// for their first poll. An idle runtime empties it at once, a busy one gradually.
 #[derive(Debug, Default)]
-struct Queue {
+pub(super) struct Queue {
     length: usize,
     /// Since when the queue has not become shorter; `None` if it is empty.
     stalled_since: Option<Instant>,
@@ -49,15 +49,23 @@ impl Workers {
         if runtimes.is_empty() {
             return Workers::current();
         }
-        let worker = |runtime| Worker { runtime, queue: Mutex::default() };
-        Workers::Dedicated(runtimes.into_iter().map(worker).collect())
+        let queues = runtimes.iter().map(|_| Queue::default()).collect();
+        Workers::Dedicated { runtimes, queues: Mutex::new(queues) }
     }
 
     /// One handle for each thread that runs sessions.
     pub(super) fn threads(&self) -> Vec<&Handle> {
         match self {
             Workers::Current(runtime) => vec![runtime; runtime.metrics().num_workers()],
-            Workers::Dedicated(workers) => workers.iter().map(|worker| &worker.runtime).collect(),
+            Workers::Dedicated { runtimes, .. } => runtimes.iter().collect(),
+        }
+    }
+
+    /// How many workers there are. They are numbered from 0.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Workers::Current(_) => 1,
+            Workers::Dedicated { runtimes, .. } => runtimes.len(),
         }
     }
 
@@ -65,7 +73,7 @@ impl Workers {
     pub(super) fn runtimes(&self) -> Vec<&Handle> {
         match self {
             Workers::Current(runtime) => vec![runtime],
-            Workers::Dedicated(workers) => workers.iter().map(|worker| &worker.runtime).collect(),
+            Workers::Dedicated { runtimes, .. } => runtimes.iter().collect(),
         }
     }
 
@@ -74,7 +82,7 @@ impl Workers {
     pub(super) fn descriptors(&self) -> usize {
         match self {
             Workers::Current(_) => 0,
-            Workers::Dedicated(workers) => 4 * workers.len(),
+            Workers::Dedicated { runtimes, .. } => 4 * runtimes.len(),
         }
     }
 
@@ -91,53 +99,44 @@ impl Workers {
         }
     }
 
-    /// Chooses a runtime for a connection, registers the stream with it, and calls `start` in its
-    /// context: a task that `start` spawns runs there.
+    /// Chooses a worker for a connection, registers the stream with its runtime, and calls `start`
+    /// in the context of that: a task that `start` spawns runs there.
     ///
     /// # Errors
     /// The stream could not be registered with the runtime, or that runtime was dropped.
     pub(super) fn place<S: Stream>(
         &self,
+        sessions: &Sessions,
         stream: S::Detached,
-        start: impl FnOnce(S),
+        start: impl FnOnce(u16, S),
     ) -> io::Result<()> {
-        let Workers::Dedicated(workers) = self else {
-            start(S::attach(stream)?);
+        let Workers::Dedicated { runtimes, queues } = self else {
+            start(0, S::attach(stream)?);
             return Ok(());
         };
         let now = Instant::now();
-        let load = |worker: &&Worker| worker.load(now);
-        let worker = workers.iter().min_by_key(load).expect("there is at least one worker");
-        let _guard = worker.runtime.enter();
+        let mut queues = queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut load = |worker: &u16| {
+            let queue = &mut queues[usize::from(*worker)];
+            queue.observe(runtimes[usize::from(*worker)].metrics().global_queue_depth(), now);
+            // Whether the runtime was dropped, how long it has been stuck, how many sessions it has.
+            (queue.is_gone, queue.stuck_for(now), sessions.roster(*worker).sessions())
+        };
+        let worker = (0..).take(runtimes.len()).min_by_key(&mut load).expect("there is one");
+        let _guard = runtimes[usize::from(worker)].enter();
+        let queue = &mut queues[usize::from(worker)];
         match S::attach(stream) {
             Ok(stream) => {
-                start(stream);
-                worker.queue().record_spawn(now);
+                queue.record_spawn(now);
+                start(worker, stream);
                 Ok(())
             }
             Err(error) => {
                 // Later connections then go to another runtime.
-                worker.queue().is_gone |= is_rt_shutdown_err(&error);
+                queue.is_gone |= is_rt_shutdown_err(&error);
                 Err(error)
             }
         }
-    }
-}
-
-impl Worker {
-    /// The sort key of the choice, smallest first: whether the runtime was dropped, how long it has
-    /// been stuck, how many tasks it has.
-    fn load(&self, now: Instant) -> (bool, Duration, usize) {
-        let metrics = self.runtime.metrics();
-        let mut queue = self.queue();
-        queue.observe(metrics.global_queue_depth(), now);
-        let stuck = queue.stalled_since.map_or(Duration::ZERO, |since| now - since);
-        let stuck = if stuck < STUCK_AFTER { Duration::ZERO } else { stuck };
-        (queue.is_gone, stuck, metrics.num_alive_tasks())
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,6 +149,12 @@ impl Queue {
             self.stalled_since = Some(now);
         }
         self.length = length;
+    }
+
+    /// How long the runtime has been stuck.
+    fn stuck_for(&self, now: Instant) -> Duration {
+        let stuck = self.stalled_since.map_or(Duration::ZERO, |since| now - since);
+        if stuck < STUCK_AFTER { Duration::ZERO } else { stuck }
     }
 
     /// Records that a task was added.

@@ -10,8 +10,9 @@ mod tls;
 use std::future::poll_fn;
 use std::time::Duration;
 
-use futures::{Future, FutureExt};
-use tokio::io::{self, AsyncRead, AsyncWrite, AsyncWriteExt};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::io::{self, AsyncWriteExt};
 
 pub(crate) use plain::Plain;
 pub(crate) use read_ahead::ReadAhead;
@@ -20,22 +21,22 @@ pub(crate) use strays::http_response;
 pub(crate) use tls::Tls;
 
 use crate::connection::{Connection, End, Refused};
-use crate::echo::{Echo, Goodbye, StreamEcho, Underlying};
+use crate::echo::{Carrier, Echo, Goodbye, StreamEcho};
 
 /// Carries a protocol's bytes over a stream `S`.
 pub(crate) trait Transport<S>: Send + Sync + 'static {
     /// The stream that the protocol reads and writes.
-    type Carried: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Carried: Carrier + Send + 'static;
 
-    /// Gives access to the stream below the carried one.
-    const UNDERLYING: Underlying<Self::Carried>;
+    /// Begins the transport's handshake, if it has one.
+    fn carry(&self, stream: S, connection: Connection) -> Carrying<Self::Carried>;
+}
 
-    /// Performs the transport's handshake, if it has one, and returns the carried stream.
-    fn carry(
-        &self,
-        stream: S,
-        connection: Connection,
-    ) -> impl Future<Output = Result<Carried<Self::Carried>, Refused>> + Send + 'static;
+/// A transport's handshake.
+pub(crate) enum Carrying<C> {
+    /// There is none.
+    Done(C),
+    Handshake(BoxFuture<'static, Result<Carried<C>, Refused>>),
 }
 
 /// The result of a transport's handshake.
@@ -54,14 +55,14 @@ const REFUSAL_LINGER: Duration = Duration::from_secs(2);
 /// Refuses `stream` because of `end`: sends `answer`, which may be empty, and closes. Closing with
 /// unread input would make the kernel send a reset, which could destroy the answer before the client
 /// has read it.
-pub(crate) fn refuse<S>(stream: S, underlying: Underlying<S>, end: End, answer: Vec<u8>) -> Refused
+pub(crate) fn refuse<S>(stream: S, end: End, answer: Vec<u8>) -> Refused
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Carrier + Send + 'static,
 {
     let farewell = async move {
         let mut stream = stream;
         stream.write_all(&answer).await?;
-        let mut refused = StreamEcho::over(stream, underlying, 4096);
+        let mut refused = StreamEcho::new(stream, 4096);
         poll_fn(|cx| refused.poll_close(cx, Goodbye::Answer)).await.map_err(io::Error::other)
     };
     // The session reports why the stream was refused; how the close went does not matter.

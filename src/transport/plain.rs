@@ -1,11 +1,8 @@
 //! The plain transport: the accepted stream itself, without a handshake.
 
-use futures::Future;
-use futures::future::ready;
-
-use super::{Carried, Transport};
-use crate::connection::{Connection, Refused};
-use crate::echo::{LowerStream, Underlying};
+use super::{Carrying, Transport};
+use crate::connection::Connection;
+use crate::echo::{Carrier, LowerStream};
 use crate::net::Stream;
 
 /// Carries bytes as they are.
@@ -15,16 +12,18 @@ pub(crate) struct Plain;
 /// What a socket holds is the kernel's.
 impl<S: Stream> LowerStream for S {}
 
+impl<S: Stream> Carrier for S {
+    const IS_SOCKET: bool = true;
+
+    fn lower(&mut self) -> &mut dyn LowerStream {
+        self
+    }
+}
+
 impl<S: Stream> Transport<S> for Plain {
     type Carried = S;
 
-    const UNDERLYING: Underlying<S> = |stream| stream;
-
-    fn carry(
-        &self,
-        stream: S,
-        _connection: Connection,
-    ) -> impl Future<Output = Result<Carried<S>, Refused>> + Send + 'static {
-        ready(Ok(Carried { stream, client: None, alpn: None }))
+    fn carry(&self, stream: S, _connection: Connection) -> Carrying<S> {
+        Carrying::Done(stream)
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::echo::LowerStream;
+use crate::echo::{Carrier, LowerStream};
 
 /// Four TLS records of the largest size, in bytes.
 const SIZE: usize = 4 * (16 * 1024 + 256 + 5);
@@ -93,6 +93,12 @@ impl<S: AsyncRead + Unpin + Send> LowerStream for ReadAhead<S> {
         // While something waits to be sent nothing is read, and rustls keeps what it has read.
         let rustls = if is_flushed { 0 } else { RUSTLS_UNSENT + RUSTLS_RECEIVED };
         self.buffer.capacity() + rustls
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for ReadAhead<S> {
+    fn lower(&mut self) -> &mut dyn LowerStream {
+        self
     }
 }
 

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::Future;
+use futures::FutureExt;
 use tokio::io;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::server::Acceptor;
@@ -13,11 +13,11 @@ use tokio_rustls::server::TlsStream;
 use tracing::info;
 
 use super::strays::is_http_request;
-use super::{Carried, ReadAhead, Transport, http_response};
+use super::{Carried, Carrying, ReadAhead, Transport, http_response};
 use crate::causes::{self, Peer};
 use crate::connection::costly::first_poll_in_turn;
 use crate::connection::{Connection, Counts, End, HandshakeError, LogLimit, Refused, shows};
-use crate::echo::Underlying;
+use crate::echo::{Carrier, LowerStream};
 use crate::net::Stream;
 use crate::tls::{TlsSettings, describe, negotiated};
 
@@ -79,7 +79,7 @@ impl Tls {
         };
         let reason = "the client sent an HTTP request in plain text".to_owned();
         let end = End::Handshake(HandshakeError::Tls(reason));
-        super::refuse(stream, |stream| stream, end, http_response("400 Bad Request", hint))
+        super::refuse(stream, end, http_response("400 Bad Request", hint))
     }
 
     async fn handshake<S: Stream>(
@@ -133,18 +133,18 @@ fn is_grease(name: &[u8]) -> bool {
     matches!(name, [one, other] if one == other && one & 0x0F == 0x0A)
 }
 
+impl<S: Stream> Carrier for TlsStream<ReadAhead<S>> {
+    fn lower(&mut self) -> &mut dyn LowerStream {
+        self.get_mut().0
+    }
+}
+
 impl<S: Stream> Transport<S> for Tls {
     type Carried = TlsStream<ReadAhead<S>>;
 
-    const UNDERLYING: Underlying<Self::Carried> = |tls| tls.get_mut().0;
-
-    fn carry(
-        &self,
-        stream: S,
-        connection: Connection,
-    ) -> impl Future<Output = Result<Carried<Self::Carried>, Refused>> + Send + 'static {
+    fn carry(&self, stream: S, connection: Connection) -> Carrying<Self::Carried> {
         let tls = self.clone();
-        async move {
+        let handshake = async move {
             let mut stream = ReadAhead::new(stream);
             // A client that says nothing costs its stream, and not the state of a handshake.
             match poll_fn(|cx| stream.poll_ahead(cx).map_ok(is_http_request)).await {
@@ -155,7 +155,8 @@ impl<S: Stream> Transport<S> for Tls {
                     Err(refuse_hello(Some(stream), &error))
                 }
             }
-        }
+        };
+        Carrying::Handshake(handshake.boxed())
     }
 }
 
@@ -168,7 +169,7 @@ fn refuse_hello<S: Stream>(stream: Option<ReadAhead<S>>, error: &io::Error) -> R
     let missing = causes::alert_before_hello(error).filter(|_| !stream.has_written());
     let reason = causes::explain_before_hello(error, missing);
     let alert = missing.map_or_else(Vec::new, fatal_alert);
-    super::refuse(stream, |stream| stream, failed(reason), alert)
+    super::refuse(stream, failed(reason), alert)
 }
 
 /// A record with an alert that is fatal (RFC 8446 sections 5.1 and 6), unprotected.
@@ -182,7 +183,7 @@ fn refuse<S: Stream>(stream: ReadAhead<S>, mut reason: String, offer: &Offer) ->
         reason += &format!(" (SNI {sni})");
     }
     let end = End::Handshake(HandshakeError::Tls(reason));
-    super::refuse(stream, |stream| stream, end, Vec::new())
+    super::refuse(stream, end, Vec::new())
 }
 
 /// Logs what was negotiated, for people who test TLS clients.
@@ -193,7 +194,7 @@ fn log_handshake(
     client: Option<&str>,
     duration: Duration,
 ) {
-    let Connection { protocol, number, peer } = connection;
+    let Connection { protocol, number, peer, .. } = connection;
     let (version, cipher, group) = negotiated::names(tls);
     let alpn = tls.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
     let offered: Vec<_> = offer.alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();

@@ -822,7 +822,7 @@ fn echo_to_the_end(early: &[u8], input: &[u8], batch: usize) -> Ended {
     let mut output = Vec::new();
     let mut costly_steps = 0;
     let frames = Frames::new(true, batch).with_early_input(early);
-    let mut echo = StreamEcho::framed(tokio::io::join(input, &mut output), |io| io, batch, frames);
+    let mut echo = StreamEcho::framed(tokio::io::join(input, &mut output), batch, frames);
     let mut cx = Context::from_waker(Waker::noop());
     let outcome = loop {
         match echo.poll_step(&mut cx) {
@@ -934,14 +934,14 @@ fn a_farewell_waits_for_the_answer_behind_costly_input_and_yields_meanwhile() {
     let input = [&bomb[..], &answer, b"is not a frame"].concat();
     let mut output = Vec::new();
     let io = tokio::io::join(EndsLater::new(&input), &mut output);
-    let mut echo = StreamEcho::framed(io, |io| io, BATCH, Frames::new(true, BATCH));
+    let mut echo = StreamEcho::framed(io, BATCH, Frames::new(true, BATCH));
     let pending = polls_until_closed(&mut echo);
     assert!((10..=17).contains(&pending), "{pending}");
     assert_eq!(output, going_away);
     // After the first step, the frame is half sent, and is finished before the farewell.
     let mut output = Vec::new();
     let io = tokio::io::join(EndsLater::new(&input), &mut output);
-    let mut echo = StreamEcho::framed(io, |io| io, BATCH, Frames::new(true, 0));
+    let mut echo = StreamEcho::framed(io, BATCH, Frames::new(true, 0));
     let step = echo.poll_step(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(step, Poll::Ready(Ok(Step::Costly))), "{step:?}");
     let pending = polls_until_closed(&mut echo);

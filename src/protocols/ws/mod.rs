@@ -24,15 +24,14 @@ use hyper::http::{StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use handshake::Answers;
 pub(crate) use settings::Settings;
 
 use crate::causes;
 use crate::connection::{Connection, End, Handshake, HandshakeError, Opened, Opening, Refused};
-use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic, Underlying};
-use crate::transport::{self, Carried, Replay, Transport};
+use crate::echo::{Carrier, Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
+use crate::transport::{self, Carried, Carrying, Replay, Transport};
 use http2::Http2;
 use settings::{MAX_HEAD, log_opened, open};
 
@@ -54,18 +53,21 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
     fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo> {
         let carrying = self.transport.carry(stream, connection);
         let settings = self.settings.clone();
-        async move {
-            let Carried { stream, client, alpn } = carrying.await?;
+        let opening = async move {
+            let Carried { stream, client, alpn } = match carrying {
+                Carrying::Done(stream) => Carried { stream, client: None, alpn: None },
+                Carrying::Handshake(carrying) => carrying.await?,
+            };
             let failed = |error| End::Failed(EchoError::Read(error));
             let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
             // Without ALPN, or with a name that is not HTTP's, the preface alone decides.
             match (alpn.as_deref(), is_http2) {
                 (Some(b"h2"), false) => {
-                    return Err(refuse(stream, T::UNDERLYING, NOT_HTTP2, PROTOCOL_ERROR.into()));
+                    return Err(refuse(stream, NOT_HTTP2, PROTOCOL_ERROR.into()));
                 }
                 (Some(b"http/1.1"), true) => {
                     let answer = answer("505 HTTP Version Not Supported", NOT_HTTP1);
-                    return Err(refuse(stream, T::UNDERLYING, NOT_HTTP1, answer));
+                    return Err(refuse(stream, NOT_HTTP1, answer));
                 }
                 _ => {}
             }
@@ -73,11 +75,11 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
                 let carrier = Box::pin(Http2::first_request(stream, settings, connection)).await?;
                 return Ok(Opened::new(OverHttp::Http2(Box::new(carrier)), client));
             }
-            let upgrading = upgrade(stream, T::UNDERLYING, connection, &settings);
+            let upgrading = upgrade(stream, connection, &settings);
             let socket = Box::pin(upgrading).await?;
             Ok(Opened::new(OverHttp::Socket(socket), client))
-        }
-        .boxed()
+        };
+        Opening::Handshake(opening.boxed())
     }
 }
 
@@ -102,9 +104,9 @@ fn answer(status: &str, why: &str) -> Vec<u8> {
 
 /// Refuses a client that does not speak the version of HTTP that ALPN selected, which is a
 /// connection error (RFC 7301 section 3.2, RFC 9113 section 3.2).
-fn refuse<S>(stream: Replay<S>, underlying: Underlying<S>, why: &str, answer: Vec<u8>) -> Refused
+fn refuse<S>(stream: Replay<S>, why: &str, answer: Vec<u8>) -> Refused
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Carrier + Send + 'static,
 {
     let (stream, read) = stream.into_parts();
     let (why, answer) = match read.is_empty() {
@@ -112,7 +114,7 @@ where
         false => (why, answer),
     };
     let end = End::Handshake(HandshakeError::Http(why.to_owned()));
-    transport::refuse(stream, underlying, end, answer)
+    transport::refuse(stream, end, answer)
 }
 
 const SENT_NOTHING: &str = "the client closed the connection without one";
@@ -121,16 +123,15 @@ const SENT_NOTHING: &str = "the client closed the connection without one";
 /// client has already sent after its request are its first input.
 async fn upgrade<S>(
     stream: Replay<S>,
-    underlying: Underlying<S>,
     connection: Connection,
     settings: &Settings,
 ) -> Result<StreamEcho<S, Frames>, Refused>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Carrier + Send + 'static,
 {
     let first = stream.first();
     if first == Some(TLS_HANDSHAKE) {
-        return Err(refuse(stream, underlying, IS_TLS, answer("400 Bad Request", IS_TLS)));
+        return Err(refuse(stream, IS_TLS, answer("400 Bad Request", IS_TLS)));
     }
     let answered = Arc::new(OnceLock::new());
     // hyper answers what is no request by itself, and without words. So it is not heard before there
@@ -161,7 +162,7 @@ where
     if let (Ok(()), Some((_, Some(agreed)))) = (&served, answered.get()) {
         let mut input = Vec::from(parts.read_buf);
         input.extend(rest);
-        return Ok(open(stream, underlying, agreed, settings, &input));
+        return Ok(open(stream, agreed, settings, &input));
     }
     let unheard = match (&served, answered.get()) {
         (Err(error), None) => to_no_request(error, first),
@@ -182,7 +183,7 @@ where
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
         (Ok(()), None) => End::Handshake(HandshakeError::Http(SENT_NOTHING.to_owned())),
     };
-    Err(transport::refuse(stream, underlying, end, unheard))
+    Err(transport::refuse(stream, end, unheard))
 }
 
 /// The answer to what is no request.
@@ -208,7 +209,7 @@ pub(crate) enum OverHttp<S> {
 
 impl<S> Echo for OverHttp<S>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Carrier + Send + 'static,
 {
     const LINGER: Duration = StreamEcho::<S, Frames>::LINGER;
     const PINGS: bool = true;

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::handshake::{Agreed, Answers};
 use crate::connection::{Connection, Sessions, shows};
-use crate::echo::{Frames, StreamEcho, Underlying};
+use crate::echo::{Frames, StreamEcho};
 
 /// A request's head may have this many bytes; with more, the response is 431.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -28,7 +28,6 @@ pub(crate) struct Settings {
 /// The WebSocket on `stream`, whose handshake is done and has read `early_input` past its own end.
 pub(super) fn open<S>(
     stream: S,
-    underlying: Underlying<S>,
     agreed: &Agreed,
     settings: &Settings,
     early_input: &[u8],
@@ -37,7 +36,7 @@ pub(super) fn open<S>(
     let most = if compression { COMPRESSED_BATCH } else { usize::MAX };
     let batch = settings.buffer_size.min(most);
     let frames = Frames::new(compression, settings.buffer_size).with_early_input(early_input);
-    StreamEcho::framed(stream, underlying, batch, frames)
+    StreamEcho::framed(stream, batch, frames)
 }
 
 /// Logs what was negotiated.
@@ -48,7 +47,7 @@ pub(super) fn log_opened(
     agreed: &Agreed,
     settings: &Settings,
 ) {
-    let Connection { protocol, number, peer } = connection;
+    let Connection { protocol, number, peer, .. } = connection;
     if !shows!(settings.sessions.log) {
         return;
     }

@@ -71,7 +71,7 @@ struct Running {
 impl Running {
     /// Starts the loop on a listener that returns `script`, then `then` for ever.
     fn start(script: Vec<Result<DuplexStream, i32>>, then: Option<i32>) -> Running {
-        let sessions = Arc::new(Sessions::new(Limits::default(), 1000, Timeouts::default()));
+        let sessions = Arc::new(Sessions::new(Limits::default(), 1000, Timeouts::default(), 1));
         let calls = Arc::default();
         let listener =
             Scripted { script: Mutex::new(script.into()), then, calls: Arc::clone(&calls) };
@@ -158,7 +158,7 @@ async fn a_drain_does_not_wait_for_a_pause_to_end() {
     let running = Running::start((0..20).map(|_| Err(EMFILE)).collect(), None);
     tokio::time::sleep(Duration::from_secs(5)).await;
     let start = Instant::now();
-    running.sessions.drain.advance(Stage::Draining);
+    running.sessions.advance(Stage::Draining);
     running.task.await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
     running.sessions.drain.emptied().await;
@@ -170,7 +170,7 @@ async fn a_drain_accepts_the_backlog_and_then_stops() {
     let mut script: Vec<_> = servers.into_iter().map(Ok).collect();
     script.insert(1, Err(ECONNABORTED));
     let running = Running::start(script, Some(EMFILE));
-    running.sessions.drain.advance(Stage::Draining);
+    running.sessions.advance(Stage::Draining);
     running.task.await.unwrap();
     assert_eq!(running.sessions.connections(), 3);
     assert_eq!(running.calls.load(Ordering::Relaxed), 5, "three, one that died, and the end");

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::handshake::{Agreed, full};
 use super::settings::{MAX_HEAD, Settings, log_opened, open};
 use crate::causes::{self, Peer};
-use crate::connection::{Connection, End, Opened, Session};
+use crate::connection::{Connection, End, Opened, Opening, Session};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
 use crate::transport::{Meter, Replay};
 use stream::Http2Stream;
@@ -230,17 +230,19 @@ where
         let Some(admitted) = sessions.admit(self.carrier.protocol, self.carrier.peer) else {
             return reply(respond, full());
         };
+        let admitted = admitted.on(self.carrier.worker);
         let connection = admitted.connection;
         let opened = match respond.send_response(dated(response.map(drop)), false) {
             Ok(sending) => {
                 log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
-                Ok(Opened::new(self.websocket(receiving, sending, &agreed), None))
+                Opening::Done(Opened::new(self.websocket(receiving, sending, &agreed), None))
             }
             Err(error) => {
-                Err(End::Failed(EchoError::Read(causes::of_http2(error, Peer::Client))).into())
+                let end = End::Failed(EchoError::Read(causes::of_http2(error, Peer::Client)));
+                Opening::Handshake(future::ready(Err(end.into())).boxed())
             }
         };
-        tokio::spawn(Session::of_connection(sessions, admitted, future::ready(opened).boxed()));
+        tokio::spawn(Session::of_connection(sessions, admitted, opened));
     }
 
     fn websocket(
@@ -250,7 +252,7 @@ where
         agreed: &Agreed,
     ) -> StreamEcho<Http2Stream, Frames> {
         let stream = Http2Stream::new(receiving, sending, Arc::clone(&self.streams));
-        open(stream, |stream| stream, agreed, &self.settings, &[])
+        open(stream, agreed, &self.settings, &[])
     }
 }
 

@@ -10,7 +10,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{SEND_BUFFER, Streams};
-use crate::echo::LowerStream;
+use crate::echo::{Carrier, LowerStream};
 
 /// The bytes of one stream, in both directions.
 ///
@@ -116,6 +116,12 @@ impl LowerStream for Http2Stream {
     fn held(&self, _is_flushed: bool) -> usize {
         let unsent = if self.is_waiting { SEND_BUFFER } else { 0 };
         self.received.capacity() + unsent
+    }
+}
+
+impl Carrier for Http2Stream {
+    fn lower(&mut self) -> &mut dyn LowerStream {
+        self
     }
 }
 
