@@ -217,8 +217,7 @@ impl Server {
         })
     }
 
-    /// Has the server count what [`Metrics`] reads. Without, nothing is counted, and an echo pays
-    /// nothing for it.
+    /// Has the server count what [`Metrics`] reads. Without, nothing is counted for it.
     pub fn metrics(&mut self) -> Metrics {
         let sources = self.metrics.get_or_insert_with(|| {
             let mut protocols: Vec<_> =
