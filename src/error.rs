@@ -77,6 +77,32 @@ pub enum StartError {
         /// Its address.
         other: Address,
     },
+    /// The name of the admin endpoint's address has no address.
+    #[error("admin endpoint on {address}: {problem}")]
+    AdminAddress {
+        /// The address.
+        address: ListenAddress,
+        /// The reason.
+        problem: String,
+    },
+    /// A listener has the admin endpoint's address.
+    #[error("admin endpoint on {address}: {other_protocol} on {other} has it already")]
+    AdminTwice {
+        /// The address.
+        address: Address,
+        /// The protocol of the listener.
+        other_protocol: Protocol,
+        /// Its address.
+        other: Address,
+    },
+    /// The system refused the admin endpoint's address.
+    #[error("admin endpoint on {address}: {source}")]
+    AdminBind {
+        /// The address.
+        address: Address,
+        /// The error of the system.
+        source: io::Error,
+    },
     /// The system refused an address.
     #[error("{protocol} on {address}: {source}")]
     Bind {
@@ -151,6 +177,8 @@ impl StartError {
                 | StartError::Address { .. }
                 | StartError::Surplus { .. }
                 | StartError::Twice { .. }
+                | StartError::AdminAddress { .. }
+                | StartError::AdminTwice { .. }
         )
     }
 

@@ -110,10 +110,12 @@
 //! # Further
 //! - [`TestServer::with`] takes a whole [`Config`]: limits, timeouts, certificates of your own, client
 //!   certificates, Unix sockets.
-//! - [`Server`] is the server itself, for programs that bring their own runtime.
+//! - [`Server`] is the server itself, for programs that bring their own runtime. [`Server::metrics`]
+//!   tells what it counts, [`Server::health`] whether its threads make progress, and `Admin`, of the
+//!   feature `admin`, tells both over HTTP.
 //! - [`probe`] is the other end of the wire: it says what a path does to messages.
 //! - [`certs`] makes a private CA, and certificates that it has signed.
-//! - The feature `cli`, on by default, is the command; a library does without:
+//! - The feature `cli`, on by default, is the command, and includes `admin`; a library does without:
 //!   `echo-server = { version = "0.1", default-features = false }`.
 //!
 //! # The modules
@@ -127,17 +129,18 @@
 //! | `server` | binds everything; accepts; places connections on threads; ends all together |
 //! | [`probe`] | pings and loads an echo service |
 //! | `testing` | the server for the length of a test |
+//! | `admin` | metrics and health checks over HTTP |
 //! | `protocols` | one protocol a module: bytes (TCP and TLS), UDP, WebSocket |
 //! | `transport` | what carries bytes: the stream itself, TLS with its record layer; a stream with bytes read ahead |
 //! | `tls` | certificates and rustls' settings, and their reload |
-//! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, limits on memory and log |
+//! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, counts, limits on memory and log |
 //! | `net` | sockets: binding, inherited descriptors, listeners whatever their family, who the peer is |
 //! | `echo` | the core: byte streams, WebSocket frames rewritten in place, datagrams |
 //! | [`certs`] | makes certificates |
 //! | `causes` | what the TLS libraries say, in words for people |
 //! | `config`, `address`, `error` | plain data: what a server is told, where it listens, why it did not start |
 //!
-//! Imports point inward: `testing -> server -> protocols -> transport -> tls -> connection -> net ->
+//! Imports point inward: `testing, admin -> server -> protocols -> transport -> tls -> connection -> net ->
 //! error -> address, config`, with the echo core below `connection`; `probe` uses `tls` and the
 //! deadlines of `connection`. The command is `src/bin/echo-server/`, and uses the library as anybody
 //! does.
@@ -145,6 +148,8 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod address;
+#[cfg(feature = "admin")]
+mod admin;
 mod causes;
 pub mod certs;
 mod config;
@@ -162,11 +167,16 @@ mod tls;
 mod transport;
 
 pub use address::{Address, ListenAddress, ListenAddressError, UnixAddress, UnixAddressError};
+#[cfg(feature = "admin")]
+pub use admin::Admin;
 pub use config::{
     ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Inherited, Limits, Listen,
     Protocol, Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
 };
 pub use error::{BoxError, Credential, CredentialError, Cure, Setting, StartError};
-pub use server::{Connections, LocalAddr, Progress, Server, Summary};
+pub use server::{
+    Connections, Durations, Expiry, Health, LocalAddr, Metrics, Progress, ProtocolSnapshot,
+    Readiness, Server, Snapshot, Summary, TlsSnapshot, UdpSnapshot,
+};
 pub use testing::{TestServer, blocking};
 pub use tls::{Fingerprint, FingerprintError, TlsReloader};

@@ -192,7 +192,7 @@ const CLIENTS: [(&str, &[&str], &str); 7] = [
 
 #[test]
 fn every_console_block_runs_as_it_stands() {
-    for port in [8080, 8081, 8443, 8444] {
+    for port in [8080, 8081, 8082, 8443, 8444] {
         if let Err(error) = std::net::TcpListener::bind(("127.0.0.1", port)) {
             eprintln!("skipped: the default port {port} is not free: {error}");
             return;

@@ -84,6 +84,23 @@ fn explain_with(
     }
 }
 
+/// The name of the alert that ended a handshake, received or sent, as RFC 8446 section 6 spells it;
+/// `none` if no alert is known. `is_before_hello` says that there was no ClientHello.
+pub(crate) fn alert_name(error: &io::Error, is_before_hello: bool) -> String {
+    let alert = match tls_error(error) {
+        Some(Error::AlertReceived(alert)) => Some(*alert),
+        Some(_) if is_before_hello => alert_before_hello(error),
+        Some(error) => alert::alert_for(error),
+        None => None,
+    };
+    match alert {
+        None => "none".to_owned(),
+        // A client can send any number, and must not make new names.
+        Some(alert) if alert.as_str().is_none() => "unknown".to_owned(),
+        Some(alert) => alert::name(alert),
+    }
+}
+
 /// rustls' error, unless the connection itself has failed.
 pub(crate) fn tls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref::<Error>())

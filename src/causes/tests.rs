@@ -403,3 +403,19 @@ fn list_errors() -> Vec<CertRevocationListError> {
         CertRevocationListError::UnsupportedRevocationReason,
     ]
 }
+
+#[test]
+fn a_client_cannot_make_the_name_of_an_alert() {
+    let named = |error: Error, is_before_hello| {
+        alert_name(&io::Error::new(io::ErrorKind::InvalidData, error), is_before_hello)
+    };
+    assert_eq!(named(Error::AlertReceived(AlertDescription::UnknownCA), false), "unknown_ca");
+    assert_eq!(named(Error::AlertReceived(AlertDescription::Unknown(201)), false), "unknown");
+    assert_eq!(named(Error::NoCertificatesPresented, false), "certificate_required");
+    let stray = Error::InappropriateMessage {
+        expect_types: vec![ContentType::Handshake],
+        got_type: ContentType::ApplicationData,
+    };
+    assert_eq!(named(stray, true), "unexpected_message");
+    assert_eq!(alert_name(&io::ErrorKind::ConnectionReset.into(), true), "none");
+}

@@ -215,9 +215,13 @@ pub struct Timeouts {
     pub ping: Option<Duration>,
     /// From accept to close, whatever happens. Default: `None`.
     pub lifetime: Option<Duration>,
-    /// From the start of a shutdown until all connections have received the rest of their echoes
+    /// From the start of a drain until all connections have received the rest of their echoes
     /// and closed. Connections that are left are aborted. Default: 10 seconds.
     pub drain: Duration,
+    /// From the start of a shutdown until the drain begins. Meanwhile the server says that it is not
+    /// [ready](crate::Readiness), and accepts connections as before, so that balancers have time to
+    /// send new clients elsewhere. Default: 0.
+    pub drain_delay: Duration,
 }
 
 impl Default for Timeouts {
@@ -229,6 +233,7 @@ impl Default for Timeouts {
             ping: None,
             lifetime: None,
             drain: Duration::from_secs(10),
+            drain_delay: Duration::ZERO,
         }
     }
 }

@@ -19,11 +19,25 @@ pub(crate) struct Admission {
 
 /// Why a connection was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[repr(usize)]
 pub(crate) enum Refusal {
     #[error("the limit on connections is reached")]
     Full,
     #[error("the limit on connections of one address is reached")]
     NetworkFull,
+}
+
+impl Refusal {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Refusal; 2] = [Refusal::Full, Refusal::NetworkFull];
+
+    /// Its name in metrics: that of the limit.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Refusal::Full => "max_connections",
+            Refusal::NetworkFull => "max_connections_per_ip",
+        }
+    }
 }
 
 impl Admission {

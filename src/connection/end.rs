@@ -60,6 +60,103 @@ impl End {
     }
 }
 
+/// Why a connection is over, without the particulars: what metrics count by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Reason {
+    EndOfStream,
+    Truncated,
+    CloseFrame,
+    ReadFailed,
+    WriteFailed,
+    ProtocolViolation,
+    TlsHandshakeFailed,
+    HttpRequestFailed,
+    HttpAnswered,
+    HandshakeTimeout,
+    IdleTimeout,
+    PingTimeout,
+    StallTimeout,
+    Evicted,
+    MaxLifetime,
+    ShuttingDown,
+    Aborted,
+    Panicked,
+}
+
+impl Reason {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Reason; 18] = [
+        Reason::EndOfStream,
+        Reason::Truncated,
+        Reason::CloseFrame,
+        Reason::ReadFailed,
+        Reason::WriteFailed,
+        Reason::ProtocolViolation,
+        Reason::TlsHandshakeFailed,
+        Reason::HttpRequestFailed,
+        Reason::HttpAnswered,
+        Reason::HandshakeTimeout,
+        Reason::IdleTimeout,
+        Reason::PingTimeout,
+        Reason::StallTimeout,
+        Reason::Evicted,
+        Reason::MaxLifetime,
+        Reason::ShuttingDown,
+        Reason::Aborted,
+        Reason::Panicked,
+    ];
+
+    /// Its name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Reason::EndOfStream => "end_of_stream",
+            Reason::Truncated => "truncated",
+            Reason::CloseFrame => "close_frame",
+            Reason::ReadFailed => "read_failed",
+            Reason::WriteFailed => "write_failed",
+            Reason::ProtocolViolation => "protocol_violation",
+            Reason::TlsHandshakeFailed => "tls_handshake_failed",
+            Reason::HttpRequestFailed => "http_request_failed",
+            Reason::HttpAnswered => "http_answered",
+            Reason::HandshakeTimeout => "handshake_timeout",
+            Reason::IdleTimeout => "idle_timeout",
+            Reason::PingTimeout => "ping_timeout",
+            Reason::StallTimeout => "stall_timeout",
+            Reason::Evicted => "evicted",
+            Reason::MaxLifetime => "max_lifetime",
+            Reason::ShuttingDown => "shutting_down",
+            Reason::Aborted => "aborted",
+            Reason::Panicked => "panicked",
+        }
+    }
+}
+
+impl From<&End> for Reason {
+    fn from(end: &End) -> Reason {
+        match end {
+            End::Peer(PeerEnd::EndOfStream) => Reason::EndOfStream,
+            End::Peer(PeerEnd::Truncated) => Reason::Truncated,
+            End::Peer(PeerEnd::Close(_)) => Reason::CloseFrame,
+            End::Failed(EchoError::Read(_)) => Reason::ReadFailed,
+            End::Failed(EchoError::Write(_)) => Reason::WriteFailed,
+            End::Failed(EchoError::Protocol { .. }) => Reason::ProtocolViolation,
+            End::Handshake(HandshakeError::Tls(_)) => Reason::TlsHandshakeFailed,
+            End::Handshake(HandshakeError::Http(_)) => Reason::HttpRequestFailed,
+            End::Answered(_) => Reason::HttpAnswered,
+            End::HandshakeTimeout => Reason::HandshakeTimeout,
+            End::Idle => Reason::IdleTimeout,
+            End::Unanswered => Reason::PingTimeout,
+            End::Stalled | End::Failed(EchoError::Unresponsive(_)) => Reason::StallTimeout,
+            End::Evicted => Reason::Evicted,
+            End::Lifetime => Reason::MaxLifetime,
+            End::GoingAway => Reason::ShuttingDown,
+            End::Aborted => Reason::Aborted,
+            End::Panicked => Reason::Panicked,
+        }
+    }
+}
+
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -100,6 +197,13 @@ mod tests {
     use tokio_rustls::rustls;
 
     use super::*;
+
+    #[test]
+    fn each_reason_is_at_its_place() {
+        for (at, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at, "{}", reason.name());
+        }
+    }
 
     #[test]
     fn tls_fails_in_words_after_the_handshake_too() {

@@ -15,6 +15,7 @@
 mod admission;
 mod clock;
 pub(crate) mod costly;
+mod counts;
 mod drain;
 mod end;
 mod log_limit;
@@ -27,8 +28,10 @@ mod tests;
 
 use futures::future::BoxFuture;
 
+pub(crate) use admission::Refusal;
+pub(crate) use counts::{Counts, Reading};
 pub(crate) use drain::{Member, Stage};
-pub(crate) use end::{End, HandshakeError};
+pub(crate) use end::{End, HandshakeError, Reason};
 pub(crate) use log_limit::{LogLimit, Throttle, shows};
 pub(crate) use session::Session;
 pub(crate) use sessions::{Admitted, Sessions, Statistics};

@@ -15,10 +15,11 @@ use tracing::{error, info};
 use super::admission::Permit;
 use super::clock::Moment;
 use super::costly::CostlySteps;
+use super::counts::Live;
 use super::drain::Stage;
 use super::memory::Account;
 use super::roster::Seat;
-use super::{Admitted, Connection, End, Opened, Opening, Refused, Sessions, shows};
+use super::{Admitted, Connection, End, Opened, Opening, Reason, Refused, Sessions, shows};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, yield_turn};
 
 /// A session yields after this many steps in one poll, so that a peer that always sends does not
@@ -59,6 +60,8 @@ pin_project_lite::pin_project! {
         connection: Option<Connection>,
         // Boxed, since few sessions have any of it, and each pays for the field.
         rare: Option<Box<Rare>>,
+        // Where the traffic is published, if somebody has asked for metrics.
+        live: Option<Arc<Live>>,
         permit: Option<Permit>,
         // Dropped last, so that when a drain is over, nothing is left of the sessions.
         sessions: Membership,
@@ -76,6 +79,12 @@ pin_project_lite::pin_project! {
             };
             if this.connection.is_some() || end.is_our_fault() {
                 this.sessions.count_end(&end, this.phase.owes());
+            }
+            if let Some(counts) = this.sessions.counts()
+                && let Some(live) = this.live
+            {
+                let protocol = this.connection.map(|connection| connection.protocol);
+                counts.end(protocol, live, this.phase.traffic(), Reason::from(&end));
             }
             // An address may have several datagram sockets. Their protocol logs one line for all.
             let Some(connection) = this.connection else { return };
@@ -196,6 +205,8 @@ impl<E: Echo> Session<E> {
         let (connection, permit) =
             admitted.map(|admitted| (admitted.connection, admitted.permit)).unzip();
         let now = sessions.clock.now();
+        let protocol = connection.map(|connection: Connection| connection.protocol);
+        let live = sessions.counts().map(|counts| counts.begin(protocol));
         Session {
             phase,
             goodbye: None,
@@ -210,6 +221,7 @@ impl<E: Echo> Session<E> {
             kernel_polls: 0,
             connection,
             rare: None,
+            live,
             permit,
             sessions: Membership::of(sessions),
         }
@@ -282,6 +294,12 @@ impl<E: Echo> Session<E> {
                     if client.is_some() {
                         this.rare.get_or_insert_default().client = client;
                     }
+                    if let (Some(counts), Some(connection)) =
+                        (this.sessions.counts(), this.connection)
+                    {
+                        counts
+                            .handshake(connection.protocol, this.sessions.clock.since(*this.began));
+                    }
                 }
                 Poll::Ready(Err(Refused { end, farewell: None })) => return self.finish(end),
                 Poll::Ready(Err(Refused { end, farewell: Some(farewell) })) => {
@@ -336,6 +354,9 @@ impl<E: Echo> Session<E> {
         let has_moved = now_moved != moved && (this.goodbye.is_none() || owed);
         if has_moved {
             *this.moved = this.sessions.clock.now();
+            if let Some(live) = this.live {
+                live.set(this.phase.traffic());
+            }
         }
         if is_taking || (!owed && this.phase.owes()) {
             *this.taken = *this.moved;

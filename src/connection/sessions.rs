@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::admission::{Admission, Permit};
 use super::clock::Clock;
+use super::counts::Counts;
 use super::drain::{Drain, Stage};
 use super::log_limit::{LogLimit, Throttle, shows};
 use super::memory::MemoryLimit;
@@ -30,6 +31,8 @@ pub(crate) struct Sessions {
     counters: Box<Counters>,
     /// One for each worker.
     rosters: Box<[Arc<Roster>]>,
+    /// `None` if nobody has asked for metrics.
+    counts: Option<Arc<Counts>>,
 }
 
 /// The counters that accepting and closing write.
@@ -91,7 +94,18 @@ impl Sessions {
             admission: Arc::new(Admission::new(max, limits.max_connections_per_ip)),
             counters: Box::default(),
             rosters: (0..workers).map(|_| Roster::new(clock)).collect(),
+            counts: None,
         }
+    }
+
+    /// The same, and what is counted for metrics goes to `counts`.
+    pub(crate) fn counting(self, counts: Option<Arc<Counts>>) -> Self {
+        Sessions { counts, ..self }
+    }
+
+    /// Where to count what is counted for metrics, if anybody has asked.
+    pub(crate) fn counts(&self) -> Option<&Arc<Counts>> {
+        self.counts.as_ref()
     }
 
     /// Admits a connection, or an HTTP/2 stream, which counts as one. `None` if a limit is reached.
@@ -100,6 +114,9 @@ impl Sessions {
             Ok(permit) => permit,
             Err(reason) => {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                if let Some(counts) = &self.counts {
+                    counts.refuse(reason);
+                }
                 if let Some(connections) = self.counters.refusals.count() {
                     warn!(%protocol, %peer, %reason, connections, "Refused connections");
                 }

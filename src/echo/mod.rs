@@ -135,6 +135,14 @@ pub struct Traffic {
     pub messages: u64,
 }
 
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Traffic) {
+        self.received += other.received;
+        self.sent += other.sent;
+        self.messages += other.messages;
+    }
+}
+
 /// Bytes that have moved, by direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{self, IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ pub(crate) struct Udp {
     /// The echo of each socket, with the worker whose runtime the socket is registered with.
     echoes: Vec<(DatagramEcho, u16, Handle)>,
     totals: Arc<Mutex<Traffic>>,
+    drops: Arc<KernelDrops>,
 }
 
 impl Udp {
@@ -73,7 +75,8 @@ impl Udp {
             let echo = DatagramEcho::new(socket, Arc::clone(rules), Arc::clone(&totals))?;
             echoes.push((echo, *worker, Handle::clone(runtime)));
         }
-        Ok(Udp { local, sockets, echoes, totals })
+        let drops = Arc::new(KernelDrops::of(&sockets));
+        Ok(Udp { local, sockets, echoes, totals, drops })
     }
 
     /// The number of sockets.
@@ -81,16 +84,20 @@ impl Udp {
         self.sockets.len()
     }
 
+    /// The datagrams that the kernel dropped.
+    pub(crate) fn drops(&self) -> Arc<KernelDrops> {
+        Arc::clone(&self.drops)
+    }
+
     /// Echoes until the server drains, then logs the totals. `_member` makes the drain wait for
     /// that log line.
     pub(crate) async fn run(self, sessions: Arc<Sessions>, _member: Member) {
-        let Udp { local, sockets, echoes, totals } = self;
+        let Udp { local, sockets, echoes, totals, drops } = self;
         let mut running = JoinSet::new();
         for (echo, worker, runtime) in echoes {
             running.spawn_on(Session::of_socket(&sessions, worker, echo), &runtime);
         }
-        let inodes = sockets.iter().filter_map(|socket| inode(socket)).collect();
-        let mut drops = KernelDrops { inodes, seen: 0 };
+        let mut logged = 0;
         let mut checks = interval(DROP_CHECK_INTERVAL);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -100,15 +107,15 @@ impl Udp {
                     Some(Err(error)) => error!(protocol = %Protocol::Udp, address = %local, %error, "A task failed; its UDP socket is not echoed any more"),
                     Some(Ok(())) => {}
                 },
-                _ = checks.tick() => drops.report(local),
+                _ = checks.tick() => report(&drops, &mut logged, local),
             }
         }
         // We still hold the sockets, so the kernel still has their counters.
-        drops.report(local);
+        report(&drops, &mut logged, local);
         drop(sockets);
         let Traffic { received, sent, messages } =
             *totals.lock().unwrap_or_else(PoisonError::into_inner);
-        let dropped = drops.seen;
+        let dropped = logged;
         info!(protocol = %Protocol::Udp, address = %local, received, sent, messages, dropped, "Socket closed: {local}");
     }
 }
@@ -125,21 +132,32 @@ pub(crate) fn summarize(rules: &Rules) {
 
 /// Counts the datagrams that the kernel dropped because a receive buffer was full.
 #[derive(Debug)]
-struct KernelDrops {
+pub(crate) struct KernelDrops {
     inodes: Vec<u64>,
-    /// The sum of the counters at the last check.
-    seen: u64,
+    /// The highest sum that was read. With the sockets, their counters go.
+    highest: AtomicU64,
 }
 
 impl KernelDrops {
-    /// Logs how many more were dropped since the last call.
-    fn report(&mut self, local: SocketAddr) {
+    fn of(sockets: &[Arc<UdpSocket>]) -> Self {
+        let inodes = sockets.iter().filter_map(|socket| inode(socket)).collect();
+        KernelDrops { inodes, highest: AtomicU64::new(0) }
+    }
+
+    /// How many were dropped. This asks the kernel.
+    pub(crate) fn read(&self) -> u64 {
         let now = dropped(&self.inodes);
-        let more = now.saturating_sub(self.seen);
-        if more > 0 {
-            self.seen = now;
-            warn!(protocol = %Protocol::Udp, address = %local, datagrams = more, "Dropped by the kernel: the receive buffer was full (SO_RCVBUF)");
-        }
+        self.highest.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+}
+
+/// Logs how many more than `logged` were dropped.
+fn report(drops: &KernelDrops, logged: &mut u64, local: SocketAddr) {
+    let now = drops.read();
+    let more = now.saturating_sub(*logged);
+    if more > 0 {
+        *logged = now;
+        warn!(protocol = %Protocol::Udp, address = %local, datagrams = more, "Dropped by the kernel: the receive buffer was full (SO_RCVBUF)");
     }
 }
 

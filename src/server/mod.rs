@@ -3,7 +3,9 @@
 
 mod accept;
 mod connections;
+mod health;
 mod memory;
+mod metrics;
 mod placement;
 mod progress;
 
@@ -30,8 +32,14 @@ use crate::tls::{TlsReloader, TlsSettings};
 use crate::transport::{Plain, Tls};
 use accept::Acceptor;
 pub use connections::Connections;
+use metrics::Sources;
 use placement::Workers;
 pub use progress::Progress;
+
+pub use health::{Health, Readiness};
+pub use metrics::{
+    Durations, Expiry, Metrics, ProtocolSnapshot, Snapshot, TlsSnapshot, UdpSnapshot,
+};
 
 /// How long aborted connections may take to be dropped.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -74,6 +82,9 @@ pub struct Server {
     local_addrs: Vec<LocalAddr>,
     workers: Workers,
     connections: Connections,
+    /// `None` if nobody has asked for them, and then nothing is counted for them.
+    metrics: Option<Arc<Sources>>,
+    health: Health,
 }
 
 /// What is spoken on a listener's streams, and over which transport.
@@ -220,6 +231,7 @@ impl Server {
             None => warn!("The TLS settings are not used: no listener speaks TLS (--tls, --wss)"),
         }
         let connections = Connections::default();
+        let health = Health::new(Progress::of(workers.threads()));
         Ok(Server {
             config,
             tls,
@@ -229,7 +241,32 @@ impl Server {
             local_addrs,
             workers,
             connections,
+            metrics: None,
+            health,
         })
+    }
+
+    /// Has the server count what [`Metrics`] reads. Without, nothing is counted for it.
+    pub fn metrics(&mut self) -> Metrics {
+        let sources = self.metrics.get_or_insert_with(|| {
+            let mut protocols: Vec<_> =
+                self.local_addrs.iter().map(|local| local.protocol).collect();
+            protocols.sort_by_key(|protocol| *protocol as usize);
+            protocols.dedup();
+            Arc::new(Sources {
+                counts: Arc::default(),
+                protocols,
+                tls: self.tls.clone(),
+                rules: Arc::clone(&self.datagram_rules),
+                drops: self.datagrams.iter().map(Udp::drops).collect(),
+            })
+        });
+        Metrics::new(Arc::clone(sources))
+    }
+
+    /// Tells whether the server is ready for clients, and whether its threads make progress.
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// The bound addresses, in the order of [`Config::listeners`].
@@ -241,6 +278,34 @@ impl Server {
     /// if no TLS protocol is served. A test can add it to a client's trusted roots.
     pub fn certificate_chain(&self) -> Vec<CertificateDer<'static>> {
         self.tls.as_ref().map_or_else(Vec::new, |tls| tls.current().chain)
+    }
+
+    /// Binds listeners of the admin endpoint at `address`.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn bind_admin(
+        &self,
+        address: &ListenAddress,
+    ) -> Result<Vec<(Address, AnyListener)>, StartError> {
+        let as_admin = |error| match error {
+            StartError::Address { address, problem, .. } => {
+                StartError::AdminAddress { address, problem }
+            }
+            StartError::Twice { address, other_protocol, other, .. } => {
+                StartError::AdminTwice { address, other_protocol, other }
+            }
+            StartError::Bind { address, source, .. } => StartError::AdminBind { address, source },
+            other => other,
+        };
+        // It listens like any protocol on streams.
+        let candidates = candidates(&Listen::new(Protocol::Tcp, address.clone())).await;
+        let options = bind::Options {
+            stall: self.config.timeouts.stall,
+            unix_mode: self.config.unix_mode,
+            workers: 1,
+            recv_buffer: None,
+        };
+        let bound = candidates.and_then(|candidates| bind::listeners(&candidates, &[], &options));
+        bound.map_err(|error| as_admin(twice(error, &self.local_addrs)))
     }
 
     /// A handle that makes the TLS protocols read their files again; `None` if no TLS protocol is
@@ -256,10 +321,11 @@ impl Server {
 
     /// Tells whether the threads that run sessions make progress, while the server runs.
     pub fn progress(&self) -> Progress {
-        Progress::of(self.workers.threads())
+        self.health.progress()
     }
 
-    /// Serves until `shutdown` completes, then drains: every connection is sent the rest of its
+    /// Serves until `shutdown` completes, and for [`Timeouts::drain_delay`] more, then drains: every
+    /// connection is sent the rest of its
     /// echo and closed as its protocol prescribes. Connections that are left after
     /// [`Timeouts::drain`] are aborted.
     ///
@@ -267,18 +333,17 @@ impl Server {
     /// connection.
     ///
     /// [`Timeouts::drain`]: crate::Timeouts::drain
+    /// [`Timeouts::drain_delay`]: crate::Timeouts::drain_delay
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Summary {
         let udp_sockets = self.datagrams.iter().map(Udp::sockets).sum::<usize>();
         let max_connections = default_max_connections(self.workers.descriptors() + udp_sockets);
         let timeouts = self.config.timeouts;
         let mut limits = self.config.limits;
         limits.max_buffered.get_or_insert_with(memory::default_max_buffered);
-        let sessions = Arc::new(Sessions::new(
-            limits,
-            max_connections,
-            timeouts,
-            self.workers.threads().len(),
-        ));
+        let counts = self.metrics.map(|sources| Arc::clone(&sources.counts));
+        let workers = self.workers.threads().len();
+        let sessions = Sessions::new(limits, max_connections, timeouts, workers);
+        let sessions = Arc::new(sessions.counting(counts));
         self.connections.begin(&sessions);
         let drain = Arc::clone(&sessions.drain);
         let _abort = AbortOnDrop(Arc::clone(&sessions));
@@ -308,6 +373,12 @@ impl Server {
         let watching =
             self.tls.map(|tls| AbortOnDropHandle(tokio::spawn(TlsReloader::new(tls).watch())));
         shutdown.await;
+        self.health.drain();
+        if !timeouts.drain_delay.is_zero() {
+            let delay_ms = timeouts.drain_delay.as_millis() as u64;
+            info!(delay_ms, "Shutting down soon; new connections are still accepted");
+            tokio::time::sleep(timeouts.drain_delay).await;
+        }
         drop(watching);
         info!(connections = sessions.connections(), "Shutting down");
         sessions.advance(Stage::Draining);
@@ -464,8 +535,10 @@ impl Starter {
     /// Starts `service` on `listener`.
     fn serve<L: Listener>(&self, protocol: Protocol, listener: L, service: Service) {
         let buffer_size = self.config.buffer_size;
-        let tls =
-            |settings, is_for_http| Tls::new(settings, is_for_http, Arc::clone(&self.sessions.log));
+        let tls = |settings, is_for_http| {
+            let counts = self.sessions.counts().cloned();
+            Tls::new(settings, is_for_http, Arc::clone(&self.sessions.log), counts)
+        };
         let settings = || Settings {
             answers: Answers::new(&self.config.websocket),
             buffer_size,

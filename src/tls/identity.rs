@@ -79,6 +79,17 @@ impl Identities {
         }
     }
 
+    /// Where each certificate was read from, and when it expires, in seconds since 1970. The place
+    /// of one that was made here is `None`.
+    pub(super) fn expiries(&self) -> Vec<(Option<String>, i64)> {
+        let expiry = |(at, (_, certified)): (usize, &(Names, Arc<CertifiedKey>))| {
+            let (_, certificate) = X509Certificate::from_der(&certified.cert[0]).ok()?;
+            let origin = self.origins.get(at).map(Source::to_string);
+            Some((origin, certificate.validity().not_after.timestamp()))
+        };
+        self.all.iter().enumerate().filter_map(expiry).collect()
+    }
+
     pub(super) fn first_chain(&self) -> &[CertificateDer<'static>] {
         &self.all[0].1.cert
     }

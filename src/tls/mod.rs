@@ -18,6 +18,7 @@ pub(crate) mod trust;
 
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(crate) struct TlsSettings {
     loaded: Mutex<Vec<FileStamp>>,
     /// What came through pipes. It stays: a pipe cannot be read again.
     pipes: Pipes,
+    /// Whether the last reload failed.
+    last_reload_failed: AtomicBool,
 }
 
 /// The rustls configurations made from one reading of the files.
@@ -112,7 +115,17 @@ impl TlsSettings {
         let stamps = stamps.filter(|(path, _)| !pipes.contains_key(path));
         let loaded = Mutex::new(stamps.map(|(_, stamp)| stamp).collect());
         let current = RwLock::new(configs);
-        Ok(TlsSettings { identity, policy, provider, versions, key_log, current, loaded, pipes })
+        Ok(TlsSettings {
+            identity,
+            policy,
+            provider,
+            versions,
+            key_log,
+            current,
+            loaded,
+            pipes,
+            last_reload_failed: AtomicBool::new(false),
+        })
     }
 
     /// Logs what the server was told, once it is known that it starts.
@@ -135,9 +148,25 @@ impl TlsSettings {
         self.policy.alpn.is_empty()
     }
 
+    /// Where each certificate in use came from, and when it expires, in seconds since 1970.
+    pub(crate) fn expiries(&self) -> Vec<(Option<String>, i64)> {
+        self.current().identities.expiries()
+    }
+
+    /// Whether all was usable when the files were last read.
+    pub(crate) fn last_reload_succeeded(&self) -> bool {
+        !self.last_reload_failed.load(Ordering::Relaxed)
+    }
+
     /// Reads all files again. If one is unusable, the previous configurations stay in use. It may
     /// block.
     fn reload(&self) -> Result<(), StartError> {
+        let reloaded = self.read_again();
+        self.last_reload_failed.store(reloaded.is_err(), Ordering::Relaxed);
+        reloaded
+    }
+
+    fn read_again(&self) -> Result<(), StartError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files());
         let reader = Reader::keeping(&self.pipes);

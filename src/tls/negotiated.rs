@@ -1,6 +1,6 @@
 //! The negotiated parameters of a TLS connection, by their usual names.
 
-use tokio_rustls::rustls::{CipherSuite, CommonState};
+use tokio_rustls::rustls::{CipherSuite, CommonState, ProtocolVersion};
 
 /// Version, cipher suite and key-exchange group of a connection whose handshake is done.
 ///
@@ -15,6 +15,16 @@ pub(crate) fn names(tls: &CommonState) -> (String, String, String) {
         cipher.unwrap_or_else(|| "unknown".to_owned()),
         group.unwrap_or("none").to_owned(),
     )
+}
+
+/// The version of a connection whose handshake is done, as OpenSSL names it.
+pub(crate) fn version(tls: &CommonState) -> &'static str {
+    match tls.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        // rustls speaks no other.
+        _ => "unknown",
+    }
 }
 
 /// The name of a cipher suite in IANA's registry.

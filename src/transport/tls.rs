@@ -24,7 +24,7 @@ use super::strays::is_http_request;
 use super::{Carried, Carrying, Transport, http_response};
 use crate::causes::{self, Peer};
 use crate::connection::costly::first_poll_in_turn;
-use crate::connection::{Connection, End, HandshakeError, LogLimit, Refused, shows};
+use crate::connection::{Connection, Counts, End, HandshakeError, LogLimit, Refused, shows};
 use crate::net::Stream;
 use crate::tls::{TlsSettings, describe, negotiated};
 
@@ -35,6 +35,7 @@ pub(crate) struct Tls {
     /// Whether HTTP runs over it, which has ALPN protocols of its own.
     is_for_http: bool,
     log: Arc<LogLimit>,
+    counts: Option<Arc<Counts>>,
 }
 
 /// What a ClientHello offers.
@@ -44,8 +45,20 @@ struct Offer {
 }
 
 impl Tls {
-    pub(crate) fn new(settings: Arc<TlsSettings>, is_for_http: bool, log: Arc<LogLimit>) -> Self {
-        Tls { settings, is_for_http, log }
+    pub(crate) fn new(
+        settings: Arc<TlsSettings>,
+        is_for_http: bool,
+        log: Arc<LogLimit>,
+        counts: Option<Arc<Counts>>,
+    ) -> Self {
+        Tls { settings, is_for_http, log, counts }
+    }
+
+    /// Counts a failed handshake for metrics, by the alert that `error` brought or asks for.
+    fn count_failure(&self, error: &io::Error, is_before_hello: bool) {
+        if let Some(counts) = &self.counts {
+            counts.tls_failed(causes::alert_name(error, is_before_hello));
+        }
     }
 
     /// The configuration for this client. If any ALPN protocol is accepted, it names the client's
@@ -84,7 +97,10 @@ impl Tls {
         let began = Instant::now();
         let hello = match handshake::read_hello(&mut wire).await {
             Ok(hello) => hello,
-            Err(why) => return Err(refuse_hello(wire, why)),
+            Err(why) => {
+                self.count_failure(&why.error, true);
+                return Err(refuse_hello(wire, why));
+            }
         };
         let client = hello.client_hello();
         let offer = Offer {
@@ -97,9 +113,16 @@ impl Tls {
         let accepted = first_poll_in_turn(handshake::accept(&mut wire, config)).await;
         let tls = match accepted {
             Ok(tls) => tls,
-            Err(error) => return Err(refuse(wire, &error, &offer)),
+            Err(error) => {
+                self.count_failure(&error, false);
+                return Err(refuse(wire, &error, &offer));
+            }
         };
         let client = tls.peer_certificates().and_then(<[_]>::first).map(describe);
+        if let Some(counts) = &self.counts {
+            let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+            counts.tls_completed(negotiated::version(&tls), resumed);
+        }
         if shows!(self.log) {
             log_handshake(connection, &tls, &offer, client.as_deref(), began.elapsed());
         }
@@ -127,7 +150,10 @@ impl<S: Stream> Transport<S> for Tls {
             match poll_fn(|cx| wire.poll_more(cx)).await {
                 Ok(_) if is_http_request(wire.unread()) => Err(tls.refuse_http(wire)),
                 Ok(_) => Box::pin(tls.handshake(wire, connection)).await,
-                Err(error) => Err(refuse_hello(wire, error.into())),
+                Err(error) => {
+                    tls.count_failure(&error, true);
+                    Err(refuse_hello(wire, error.into()))
+                }
             }
         };
         Carrying::Handshake(handshake.boxed())

@@ -6,6 +6,7 @@
 pub mod binary;
 pub mod browser;
 pub mod client;
+pub mod http;
 pub mod impair;
 pub mod tools;
 

@@ -47,6 +47,14 @@ pub fn start_error(error: &StartError) -> String {
         StartError::Bind { protocol, address, source } => {
             format!("--{protocol} {address}: {}", bind_reason(address, source))
         }
+        StartError::AdminAddress { address, problem } => format!("--admin {address}: {problem}"),
+        StartError::AdminTwice { address, other_protocol, other } => match address == other {
+            true => format!("--admin {address}: --{other_protocol} has it already"),
+            false => format!("--admin {address}: --{other_protocol} {other} has it already"),
+        },
+        StartError::AdminBind { address, source } => {
+            format!("--admin {address}: {}", bind_reason(address, source))
+        }
         other => other.to_string(),
     }
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use echo_server::LocalAddr;
+use echo_server::{Address, LocalAddr};
 use serde_json::json;
 
 /// How many names are tried for the temporary file. All of them are taken only if somebody wants to
@@ -37,14 +37,18 @@ impl ReadyFile {
     ///
     /// # Errors
     /// One line: it could not be written.
-    pub fn announce(&self, local_addrs: &[LocalAddr]) -> Result<(), String> {
+    pub fn announce(&self, local_addrs: &[LocalAddr], admin: &[Address]) -> Result<(), String> {
         let listeners: Vec<_> = local_addrs
             .iter()
             .map(|local| {
                 json!({ "protocol": local.protocol.name(), "address": local.address.to_string() })
             })
             .collect();
-        let line = format!("{}\n", json!({ "pid": std::process::id(), "listeners": listeners }));
+        let mut ready = json!({ "pid": std::process::id(), "listeners": listeners });
+        if !admin.is_empty() {
+            ready["admin"] = admin.iter().map(Address::to_string).collect();
+        }
+        let line = format!("{ready}\n");
         self.write(&line).map_err(|error| message(&self.path, &error))
     }
 

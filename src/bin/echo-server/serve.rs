@@ -3,7 +3,10 @@
 use std::pin::pin;
 use std::process::ExitCode;
 
-use echo_server::{Address, Fingerprint, Identity, LocalAddr, Server, TlsReloader, UnixAddress};
+use echo_server::{
+    Address, Admin, Config, Fingerprint, Identity, ListenAddress, LocalAddr, Server, StartError,
+    TlsReloader, UnixAddress,
+};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -63,8 +66,8 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     let drain = options.config.timeouts.drain;
     let is_self_signed = options.config.identity == Identity::SelfSigned;
     // A name server, a disk or a pipe may not respond.
-    let server = tokio::select! {
-        server = Server::bind_over(options.config, threads) => server.map_err(|error| {
+    let (server, admin) = tokio::select! {
+        bound = bind(options.config, threads, options.admin) => bound.map_err(|error| {
             (if error.is_config() { USAGE } else { REFUSED }, flags::start_error(&error))
         })?,
         signal = signals.next() => {
@@ -93,11 +96,17 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
             reloads.reloaded().await;
         }
     });
+    let admin_addrs = admin.as_ref().map_or_else(Vec::new, |admin| admin.local_addrs().to_vec());
+    if let Some(admin) = admin {
+        // It answers until the runtime ends, which is after the drain.
+        tokio::spawn(admin.serve());
+    }
     let mut early_signal = None;
     if let Some(file) = ready_file {
         // Opening a pipe blocks until somebody reads it, so this must not block the signals.
         let local_addrs = server.local_addrs().to_vec();
-        let announced = tokio::task::spawn_blocking(move || file.announce(&local_addrs));
+        let announced =
+            tokio::task::spawn_blocking(move || file.announce(&local_addrs, &admin_addrs));
         tokio::select! {
             announced = announced => {
                 announced.expect("announcing does not panic").map_err(|error| (REFUSED, error))?;
@@ -130,6 +139,20 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
             Ok(ExitCode::from(REFUSED))
         }
     }
+}
+
+/// Binds the server, and the admin endpoint if there is to be one.
+async fn bind(
+    config: Config,
+    threads: Vec<Handle>,
+    admin: Option<ListenAddress>,
+) -> Result<(Server, Option<Admin>), StartError> {
+    let mut server = Server::bind_over(config, threads).await?;
+    let admin = match admin {
+        Some(address) => Some(Admin::bind(&mut server, &address).await?),
+        None => None,
+    };
+    Ok((server, admin))
 }
 
 /// Shows the command that trusts the self-signed certificate, which no CA vouches for.

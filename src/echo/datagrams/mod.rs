@@ -272,9 +272,6 @@ impl<S: DatagramSocket> Echo for DatagramEcho<S> {
 
 impl<S: DatagramSocket> Drop for DatagramEcho<S> {
     fn drop(&mut self) {
-        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        totals.received += self.traffic.received;
-        totals.sent += self.traffic.sent;
-        totals.messages += self.traffic.messages;
+        *self.totals.lock().unwrap_or_else(PoisonError::into_inner) += self.traffic;
     }
 }

@@ -54,6 +54,23 @@ impl Unanswered {
     ];
 }
 
+impl Unanswered {
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unanswered::PortZero => "port_zero",
+            Unanswered::LowPort => "low_port",
+            Unanswered::SourceAddress => "source_address",
+            Unanswered::SentToMany => "sent_to_many",
+            Unanswered::Ourselves => "ourselves",
+            Unanswered::RateLimit => "rate_limit",
+            Unanswered::TotalRateLimit => "total_rate_limit",
+            Unanswered::NoRoom => "no_room",
+            Unanswered::SendFailed => "send_failed",
+        }
+    }
+}
+
 impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use echo_server::Config;
+use echo_server::{Config, ListenAddress};
 
 pub use certs::Certs;
 pub use probe::{Format, Mode, Output, Probe};
@@ -47,6 +47,8 @@ pub struct Options {
     /// How many threads echo. `None`: one for each core that the process may use.
     pub threads: Option<NonZeroUsize>,
     pub log: LogOptions,
+    /// Where the admin endpoint listens, if there is to be one.
+    pub admin: Option<ListenAddress>,
     pub ready_file: Option<PathBuf>,
     /// What is wrong with each environment variable that looks like a setting and is none.
     pub unknown_variables: Vec<String>,

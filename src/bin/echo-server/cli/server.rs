@@ -17,6 +17,9 @@ use super::values::{
 };
 use super::{LogFormat, LogOptions, Options};
 
+/// The default port of the admin endpoint.
+const ADMIN_PORT: u16 = 8082;
+
 #[derive(Debug, Args)]
 pub(super) struct ServerArgs {
     #[command(flatten)]
@@ -333,7 +336,13 @@ struct Limits {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     max_lifetime: Duration,
 
-    /// On SIGTERM or SIGINT, time for connections to receive the rest of their echo
+    /// On SIGTERM or SIGINT, time in which /readyz of --admin answers 503 and connections are still
+    /// accepted, so that balancers send new clients elsewhere; 0: none
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    drain_delay: Duration,
+
+    /// On SIGTERM or SIGINT, behind --drain-delay, time for connections to receive the rest of their
+    /// echo
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     drain_timeout: Duration,
 }
@@ -359,6 +368,7 @@ impl Limits {
             timeouts.stall = unless_zero(self.stall_timeout);
             timeouts.lifetime = unless_zero(self.max_lifetime);
             timeouts.drain = self.drain_timeout;
+            timeouts.drain_delay = self.drain_delay;
         })
     }
 }
@@ -378,6 +388,11 @@ struct Process {
     /// Size of the buffer that each thread uses to echo
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = parse_buffer_size)]
     buffer_size: usize,
+
+    /// Serve metrics and health checks over HTTP: /metrics, /livez, /readyz; a port alone is on
+    /// 127.0.0.1, whatever --host is [off; without ADDR 127.0.0.1:8082]
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "default")]
+    admin: Option<ListenerArg>,
 
     /// Write the bound addresses to this file, as a line of JSON, once the server listens
     #[arg(long, value_name = "PATH")]
@@ -434,6 +449,15 @@ impl TryFrom<ServerArgs> for Options {
             config,
             threads: process.threads,
             log: LogOptions { verbosity, format: log.log_format },
+            admin: process.admin.map(|arg| {
+                // Metrics are nobody else's business, unless an address says so.
+                let host = Host::default();
+                match arg {
+                    ListenerArg::Default => host.with_port(ADMIN_PORT),
+                    ListenerArg::Port(port) => host.with_port(port),
+                    ListenerArg::At(address) => address,
+                }
+            }),
             ready_file: process.ready_file,
             unknown_variables: Vec::new(),
         })
@@ -501,6 +525,19 @@ mod tests {
         assert_eq!(listeners(&["--host", "[::1]", "--tls"]), ["tls [::1]:8443"]);
         assert_eq!(listeners(&["--host", "fe80::1%eth0"]), ["tcp [fe80::1%eth0]:8080"]);
         assert_eq!(listeners(&["--host", "0.0.0.0", "--all"]).len(), 5);
+    }
+
+    #[test]
+    fn the_admin_endpoint_stays_on_loopback_unless_an_address_says_otherwise() {
+        let admin = |args: &[&str]| {
+            let args = [&["--host", "*"], args].concat();
+            options(&args).admin.map(|address| address.to_string())
+        };
+        assert_eq!(admin(&[]), None);
+        assert_eq!(admin(&["--admin"]).as_deref(), Some("127.0.0.1:8082"));
+        assert_eq!(admin(&["--admin", "9000"]).as_deref(), Some("127.0.0.1:9000"));
+        assert_eq!(admin(&["--admin", ":9000"]).as_deref(), Some("*:9000"));
+        assert_eq!(admin(&["--admin", "unix:/run/x"]).as_deref(), Some("unix:/run/x"));
     }
 
     #[test]

@@ -1,0 +1,163 @@
+//! The admin endpoint: metrics and health checks over HTTP/1.1, for those who run a server. It is
+//! no part of the echo, and shares no limits with it.
+
+mod encode;
+mod process;
+mod respond;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use crate::address::{Address, ListenAddress};
+use crate::error::StartError;
+use crate::net::{AnyListener, Listener, Stream};
+use crate::server::Server;
+use respond::Responder;
+
+/// How many connections are served at a time. Others wait in the kernel's backlog.
+const MAX_CONNECTIONS: usize = 16;
+
+/// How long a client may take for the head of a request, and how long it may stay away between two.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection may last, whatever it does: a client that takes no response holds a place,
+/// too.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// The most that is read of a request's head.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// How long accepting pauses after it has failed.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// The admin endpoint of a [`Server`]: an HTTP/1.1 server with metrics and health checks.
+///
+/// | path | what |
+/// | --- | --- |
+/// | `/metrics` | what [`Server::metrics`] counts, and what the process uses: OpenMetrics if the client asks for it, else Prometheus' text format |
+/// | `/livez` | 200; 503 if a thread is stuck |
+/// | `/readyz` | 200 while the server is [ready](crate::Readiness), else 503 |
+///
+/// At most 16 connections are served at a time, each for a minute at most.
+///
+/// ```
+/// use echo_server::{Admin, Config, Protocol, Server};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0))).await?;
+/// let admin = Admin::bind(&mut server, &"127.0.0.1:0".parse()?).await?;
+/// println!("http://{}/metrics", admin.local_addrs()[0]);
+/// let serving = tokio::spawn(admin.serve());
+/// // … server.run(…).await, and then, as it answers as long as it can:
+/// serving.abort();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Admin {
+    listeners: Vec<AnyListener>,
+    local_addrs: Vec<Address>,
+    responder: Responder,
+}
+
+impl Admin {
+    /// Binds the endpoint to `address`, in the current runtime, which has to be the one that polls
+    /// [`Admin::serve`]. From now on `server` counts what is to be told.
+    ///
+    /// # Errors
+    /// The address cannot be used, or the system refused it.
+    ///
+    /// # Panics
+    /// If called outside a tokio runtime whose I/O driver and timers are enabled.
+    pub async fn bind(server: &mut Server, address: &ListenAddress) -> Result<Admin, StartError> {
+        let bound = server.bind_admin(address).await?;
+        let (local_addrs, listeners) = bound.into_iter().unzip();
+        let responder = Responder::new(server.metrics(), server.health());
+        Ok(Admin { listeners, local_addrs, responder })
+    }
+
+    /// The bound addresses.
+    pub fn local_addrs(&self) -> &[Address] {
+        &self.local_addrs
+    }
+
+    /// Serves for ever.
+    pub async fn serve(self) {
+        for address in &self.local_addrs {
+            info!(%address, "Metrics and health at {address}");
+        }
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let responder = Arc::new(self.responder);
+        let accepting = self.listeners.into_iter().map(|listener| {
+            let (places, responder) = (Arc::clone(&places), Arc::clone(&responder));
+            async move {
+                match listener {
+                    AnyListener::Tcp(listener) => accept(listener, places, responder).await,
+                    #[cfg(unix)]
+                    AnyListener::Unix(listener) => accept(listener, places, responder).await,
+                }
+            }
+        });
+        join_all(accepting).await;
+    }
+}
+
+/// Accepts connections, as there are places for them.
+async fn accept<L: Listener>(listener: L, places: Arc<Semaphore>, responder: Arc<Responder>) {
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await;
+        let place = place.expect("the semaphore is never closed");
+        let accepted = listener.accept().await;
+        let stream = match accepted.and_then(|(stream, _)| L::Stream::attach(stream)) {
+            Ok(stream) => stream,
+            Err(error) => {
+                debug!(%error, "A connection to the admin endpoint could not be accepted");
+                tokio::time::sleep(BACKOFF).await;
+                continue;
+            }
+        };
+        let (places, responder) = (Arc::clone(&places), Arc::clone(&responder));
+        tokio::spawn(async move {
+            let _place = place;
+            // A client that stays longer loses nothing but its connection.
+            let _ = timeout(LIFETIME, serve(stream, &places, &responder)).await;
+        });
+    }
+}
+
+/// Answers the requests of one connection.
+async fn serve<S: Stream>(stream: S, places: &Semaphore, responder: &Responder) {
+    let service = service_fn(async |request: Request<Incoming>| {
+        let mut response: Response<Full<Bytes>> = responder.respond(&request).await;
+        if places.available_permits() == 0 {
+            // Others wait.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok::<_, Infallible>(response)
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        // A client may send FIN behind its request.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "A connection to the admin endpoint failed");
+    }
+}
