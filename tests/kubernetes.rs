@@ -184,6 +184,8 @@ fn what_the_objects_refer_to_exists() {
         for spread in list(&pod["topologySpreadConstraints"]) {
             assert_eq!(&spread["labelSelector"]["matchLabels"], labels);
         }
+        let image = container["image"].as_str().unwrap();
+        assert_eq!(image, concat!("echo-server:", env!("CARGO_PKG_VERSION")));
         for (probe, path) in [
             ("startupProbe", "/readyz"),
             ("readinessProbe", "/readyz"),
