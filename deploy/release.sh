@@ -96,7 +96,8 @@ aarch64_musl_compiler() {
 
 rm -rf "$artifacts" "$input"
 mkdir -p "$artifacts" "$input/man" "$input/completions"
-if [[ -n $(git status --porcelain) ]]; then
+rehearsal=$(git status --porcelain)
+if [[ $rehearsal ]]; then
     echo "The work tree has changes that are not committed: this is a rehearsal, not a release."
 fi
 
@@ -107,9 +108,10 @@ native=$cargo_target/release/echo-server
 "$native" completions zsh >"$input/completions/_echo-server"
 "$native" completions fish >"$input/completions/echo-server.fish"
 "$native" man "$input/man"
-printf 'echo-server (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' "$version" \
+printf 'echo-server (%s-1) unstable; urgency=medium\n\n  * Release of version %s; changelog.gz has what is new.\n\n -- %s  %s\n' "$version" "$version" \
     "$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)" \
-    "$(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")" >"$input/changelog"
+    "$(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")" >"$input/changelog.Debian"
+gzip --no-name --best <CHANGELOG.md >"$input/changelog.gz"
 for kind in man completions; do
     tar -C "$input" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
         --mode=u=rwX,go=rX --create "$kind" | gzip --no-name --best >"$artifacts/echo-server-$version-$kind.tar.gz"
@@ -155,7 +157,8 @@ else
 fi
 
 step "the crate"
-cargo publish --dry-run --locked --allow-dirty
+if [[ $rehearsal ]]; then dirty=--allow-dirty; else dirty=; fi
+cargo publish --dry-run --locked ${dirty:+"$dirty"}
 
 step "checksums"
 (cd "$artifacts" && sha256sum -- * >SHA256SUMS && sha256sum --check --quiet SHA256SUMS && ls -l)
