@@ -8,11 +8,13 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use common::binary::{self, Running};
+use common::binary;
 use common::tools::run;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A Debian system in a directory, which is removed with the test.
 struct System(tempfile::TempDir);
@@ -94,24 +96,25 @@ fn the_package_installs_echoes_and_is_purged_without_a_trace() {
     is_enabled.arg("--root").arg(system.root()).args(["is-enabled", "echo-server.service"]);
     assert_eq!(String::from_utf8_lossy(&run(&mut is_enabled, b"").stdout).trim(), "disabled");
 
+    // Without a ready file: as this user, the server may not open our pipe.
     let as_user = ["--userspec=echo-server", system.root().to_str().unwrap()];
-    let mut serve = Command::new("chroot");
-    serve.args(as_user).args(["/usr/bin/echo-server", "--tcp", "0", "--tls", "0", "--udp", "0"]);
-    let server = Running::spawn(&mut serve);
-    for protocol in ["tcp", "tls", "udp"] {
-        let url = format!("{protocol}://{}", server.address(protocol));
-        succeed(binary::command().args([
-            "probe",
-            &url,
-            "--insecure",
-            "--count",
-            "2",
-            "-i",
-            "10ms",
-        ]));
+    let mut server = Command::new("chroot")
+        .args(as_user)
+        .args(["/usr/bin/echo-server", "--tcp", "0", "--tls", "0", "--udp", "0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let listening = log.by_ref().filter(|line| line.contains("Server listening")).take(3);
+    for line in listening.collect::<Vec<_>>() {
+        let value = |field| line.split(field).nth(1).unwrap().split(' ').next().unwrap();
+        let url = format!("{}://{}", value(" protocol="), value(" address="));
+        let mut probe = binary::command();
+        succeed(probe.args(["probe", &url, "--insecure", "--count", "2", "--interval", "10ms"]));
     }
-    let (status, log) = server.terminate();
-    assert_eq!(status.code(), Some(0), "{log}");
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    let rest: Vec<_> = log.collect();
+    assert_eq!(server.wait().unwrap().code(), Some(0), "{rest:?}");
 
     succeed(&mut system.command(&["dpkg", "--purge", "echo-server"]));
     assert!(!system.has_user());
