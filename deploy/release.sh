@@ -79,9 +79,9 @@ static() {
 
 # A C compiler for aarch64 with musl: Debian's cross compiler, which knows glibc, with the headers of
 # Debian's musl-dev for that architecture. apt keeps its lists here, so that the machine's own
-# architectures stay as they are.
+# architectures stay as they are. The path does not change, since cargo builds anew if it does.
 aarch64_musl_compiler() {
-    local root="$work/musl-aarch64" state="$work/apt"
+    local root="$cargo_target/aarch64-musl" state="$work/apt"
     mkdir -p "$root" "$state/lists/partial" "$state/archives/partial"
     local apt=(-o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::State::Lists="$state/lists"
         -o Dir::Cache::archives="$state/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
@@ -90,8 +90,8 @@ aarch64_musl_compiler() {
     (cd "$state" && apt-get "${apt[@]}" --quiet=2 download musl-dev >&2)
     dpkg-deb --extract "$state"/musl-dev_*.deb "$root"
     printf '#!/bin/sh\nexec aarch64-linux-gnu-gcc -nostdinc -isystem %q -isystem %q "$@"\n' \
-        "$root/usr/include/aarch64-linux-musl" "$(aarch64-linux-gnu-gcc -print-file-name=include)" >"$work/aarch64-musl-gcc"
-    chmod +x "$work/aarch64-musl-gcc"
+        "$root/usr/include/aarch64-linux-musl" "$(aarch64-linux-gnu-gcc -print-file-name=include)" >"$root/gcc"
+    chmod +x "$root/gcc"
 }
 
 rm -rf "$artifacts" "$input"
@@ -128,7 +128,7 @@ fi
 aarch64=aarch64-unknown-linux-musl
 step "static binary for $aarch64"
 if have aarch64-linux-gnu-gcc && have qemu-aarch64-static && rustup target add "$aarch64" && aarch64_musl_compiler; then
-    export CC_aarch64_unknown_linux_musl="$work/aarch64-musl-gcc" AR_aarch64_unknown_linux_musl=aarch64-linux-gnu-ar
+    export CC_aarch64_unknown_linux_musl="$cargo_target/aarch64-musl/gcc" AR_aarch64_unknown_linux_musl=aarch64-linux-gnu-ar
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=aarch64-linux-gnu-gcc
     static "$aarch64" qemu-aarch64-static
 else
