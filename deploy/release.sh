@@ -85,10 +85,11 @@ aarch64_musl_compiler() {
     mkdir -p "$root" "$state/lists/partial" "$state/archives/partial"
     local apt=(-o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::State::Lists="$state/lists"
         -o Dir::Cache::archives="$state/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
-        -o APT::Sandbox::User=root)
-    apt-get "${apt[@]}" --quiet=2 update >&2
-    (cd "$state" && apt-get "${apt[@]}" --quiet=2 download musl-dev >&2)
-    dpkg-deb --extract "$state"/musl-dev_*.deb "$root"
+        -o APT::Sandbox::User=root -o Acquire::Retries=3)
+    # The caller asks whether this works, and there `set -e` does not hold.
+    apt-get "${apt[@]}" --quiet=2 update >&2 || return
+    (cd "$state" && apt-get "${apt[@]}" --quiet=2 download musl-dev >&2) || return
+    dpkg-deb --extract "$state"/musl-dev_*.deb "$root" || return
     printf '#!/bin/sh\nexec aarch64-linux-gnu-gcc -nostdinc -isystem %q -isystem %q "$@"\n' \
         "$root/usr/include/aarch64-linux-musl" "$(aarch64-linux-gnu-gcc -print-file-name=include)" >"$root/gcc"
     chmod +x "$root/gcc"
