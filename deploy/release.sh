@@ -48,8 +48,8 @@ import json, sys
 for listener in json.load(open(sys.argv[1]))["listeners"]:
     print(listener["protocol"] + "://" + listener["address"])' "$ready")
     for url in "${urls[@]}"; do
-        "$@" probe "$url" --insecure --count 2 --interval 10ms --quiet >/dev/null 2>&1 ||
-            { echo "no echo from $url" >&2; return 1; }
+        "$@" probe "$url" --insecure --count 2 --interval 10ms --timeout 20s >"$work/probe" 2>&1 ||
+            { cat "$work/probe" >&2; return 1; }
     done
     kill -TERM "$server"
     wait "$server"
