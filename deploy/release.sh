@@ -37,10 +37,10 @@ have() { command -v "$1" >/dev/null; }
 verify() {
     local ready="$work/ready.json" urls
     rm -f "$ready"
-    "$@" --tcp 0 --udp 0 --ws 0 --tls 0 --wss 0 --quiet --ready-file "$ready" &
+    "$@" --tcp 0 --udp 0 --ws 0 --tls 0 --wss 0 --ready-file "$ready" 2>"$work/log" &
     server=$!
     until [[ -e $ready ]]; do
-        kill -0 "$server" || return 1
+        kill -0 "$server" || { cat "$work/log" >&2; return 1; }
         sleep 0.1
     done
     mapfile -t urls < <(python3 -c '
@@ -52,7 +52,7 @@ for listener in json.load(open(sys.argv[1]))["listeners"]:
             { cat "$work/probe" >&2; return 1; }
     done
     kill -TERM "$server"
-    wait "$server"
+    wait "$server" || { cat "$work/log" >&2; return 1; }
     server=
     echo "it runs: all five protocols echo, and SIGTERM ends it with exit code 0"
 }
