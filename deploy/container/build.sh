@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Builds the image, with docker (or podman as ENGINE).
+#
+#   deploy/container/build.sh [TAG]                  compiles in the build stage, whose base image is
+#                                                    BUILD_IMAGE, if set
+#   deploy/container/build.sh --binary FILE [TAG]    takes a static binary that exists already
+set -euo pipefail
+
+binary=
+if [[ ${1-} == --binary ]]; then
+    binary=$(realpath "$2")
+    shift 2
+fi
+tag=${1:-echo-server}
+engine=${ENGINE:-docker}
+
+cd "$(dirname "$0")/../.."
+file=deploy/container/Containerfile
+arguments=(
+    --tag "$tag"
+    --build-arg "VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)"
+    --build-arg "REVISION=$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)"
+)
+if [[ -n ${BUILD_IMAGE-} ]]; then arguments+=(--build-arg "BUILD_IMAGE=$BUILD_IMAGE"); fi
+
+if [[ -z $binary ]]; then
+    # Tracked files only, with what is not committed in them.
+    git ls-files -z | tar --null --files-from - --create |
+        "$engine" build --file "$file" "${arguments[@]}" -
+    exit
+fi
+
+if readelf --program-headers "$binary" | grep --quiet INTERP; then
+    echo "$0: $binary is not a static binary; an image without a C library cannot run it" >&2
+    exit 1
+fi
+context=$(mktemp -d)
+trap 'rm -r "$context"' EXIT
+mkdir "$context/image"
+cp "$binary" "$context/image/echo-server"
+cp LICENSE-MIT LICENSE-APACHE "$context/image"
+# The final stage alone, which then copies from the context.
+sed -e '0,/^FROM scratch/{/^FROM scratch/!d}' -e 's/--from=build //' "$file" >"$context/Containerfile"
+"$engine" build --file "$context/Containerfile" "${arguments[@]}" "$context"
