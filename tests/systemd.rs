@@ -280,7 +280,7 @@ impl Manager {
 #[test]
 fn a_service_manager_is_told_what_the_service_does() {
     let manager = Manager::new();
-    let server = manager.start(&[]);
+    let server = manager.start(&["--drain-delay", "1ms"]);
     assert_eq!(manager.message(), "READY=1\nSTATUS=0 connections open, 0 since the start");
 
     let mut client = TcpStream::connect(server.address("tcp")).unwrap();
@@ -295,8 +295,8 @@ fn a_service_manager_is_told_what_the_service_does() {
     assert_eq!(manager.message(), "READY=1");
 
     server.signal(Signal::TERM);
-    // The drain of 10 s, and five more.
-    let stopping = "STOPPING=1\nEXTEND_TIMEOUT_USEC=15000000\nSTATUS=Draining";
+    // The delay, the drain of 10 s, and five more.
+    let stopping = "STOPPING=1\nEXTEND_TIMEOUT_USEC=15001000\nSTATUS=Draining";
     assert_eq!(manager.next("STOPPING=1"), stopping);
     drop(client);
     assert!(server.wait().0.success());

@@ -63,7 +63,7 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     let ready_file = options.ready_file.map(ReadyFile::prepare).transpose();
     let ready_file = ready_file.map_err(|error| (REFUSED, error))?;
     let service = Service::from_environment();
-    let drain = options.config.timeouts.drain;
+    let timeouts = options.config.timeouts;
     let is_self_signed = options.config.identity == Identity::SelfSigned;
     // A name server, a disk or a pipe may not respond.
     let (server, admin) = tokio::select! {
@@ -128,7 +128,7 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     info!(signal, "Signal received; a second one ends the process at once");
     // Nothing that is told after this says that the service is ready.
     reloading.abort();
-    service.stopping(drain).await;
+    service.stopping(timeouts.drain_delay.saturating_add(timeouts.drain)).await;
     drop(stop);
     tokio::select! {
         summary = running => {

@@ -59,7 +59,8 @@ impl Service {
         self.tell("READY=1").await;
     }
 
-    /// Tells that the service stops, and that its connections may take `drain` to end.
+    /// Tells that the service stops, and that its connections may take `drain` to end,
+    /// with the time in which new ones are still accepted.
     pub async fn stopping(&self, drain: Duration) {
         let longest = drain.saturating_add(AFTER_DRAIN).as_micros();
         self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={longest}\nSTATUS=Draining")).await;
