@@ -175,15 +175,16 @@ fn all_five_protocols_echo_under_every_restriction() {
     let publish = ["8080/tcp", "8080/udp", "8443", "8081", "8444"]
         .map(|p| format!("--publish=127.0.0.1::{p}"));
     let publish: Vec<_> = publish.iter().map(String::as_str).collect();
-    let flags = ["--all", "--cert=/certs/server.pem", "--key=/certs/server.key"];
+    let flags =
+        ["--all", "--cert=/certs/server.pem", "--key=/certs/server.key", "--handshake-timeout=60s"];
     let server = Container::start(&publish, &flags);
     let ca = cert("ca.pem");
     let trust = ["--ca", ca.to_str().unwrap(), "--server-name", "localhost"];
     for (scheme, port, connections) in [
         ("tcp", "8080/tcp", "200"),
-        ("tls", "8443/tcp", "100"),
+        ("tls", "8443/tcp", "20"),
         ("ws", "8081/tcp", "200"),
-        ("wss", "8444/tcp", "100"),
+        ("wss", "8444/tcp", "20"),
         // Datagrams get lost under a load, and the server limits the replies to one address.
         ("udp", "8080/udp", "1"),
     ] {
@@ -195,9 +196,15 @@ fn all_five_protocols_echo_under_every_restriction() {
             let code = output.status.code();
             assert_eq!(code, Some(0), "{url} {arguments:?}: {said}{}", server.log());
         };
-        run(&["--count=3", "--interval=10ms"]);
-        // 12 MiB in flight, of the 64 that are all there is.
-        let load = ["--in-flight=4", "--count=2000", "--size=16KiB", "--timeout=30s"];
+        run(&["--count=3", "--interval=10ms", "--timeout=60s", "--connect-timeout=60s"]);
+        // Up to 12 MiB in flight, of the 64 that are all there is.
+        let load = [
+            "--in-flight=4",
+            "--count=2000",
+            "--size=16KiB",
+            "--timeout=60s",
+            "--connect-timeout=60s",
+        ];
         if connections != "1" {
             run(&[&["--connections", connections], &load[..]].concat());
         }

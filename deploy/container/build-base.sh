@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the image that the Containerfile's build stage starts from, where no registry can be reached:
 # Debian by debootstrap, this machine's Rust toolchain, and the sources of all dependencies. Needs
-# root, debootstrap, rustup's musl target and docker (or podman as ENGINE).
+# root, debootstrap and docker (or podman as ENGINE).
 #
 #   deploy/container/build-base.sh [IMAGE]        the image is echo-server-build unless given
 set -euo pipefail
@@ -9,15 +9,13 @@ cd "$(dirname "$0")/../.."
 
 image=${1:-echo-server-build}
 engine=${ENGINE:-docker}
-target=$(uname -m)-unknown-linux-musl
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 sysroot=$(rustc --print sysroot)
-[[ -d $sysroot/lib/rustlib/$target ]] || rustup target add "$target"
 
 root=$(mktemp -d)
 trap 'rm -rf --one-file-system "$root"' EXIT
 
-debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev,musl-tools "$suite" "$root" >&2
+debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev "$suite" "$root" >&2
 rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 
 # The toolchain without its documentation, which is larger than the rest.

@@ -3,13 +3,14 @@
 #
 #   deploy/container/build.sh [TAG]                  compiles in the build stage, whose base image is
 #                                                    BUILD_IMAGE, if set
-#   deploy/container/build.sh --binary FILE [TAG]    takes a static binary that exists already
+#   deploy/container/build.sh --outside [TAG]        compiles on this machine, and builds the final
+#                                                    stage only, which needs no base image
 set -euo pipefail
 
-binary=
-if [[ ${1-} == --binary ]]; then
-    binary=$(realpath "$2")
-    shift 2
+outside=
+if [[ ${1-} == --outside ]]; then
+    outside=yes
+    shift
 fi
 tag=${1:-echo-server}
 engine=${ENGINE:-docker}
@@ -23,22 +24,20 @@ arguments=(
 )
 if [[ -n ${BUILD_IMAGE-} ]]; then arguments+=(--build-arg "BUILD_IMAGE=$BUILD_IMAGE"); fi
 
-if [[ -z $binary ]]; then
+if [[ -z $outside ]]; then
     # Tracked files only, with what is not committed in them.
     git ls-files -z | tar --null --files-from - --create |
         "$engine" build --file "$file" "${arguments[@]}" -
     exit
 fi
 
-if readelf --program-headers "$binary" | grep --quiet INTERP; then
-    echo "$0: $binary is not a static binary; an image without a C library cannot run it" >&2
-    exit 1
-fi
 context=$(mktemp -d)
 trap 'rm -r "$context"' EXIT
-mkdir "$context/image"
-cp "$binary" "$context/image/echo-server"
-cp LICENSE-MIT LICENSE-APACHE "$context/image"
+deploy/container/compile.sh "$context/image"
+if readelf --program-headers "$context/image/echo-server" | grep --quiet INTERP; then
+    echo "$0: the binary is not static, and cannot run in an image without a C library" >&2
+    exit 1
+fi
 # The final stage alone, which then copies from the context.
 sed -e '0,/^FROM scratch/{/^FROM scratch/!d}' -e 's/--from=build //' "$file" >"$context/Containerfile"
 "$engine" build --file "$context/Containerfile" "${arguments[@]}" "$context"
