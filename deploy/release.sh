@@ -155,7 +155,7 @@ if docker info >/dev/null 2>&1; then
     image="$artifacts/echo-server-$version-image-$(uname -m).tar.gz"
     docker save "echo-server:$version" | gzip --no-name >"$image"
     docker load --input "$image"
-    IMAGE="echo-server:$version" cargo test --locked --test container -- --ignored
+    IMAGE="echo-server:$version" cargo test --locked --test container -- --ignored --test-threads=1
 else
     not_built+=("the image: needs docker")
 fi

@@ -1,6 +1,6 @@
 //! The image of `deploy/container`, run by a real engine and driven from outside of its containers.
 //!
-//! `IMAGE=echo-server cargo test --test container -- --ignored` needs docker and the image, which
+//! `IMAGE=echo-server cargo test --test container -- --ignored --test-threads=1` needs docker and the image, which
 //! `deploy/container/build.sh` builds.
 #![cfg(target_os = "linux")]
 
