@@ -280,7 +280,7 @@ impl Manager {
 #[test]
 fn a_service_manager_is_told_what_the_service_does() {
     let manager = Manager::new();
-    let server = manager.start(&["--drain-delay", "1ms"]);
+    let server = manager.start(&[("ECHO_DRAIN_DELAY", "1ms")]);
     assert_eq!(manager.message(), "READY=1\nSTATUS=0 connections open, 0 since the start");
 
     let mut client = TcpStream::connect(server.address("tcp")).unwrap();
