@@ -112,16 +112,7 @@ fn over_tls(address: SocketAddr, size: usize, echoes: u64) {
 
 fn over_websocket(address: SocketAddr, echoes: u64) {
     let mut client = connect(address);
-    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    client.write_all(request.as_bytes()).unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        client.read_exact(&mut byte).unwrap();
-        head.extend(byte);
-    }
+    common::client::upgrade(&mut client);
     // A binary frame, with a masking key of zeros.
     let message = [&[0x82, 0x80 | 64, 0, 0, 0, 0][..], &[b'x'; 64]].concat();
     let echo = [&[0x82, 64][..], &[b'x'; 64]].concat();

@@ -115,16 +115,7 @@ fn connect(server: &Running, protocol: &str) -> TcpStream {
     let mut client = TcpStream::connect(server.address(protocol)).unwrap();
     client.set_nodelay(true).unwrap();
     if protocol == "ws" {
-        let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-            Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        client.write_all(request.as_bytes()).unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            client.read_exact(&mut byte).unwrap();
-            head.extend(byte);
-        }
+        common::client::upgrade(&mut client);
     }
     client
 }

@@ -153,3 +153,19 @@ pub fn noise(length: usize) -> Vec<u8> {
     };
     std::iter::repeat_with(&mut next).take(length).collect()
 }
+
+/// Opens a WebSocket by hand, for clients that count what each frame costs the server.
+pub fn upgrade(client: &mut std::net::TcpStream) {
+    use std::io::{Read, Write};
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "));
+}

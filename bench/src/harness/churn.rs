@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
-use super::counter::{Counted, Counter};
+use super::counter::{COUNTING, Counted, Counter};
 use super::process;
 use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
-use super::traffic::COUNTING;
 use super::visit::Visitors;
 
 /// Visitors at a time.

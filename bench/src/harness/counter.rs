@@ -4,10 +4,14 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::sample::Metric;
+
+/// How long is counted.
+pub const COUNTING: Duration = Duration::from_millis(250);
 
 /// A tool that counts, and what it can count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

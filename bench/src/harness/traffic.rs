@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use echo_server::Protocol;
 use echo_server::probe::{Event, LoadOptions, Probe, Progress, Summary};
 
-use super::counter::{Counted, Counter};
+use super::counter::{COUNTING, Counted, Counter};
 use super::plan::Load;
 use super::process;
 use super::sample::{Metric, Sample, Trouble};
@@ -18,9 +18,6 @@ const WARM_UP: Duration = Duration::from_millis(200);
 /// The beginning of a load that is not measured: its first messages are sent all at once. The probe
 /// reports progress every 0.2 s.
 const SETTLING: Duration = Duration::from_millis(150);
-
-/// How long is counted.
-pub const COUNTING: Duration = Duration::from_millis(250);
 
 /// With fewer connections than this, memory per connection is not computed: it would mostly be the
 /// process's own.

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg, setsockopt, sockopt};
 
-use super::counter::{Counted, Counter};
+use super::counter::{COUNTING, Counted, Counter};
 use super::process;
 use super::sample::{Metric, Sample, Trouble};
 use super::servers::Running;
-use super::traffic::COUNTING;
 
 /// Sockets that send one train after the other. Everything in flight fits into a receive buffer of
 /// the default size, since with losses the timeout would be measured instead of the server.
