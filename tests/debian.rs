@@ -117,7 +117,8 @@ fn the_package_installs_echoes_and_is_purged_without_a_trace() {
     assert_eq!(server.wait().unwrap().code(), Some(0), "{rest:?}");
 
     succeed(&mut system.command(&["dpkg", "--purge", "echo-server"]));
-    assert!(!system.has_user());
+    // Files may still belong to it, and its number must not go to somebody else.
+    assert!(system.has_user());
     let after = system.files();
     let left: Vec<_> = after.difference(&before).collect();
     let lost: Vec<_> = before.difference(&after).collect();
