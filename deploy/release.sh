@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds everything that is published of a version, as far as this machine can, into
 # target/release-artifacts, and runs each to see that it works. What could not be built is said at the
-# end, with what it needs.
+# end, with what it needs, and is a failure unless --partial is given.
 #
-#   deploy/release.sh
+#   deploy/release.sh [--partial]
 #
 # Each artifact needs tools of its own, which on Debian are:
 #   static x86_64 binary    rustup, musl-tools
@@ -11,6 +11,16 @@
 #   Debian package          cargo-deb; lintian to check it
 #   container image         docker
 set -euo pipefail
+
+partial=
+case $* in
+'') ;;
+--partial) partial=yes ;;
+*)
+    echo "usage: $0 [--partial]" >&2
+    exit 2
+    ;;
+esac
 cd "$(dirname "$0")/.."
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
@@ -170,4 +180,6 @@ step "checksums"
 if ((${#not_built[@]})); then
     printf '\nNOT BUILT: %s' "${not_built[@]}"
     echo
+    # What is not complete must not pass for a release.
+    [[ $partial ]] || exit 1
 fi
