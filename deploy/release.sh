@@ -76,6 +76,7 @@ static() {
     cargo build --release --locked --bin echo-server --target "$target"
     mkdir "$work/$name"
     cp "$cargo_target/$target/release/echo-server" README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$work/$name"
+    deploy/notices.sh "$target" >"$work/$name/THIRD-PARTY-NOTICES"
     cp -r "$input/man" "$input/completions" deploy/systemd "$work/$name"
     # The same names, owners and times whoever packs it.
     tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
@@ -125,6 +126,8 @@ printf 'echo-server (%s-1) unstable; urgency=medium\n\n  * Release of version %s
     "$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)" \
     "$(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")" >"$input/changelog.Debian"
 gzip --no-name --best <CHANGELOG.md >"$input/changelog.gz"
+deploy/notices.sh "$(rustc --version --verbose | sed -n 's/^host: //p')" >"$work/notices"
+gzip --no-name --best <"$work/notices" >"$input/THIRD-PARTY-NOTICES.gz"
 for kind in man completions; do
     tar -C "$input" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
         --mode=u=rwX,go=rX --create "$kind" | gzip --no-name --best >"$artifacts/echo-server-$version-$kind.tar.gz"

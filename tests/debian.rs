@@ -83,6 +83,7 @@ fn the_package_installs_echoes_and_is_purged_without_a_trace() {
         "usr/share/zsh/vendor-completions/_echo-server",
         "usr/share/fish/vendor_completions.d/echo-server.fish",
         "usr/share/doc/echo-server/copyright",
+        "usr/share/doc/echo-server/THIRD-PARTY-NOTICES.gz",
         "etc/default/echo-server",
     ] {
         assert!(system.has(file), "{file} is missing");
