@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds everything that is published of a version, as far as this machine can, into
 # target/release-artifacts, and runs each to see that it works. What could not be built is said at the
-# end, with what it needs.
+# end, with what it needs, and is a failure unless --partial is given.
 #
-#   deploy/release.sh
+#   deploy/release.sh [--partial]
 #
 # Each artifact needs tools of its own, which on Debian are:
 #   static x86_64 binary    rustup, musl-tools
@@ -11,6 +11,16 @@
 #   Debian package          cargo-deb; lintian to check it
 #   container image         docker
 set -euo pipefail
+
+partial=
+case $* in
+'') ;;
+--partial) partial=yes ;;
+*)
+    echo "usage: $0 [--partial]" >&2
+    exit 2
+    ;;
+esac
 cd "$(dirname "$0")/.."
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
@@ -66,6 +76,7 @@ static() {
     cargo build --release --locked --bin echo-server --target "$target"
     mkdir "$work/$name"
     cp "$cargo_target/$target/release/echo-server" README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$work/$name"
+    deploy/notices.sh "$target" >"$work/$name/THIRD-PARTY-NOTICES"
     cp -r "$input/man" "$input/completions" deploy/systemd "$work/$name"
     # The same names, owners and times whoever packs it.
     tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
@@ -115,6 +126,8 @@ printf 'echo-server (%s-1) unstable; urgency=medium\n\n  * Release of version %s
     "$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)" \
     "$(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")" >"$input/changelog.Debian"
 gzip --no-name --best <CHANGELOG.md >"$input/changelog.gz"
+deploy/notices.sh "$(rustc --version --verbose | sed -n 's/^host: //p')" >"$work/notices"
+gzip --no-name --best <"$work/notices" >"$input/THIRD-PARTY-NOTICES.gz"
 for kind in man completions; do
     tar -C "$input" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
         --mode=u=rwX,go=rX --create "$kind" | gzip --no-name --best >"$artifacts/echo-server-$version-$kind.tar.gz"
@@ -170,4 +183,6 @@ step "checksums"
 if ((${#not_built[@]})); then
     printf '\nNOT BUILT: %s' "${not_built[@]}"
     echo
+    # What is not complete must not pass for a release.
+    [[ $partial ]] || exit 1
 fi

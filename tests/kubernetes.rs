@@ -144,6 +144,9 @@ fn pods_pass_the_restricted_standard_and_are_bounded() {
                 assert!(container["resources"][kind][resource].is_string(), "{kind} {resource}");
             }
         }
+        // 128 MiB, of which a quarter may be unsent echoes: 12 KiB for each connection besides.
+        assert_eq!(container["resources"]["limits"]["memory"], "128Mi");
+        assert_eq!(flag(&arguments(workload), "max-connections"), "8000");
     }
 }
 
@@ -234,7 +237,7 @@ fn arguments(workload: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn the_grace_period_covers_the_whole_drain() {
+fn the_grace_period_and_the_readiness_probe_cover_the_drain() {
     if !have_kustomize() || !have_validator() {
         return;
     }
@@ -252,6 +255,12 @@ fn the_grace_period_covers_the_whole_drain() {
         let grace = &workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
         let needed = seconds("drain-delay") + seconds("drain-timeout") + SPARE;
         assert_eq!(grace.as_u64(), Some(needed), "{overlay}");
+        // The first failure can come right after SIGTERM, and the last one must not come before the
+        // listeners close: until then kube-proxy may have no other pod on its node.
+        let probe = &container(workload)["readinessProbe"];
+        let number = |name: &str| probe[name].as_u64().unwrap();
+        let notices = (number("failureThreshold") - 1) * number("periodSeconds");
+        assert!(notices >= seconds("drain-delay"), "{overlay}: not ready after {notices} s");
     }
 }
 

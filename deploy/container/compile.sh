@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles the image's static binary into DIRECTORY, beside the licences.
+# Compiles the image's static binary into DIRECTORY, beside its licences and those of what is linked in.
 #
 #   deploy/container/compile.sh DIRECTORY
 #
@@ -16,3 +16,4 @@ target=$(rustc --version --verbose | sed -n 's/^host: //p')
 RUSTFLAGS='-C target-feature=+crt-static' CARGO_PROFILE_RELEASE_STRIP=symbols \
     cargo build --release --locked --bin echo-server --target "$target"
 cp "${CARGO_TARGET_DIR:-target}/$target/release/echo-server" LICENSE-MIT LICENSE-APACHE "$directory"
+deploy/notices.sh "$target" >"$directory/THIRD-PARTY-NOTICES"

@@ -106,7 +106,8 @@ ADDR is a PORT, IP:PORT, [IPv6]:PORT, [IPv6%INTERFACE]:PORT, NAME:PORT, or :PORT
 port 0 is any free port. Except for --udp, it can also be a Unix socket: unix:PATH, or on Linux \
 unix:@NAME. The word systemd, or systemd:NAME, means sockets that systemd hands over. Listener flags \
 can be repeated.
-TIME is written as 10s, 5m or 1h 30m, or as a number of seconds; 0 means no limit.
+TIME is written as 10s, 5m or 1h 30m, or as a number of seconds; 0 means no limit, except that \
+--drain-timeout 0 aborts connections at once.
 SIZE is written as 64KiB or 1MB.
 
 Every flag has an environment variable: ECHO_LOG_FORMAT sets --log-format, and ECHO_ALL=1 gives --all. \

@@ -341,8 +341,8 @@ struct Limits {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     drain_delay: Duration,
 
-    /// On SIGTERM or SIGINT, behind --drain-delay, time for connections to receive the rest of their
-    /// echo
+    /// After --drain-delay, time for connections to receive the rest of their echo; what is left then
+    /// is aborted; 0: at once
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     drain_timeout: Duration,
 }
