@@ -152,6 +152,7 @@ async fn bind(
         Some(address) => Some(Admin::bind(&mut server, &address).await?),
         None => None,
     };
+    server.check_inherited()?;
     Ok((server, admin))
 }
 
