@@ -346,6 +346,29 @@ fn a_request_that_never_ends_delays_nobody_and_is_closed() {
 }
 
 #[test]
+fn clients_that_ask_nothing_make_room_for_those_that_do() {
+    const HALF: &str = "GET /readyz HTTP/1.1\r\nHost: localhost\r\n";
+    let server = Running::start(&["--tcp", "0", "--admin", "0"]);
+    let admin = admin(&server);
+    // All wait until their time is up if nobody makes room; then the last one has no time left.
+    // On a machine that is busy for so long, it is tried again.
+    let is_in_time = || {
+        let clients = (0..64).map(|_| {
+            let mut client = TcpStream::connect(admin).unwrap();
+            client.write_all(HALF.as_bytes()).unwrap();
+            client
+        });
+        let clients: Vec<_> = clients.collect();
+        assert_eq!(get(admin, "/readyz").status, 200);
+        let mut last = clients.last().unwrap();
+        let mut start = [0; 12];
+        last.write_all(b"\r\n").is_ok()
+            && last.read_exact(&mut start).is_ok_and(|()| &start == b"HTTP/1.1 200")
+    };
+    assert!((0..10).any(|_| is_in_time()));
+}
+
+#[test]
 fn a_server_that_is_to_end_says_so_and_still_accepts() {
     let server = Running::start(&["--tcp", "0", "--admin", "0", "--drain-delay", "1h"]);
     let (admin, tcp) = (admin(&server), server.address("tcp"));
