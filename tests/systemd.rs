@@ -339,7 +339,7 @@ fn a_service_manager_is_told_what_the_service_does() {
     let mut client = TcpStream::connect(server.address("tcp")).unwrap();
     client.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();
-    assert_eq!(manager.message(), "STATUS=1 connections open, 1 since the start");
+    assert_eq!(manager.message(), "STATUS=1 connection open, 1 since the start");
 
     server.signal(Signal::HUP);
     let reloading = manager.message();
@@ -353,6 +353,46 @@ fn a_service_manager_is_told_what_the_service_does() {
     assert_eq!(manager.next("STOPPING=1"), stopping);
     drop(client);
     assert!(server.wait().0.success());
+}
+
+#[test]
+fn a_service_that_drains_says_so_until_its_end_and_still_reloads() {
+    let manager = Manager::new();
+    let delay = [("ECHO_DRAIN_DELAY", "1h"), ("ECHO_DRAIN_TIMEOUT", "100000000000d")];
+    let server = manager.start(&delay);
+    manager.next("READY=1");
+    server.signal(Signal::TERM);
+    // Times are 64-bit numbers for systemd, and the largest one means none.
+    let stopping = format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}\nSTATUS=Draining", u64::MAX / 2);
+    assert_eq!(manager.next("STOPPING=1"), stopping);
+    server.signal(Signal::HUP);
+    server.wait_for_line("there is nothing to reload");
+    let mut client = TcpStream::connect(server.address("tcp")).unwrap();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    // The next message: no RELOADING=1 or READY=1 comes before it.
+    let status = manager.message();
+    let count = status.strip_prefix("STATUS=Draining: ").expect(&status);
+    assert!(count.ends_with(" since the start"), "{status}");
+    // A second signal ends it at once.
+    server.terminate();
+}
+
+/// Else the manager would wait for the end of the reload.
+#[test]
+fn a_service_manager_that_reads_late_is_told_the_last_state() {
+    let manager = Manager::new();
+    let server = manager.start(&[]);
+    manager.next("READY=1");
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"full", &manager.name).is_ok() {}
+    server.signal(Signal::HUP);
+    for _ in 0..2 {
+        server.wait_for_line("The service manager does not read what it is told");
+    }
+    manager.next("READY=1");
+    assert!(server.terminate().0.success());
 }
 
 #[test]
