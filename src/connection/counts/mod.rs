@@ -49,7 +49,7 @@ pub(crate) struct TlsCounts {
     pub(crate) failed: BTreeMap<String, u64>,
 }
 
-/// The alerts that failed handshakes commonly end with, besides those that only a bug leads to.
+/// The alerts that failed handshakes commonly end with. Those that only a bug leads to are not here.
 /// `none` is the most common one: port scans and health checks connect and leave.
 const COMMON_ALERTS: [&str; 16] = [
     "none",
