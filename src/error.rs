@@ -65,6 +65,14 @@ pub enum StartError {
         /// The names of the descriptors.
         names: Vec<String>,
     },
+    /// An inherited descriptor is of no use to any listener.
+    #[error("the inherited descriptor '{name}': {problem}")]
+    Inherited {
+        /// The name of the descriptor.
+        name: String,
+        /// The reason.
+        problem: String,
+    },
     /// Two listeners of the configuration want the same address.
     #[error("{protocol} on {address}: {other_protocol} on {other} has it already")]
     Twice {
@@ -176,6 +184,7 @@ impl StartError {
                 | StartError::Credential(_)
                 | StartError::Address { .. }
                 | StartError::Surplus { .. }
+                | StartError::Inherited { .. }
                 | StartError::Twice { .. }
                 | StartError::AdminAddress { .. }
                 | StartError::AdminTwice { .. }

@@ -184,6 +184,11 @@ async fn tls_handshakes_are_told_by_version_and_failures_by_alert() {
         let resumed = series.replace("false", "true");
         assert_eq!(Metrics::of(admin).value(&resumed), 0.0);
     }
+    // A first failure has to be seen as an increase.
+    for alert in ["none", "unknown", "unknown_ca", "certificate_required", "protocol_version"] {
+        let series = format!("echo_tls_handshake_failures_total{{alert=\"{alert}\"}}");
+        assert_eq!(Metrics::of(admin).value(&series), 0.0);
+    }
     // A client that trusts nobody says so.
     let provider = Arc::new(aws_lc_rs::default_provider());
     let distrusting = ClientConfig::builder_with_provider(provider)
@@ -200,14 +205,36 @@ async fn tls_handshakes_are_told_by_version_and_failures_by_alert() {
     wait_for(admin, "echo_tls_handshake_failures_total{alert=\"none\"}", 1.0);
     let mut client = TcpStream::connect(tls).unwrap();
     client.write_all(b"no TLS at all").unwrap();
+    let mut client = TcpStream::connect(tls).unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let metrics = wait_for(
         admin,
         "echo_connections_closed_total{protocol=\"tls\",reason=\"tls_handshake_failed\"}",
-        3.0,
+        4.0,
     );
     let failures = metrics.0.lines().filter(|line| line.starts_with("echo_tls_handshake_failures"));
     let count = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
-    assert_eq!(failures.map(count).sum::<f64>(), 3.0);
+    assert_eq!(failures.map(count).sum::<f64>(), 4.0);
+}
+
+/// Nobody waits for an echo there: it may carry WebSockets, each a connection of its own.
+#[test]
+fn an_http2_connection_is_no_handshake_that_is_timed() {
+    let server = Running::start(&["--ws", "0", "--admin", "0"]);
+    let admin = admin(&server);
+    // The preface, empty SETTINGS, and GET / (RFC 7541 appendix A: 2, 6, 4).
+    let request = b"\x00\x00\x03\x01\x05\x00\x00\x00\x01\x82\x86\x84";
+    for sent in [&b""[..], request] {
+        let mut client = TcpStream::connect(server.address("ws")).unwrap();
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        client.write_all(&[&[0, 0, 0, 4, 0, 0, 0, 0, 0], sent].concat()).unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    }
+    let opened = "echo_connections_opened_total{protocol=\"ws\"}";
+    let metrics = wait_for(admin, "echo_connections{protocol=\"ws\"}", 0.0);
+    assert_eq!(metrics.value(opened), 2.0);
+    let count = "echo_handshake_duration_seconds_count{protocol=\"ws\"}";
+    assert_eq!(metrics.value(count), 0.0);
 }
 
 #[test]
@@ -248,6 +275,20 @@ fn datagrams_that_get_no_answer_are_told() {
             return;
         }
     }
+}
+
+#[test]
+fn empty_datagrams_are_told_as_they_come() {
+    let server = Running::start(&["--udp", "0", "--admin", "0"]);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(server.address("udp")).unwrap();
+    for _ in 0..5 {
+        client.send(b"").unwrap();
+        assert_eq!(client.recv(&mut [0]).unwrap(), 0);
+    }
+    let messages = "echo_messages_total{protocol=\"udp\"}";
+    let metrics = wait_for(admin(&server), messages, 5.0);
+    assert_eq!(metrics.value("echo_received_bytes_total{protocol=\"udp\"}"), 0.0);
 }
 
 #[cfg(target_os = "linux")]
@@ -346,6 +387,29 @@ fn a_request_that_never_ends_delays_nobody_and_is_closed() {
 }
 
 #[test]
+fn clients_that_ask_nothing_make_room_for_those_that_do() {
+    const HALF: &str = "GET /readyz HTTP/1.1\r\nHost: localhost\r\n";
+    let server = Running::start(&["--tcp", "0", "--admin", "0"]);
+    let admin = admin(&server);
+    // All wait until their time is up if nobody makes room; then the last one has no time left.
+    // On a machine that is busy for so long, it is tried again.
+    let is_in_time = || {
+        let clients = (0..64).map(|_| {
+            let mut client = TcpStream::connect(admin).unwrap();
+            client.write_all(HALF.as_bytes()).unwrap();
+            client
+        });
+        let clients: Vec<_> = clients.collect();
+        assert_eq!(get(admin, "/readyz").status, 200);
+        let mut last = clients.last().unwrap();
+        let mut start = [0; 12];
+        last.write_all(b"\r\n").is_ok()
+            && last.read_exact(&mut start).is_ok_and(|()| &start == b"HTTP/1.1 200")
+    };
+    assert!((0..10).any(|_| is_in_time()));
+}
+
+#[test]
 fn a_server_that_is_to_end_says_so_and_still_accepts() {
     let server = Running::start(&["--tcp", "0", "--admin", "0", "--drain-delay", "1h"]);
     let (admin, tcp) = (admin(&server), server.address("tcp"));
@@ -416,7 +480,7 @@ fn an_address_that_cannot_be_had_is_said_in_words() {
         ("0", used.as_str(), 1, "the address is in use: another program listens there"),
         (path.as_str(), path.as_str(), 2, "--tcp has it already"),
         ("0", "no.such.name.invalid:80", 2, "the name 'no.such.name.invalid'"),
-        ("0", "127.0.0.1", 2, "it has no port"),
+        ("0", "127.0.0.1", 2, "it has no port; did you mean 127.0.0.1:8082?"),
         ("0", "192.0.2.1:80", 1, "this machine has no such address"),
     ] {
         let output = command().args(["--tcp", tcp, "--admin", admin]).output().unwrap();
@@ -426,6 +490,15 @@ fn an_address_that_cannot_be_had_is_said_in_words() {
         let lines = error.lines().filter(|line| line.starts_with("echo-server: "));
         assert_eq!(lines.count(), 1, "{error}");
     }
+}
+
+#[test]
+fn it_has_one_address() {
+    let output =
+        command().args(["--tcp", "0", "--admin", "0", "--admin", "9000"]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("--admin: it was given more than once"), "{error}");
 }
 
 #[test]

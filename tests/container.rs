@@ -166,7 +166,11 @@ fn the_image_holds_one_static_binary_and_its_licences() {
         .map(|fields| fields[5].to_owned())
         .collect();
     files.sort();
-    assert_eq!(files, ["LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY-NOTICES", "echo-server"], "{list}");
+    assert_eq!(
+        files,
+        ["LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY-NOTICES", "echo-server"],
+        "{list}"
+    );
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use common::binary::{self, Running, command, shell};
+use common::http::get;
 use common::tools;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -70,6 +71,17 @@ impl Activated {
         line
     }
 
+    /// The line that says why the server did not start.
+    fn refusal(&mut self) -> String {
+        loop {
+            let said = self.line();
+            assert!(!said.is_empty(), "the log ends");
+            if said.starts_with("echo-server: ") {
+                return said;
+            }
+        }
+    }
+
     /// Stops the server with SIGTERM, and returns its log.
     fn stop(mut self) -> String {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
@@ -116,6 +128,39 @@ fn every_stream_protocol_takes_the_socket_of_its_name() {
 }
 
 #[test]
+fn the_admin_endpoint_takes_the_socket_of_its_name() {
+    if !have_socket_activate() {
+        return;
+    }
+    for flag in ["systemd", "systemd:admin"] {
+        let flags = ["--tcp", "systemd", "--admin", flag];
+        let (activated, addresses) =
+            Activated::start(&["--fdname=admin:tcp"], &["127.0.0.1"; 2], &flags);
+        ping(&format!("tcp://{}", addresses[1]));
+        assert_eq!(get(addresses[0].parse().unwrap(), "/readyz").body, "ok\n");
+        activated.stop();
+    }
+}
+
+/// systemd-socket-activate starts the server with the first client, which gets no answer then.
+#[test]
+fn a_socket_that_no_flag_uses_is_an_error() {
+    if !have_socket_activate() {
+        return;
+    }
+    let many: Vec<_> = (0..8).map(|number| format!("a{number}")).collect();
+    let names = format!("--fdname=tcp:{}", many.join(":"));
+    let (mut activated, addresses) =
+        Activated::start(&[&names], &["127.0.0.1"; 9], &["--tcp", "systemd"]);
+    let _client = TcpStream::connect(&addresses[0]).unwrap();
+    assert_eq!(
+        activated.refusal(),
+        "echo-server: LISTEN_FDS: no flag uses the inherited 'a0', 'a1', 'a2', 'a3', 'a4' and 3 more; \
+         --tcp systemd:a0, for example, would\n"
+    );
+}
+
+#[test]
 fn several_datagram_sockets_of_one_name_are_all_echoed_on_several_threads() {
     if !have_socket_activate() {
         return;
@@ -155,13 +200,8 @@ fn a_single_connection_is_refused_with_the_name_of_the_setting() {
     let (mut activated, addresses) =
         Activated::start(&["-a"], &["127.0.0.1"], &["--tcp", "systemd"]);
     let _client = TcpStream::connect(&addresses[0]).unwrap();
-    let mut said = activated.line();
-    while !said.starts_with("echo-server: ") {
-        assert!(!said.is_empty(), "the log ends");
-        said = activated.line();
-    }
     assert_eq!(
-        said,
+        activated.refusal(),
         "echo-server: --tcp systemd: the descriptor 'unknown' is a connection and no listener: its \
          socket unit has Accept=yes, and this server needs Accept=no\n"
     );
@@ -213,7 +253,20 @@ fn what_is_wrong_with_a_descriptor_is_said() {
         ),
         (
             "LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$ exec echo-server --tcp 0 3</dev/null",
-            "LISTEN_FDS: no flag uses the inherited 'web'; --tcp systemd:web, for example, would",
+            "LISTEN_FDS: the inherited 'web': it is no TCP, UDP or Unix socket, or it is not open",
+        ),
+        (
+            "LISTEN_FDS=9 LISTEN_PID=$$ exec echo-server --admin systemd:x --tcp 0",
+            "--admin systemd:x: no descriptor has the name 'x'; there are 'unknown'",
+        ),
+        (
+            "exec echo-server --tcp 0 --admin systemd",
+            "--admin systemd: no descriptors were handed over: LISTEN_FDS is not set",
+        ),
+        (
+            "LISTEN_FDS=2 LISTEN_FDNAMES=a:b LISTEN_PID=$$ exec echo-server --tcp 0 --admin systemd \
+             3</dev/null 4<&-",
+            "--admin systemd: the descriptor 'b': it is no TCP, UDP or Unix socket",
         ),
         ("exec echo-server --tcp systemd:", "the name of the descriptor is missing after systemd:"),
         (
@@ -286,7 +339,7 @@ fn a_service_manager_is_told_what_the_service_does() {
     let mut client = TcpStream::connect(server.address("tcp")).unwrap();
     client.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();
-    assert_eq!(manager.message(), "STATUS=1 connections open, 1 since the start");
+    assert_eq!(manager.message(), "STATUS=1 connection open, 1 since the start");
 
     server.signal(Signal::HUP);
     let reloading = manager.message();
@@ -300,6 +353,46 @@ fn a_service_manager_is_told_what_the_service_does() {
     assert_eq!(manager.next("STOPPING=1"), stopping);
     drop(client);
     assert!(server.wait().0.success());
+}
+
+#[test]
+fn a_service_that_drains_says_so_until_its_end_and_still_reloads() {
+    let manager = Manager::new();
+    let delay = [("ECHO_DRAIN_DELAY", "1h"), ("ECHO_DRAIN_TIMEOUT", "100000000000d")];
+    let server = manager.start(&delay);
+    manager.next("READY=1");
+    server.signal(Signal::TERM);
+    // Times are 64-bit numbers for systemd, and the largest one means none.
+    let stopping = format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}\nSTATUS=Draining", u64::MAX / 2);
+    assert_eq!(manager.next("STOPPING=1"), stopping);
+    server.signal(Signal::HUP);
+    server.wait_for_line("there is nothing to reload");
+    let mut client = TcpStream::connect(server.address("tcp")).unwrap();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    // The next message: no RELOADING=1 or READY=1 comes before it.
+    let status = manager.message();
+    let count = status.strip_prefix("STATUS=Draining: ").expect(&status);
+    assert!(count.ends_with(" since the start"), "{status}");
+    // A second signal ends it at once.
+    server.terminate();
+}
+
+/// Else the manager would wait for the end of the reload.
+#[test]
+fn a_service_manager_that_reads_late_is_told_the_last_state() {
+    let manager = Manager::new();
+    let server = manager.start(&[]);
+    manager.next("READY=1");
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"full", &manager.name).is_ok() {}
+    server.signal(Signal::HUP);
+    for _ in 0..2 {
+        server.wait_for_line("The service manager does not read what it is told");
+    }
+    manager.next("READY=1");
+    assert!(server.terminate().0.success());
 }
 
 #[test]

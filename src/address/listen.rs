@@ -45,8 +45,8 @@ pub enum ListenAddress {
     /// [`Config::inherited`](crate::Config::inherited): all of the name that have the type which the
     /// protocol needs. Datagram sockets are for UDP, stream sockets for everything else.
     Inherited {
-        /// The name (`FileDescriptorName=` in systemd.socket(5)). `None`: the protocol's own name,
-        /// or, if nothing is called so, the only socket of the type.
+        /// The name (`FileDescriptorName=` in systemd.socket(5)). `None`: the protocol's own name
+        /// (`admin` for the admin endpoint), or, if nothing is called so, the only socket of the type.
         name: Option<String>,
     },
     /// All interfaces: the IPv6 wildcard, which accepts IPv4 too, or the IPv4 wildcard on a machine

@@ -29,6 +29,8 @@ impl Format {
     pub(super) fn preferred<'a>(accept: impl Iterator<Item = &'a str>) -> Format {
         let (mut open_metrics, mut plain) = (0.0, 0.0);
         for range in accept.flat_map(|value| value.split(',')) {
+            // Types and the names of parameters are case-insensitive (RFC 9110 section 8.3.1).
+            let range = range.to_ascii_lowercase();
             let mut parts = range.split(';').map(str::trim);
             let weight = match parts.next() {
                 Some("application/openmetrics-text") => &mut open_metrics,
@@ -273,6 +275,9 @@ mod tests {
         for (accept, format) in [
             (prometheus, Format::OpenMetrics),
             ("application/openmetrics-text; q=0.5, text/plain", Format::Prometheus),
+            ("Application/OpenMetrics-Text;Q=0.6, text/plain;q=0.5", Format::OpenMetrics),
+            ("application/openmetrics-text, TEXT/plain; Q=0.1", Format::OpenMetrics),
+            ("application/openmetrics-text;Q=0", Format::Prometheus),
             ("application/openmetrics-text;q=0", Format::Prometheus),
             ("*/*", Format::Prometheus),
             ("", Format::Prometheus),

@@ -2,6 +2,7 @@
 //! no part of the echo, and shares no limits with it.
 
 mod encode;
+mod places;
 mod process;
 mod respond;
 
@@ -17,7 +18,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -25,13 +25,11 @@ use crate::address::{Address, ListenAddress};
 use crate::error::StartError;
 use crate::net::{AnyListener, Listener, Stream};
 use crate::server::Server;
+use places::{Place, Places};
 use respond::Responder;
 
-/// How many connections are served at a time. Others wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 16;
-
 /// How long a client may take for the head of a request, and how long it may stay away between two.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a connection may last, whatever it does: a client that takes no response holds a place,
 /// too.
@@ -51,7 +49,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// | `/livez` | 200; 503 if a thread is stuck |
 /// | `/readyz` | 200 while the server is [ready](crate::Readiness), else 503 |
 ///
-/// At most 16 connections are served at a time, each for a minute at most.
+/// At most 16 connections are served at a time, each for a minute at most. If more come, those that
+/// have waited longest for a request are closed.
 ///
 /// ```
 /// use echo_server::{Admin, Config, Protocol, Server};
@@ -100,7 +99,7 @@ impl Admin {
         for address in &self.local_addrs {
             info!(%address, "Metrics and health at {address}");
         }
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Arc::new(Places::default());
         let responder = Arc::new(self.responder);
         let accepting = self.listeners.into_iter().map(|listener| {
             let (places, responder) = (Arc::clone(&places), Arc::clone(&responder));
@@ -117,10 +116,8 @@ impl Admin {
 }
 
 /// Accepts connections, as there are places for them.
-async fn accept<L: Listener>(listener: L, places: Arc<Semaphore>, responder: Arc<Responder>) {
+async fn accept<L: Listener>(listener: L, places: Arc<Places>, responder: Arc<Responder>) {
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let place = place.expect("the semaphore is never closed");
         let accepted = listener.accept().await;
         let stream = match accepted.and_then(|(stream, _)| L::Stream::attach(stream)) {
             Ok(stream) => stream,
@@ -130,21 +127,27 @@ async fn accept<L: Listener>(listener: L, places: Arc<Semaphore>, responder: Arc
                 continue;
             }
         };
-        let (places, responder) = (Arc::clone(&places), Arc::clone(&responder));
+        // Nobody has to go before somebody has come.
+        let place = places.take().await;
+        let responder = Arc::clone(&responder);
         tokio::spawn(async move {
-            let _place = place;
-            // A client that stays longer loses nothing but its connection.
-            let _ = timeout(LIFETIME, serve(stream, &places, &responder)).await;
+            // A client that has to go loses nothing but its connection.
+            tokio::select! {
+                _ = timeout(LIFETIME, serve(stream, &place, &responder)) => {}
+                () = place.dismissed() => debug!("A connection to the admin endpoint made room"),
+            }
         });
     }
 }
 
 /// Answers the requests of one connection.
-async fn serve<S: Stream>(stream: S, places: &Semaphore, responder: &Responder) {
+async fn serve<S: Stream>(stream: S, place: &Place, responder: &Responder) {
     let service = service_fn(async |request: Request<Incoming>| {
+        place.set_answering(true);
         let mut response: Response<Full<Bytes>> = responder.respond(&request).await;
-        if places.available_permits() == 0 {
-            // Others wait.
+        place.set_answering(false);
+        if place.is_one_of_all() {
+            // Others may wait.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok::<_, Infallible>(response)

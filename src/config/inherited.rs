@@ -5,6 +5,8 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::error::StartError;
+
 /// A socket that somebody else has bound. Only Linux has such.
 #[cfg(target_os = "linux")]
 pub(crate) type InheritedSocket = OwnedFd;
@@ -77,11 +79,24 @@ impl Inherited {
         }
     }
 
-    /// The names of those that no listener has taken.
-    pub(crate) fn unused(&self) -> Vec<String> {
-        let descriptors = self.descriptors();
-        let unused = descriptors.iter().filter(|one| !matches!(one.state, State::Taken));
-        unused.map(|descriptor| descriptor.name.clone()).collect()
+    /// Checks that listeners have taken all.
+    pub(crate) fn check_all_taken(&self) -> Result<(), StartError> {
+        let mut names = Vec::new();
+        for Descriptor { name, state } in &*self.descriptors() {
+            match state {
+                State::Taken => {}
+                State::Free(_) => names.push(name.clone()),
+                // No listener could have taken it.
+                State::Unusable(problem) => {
+                    let (name, problem) = (name.clone(), problem.clone());
+                    return Err(StartError::Inherited { name, problem });
+                }
+            }
+        }
+        match names.is_empty() {
+            true => Ok(()),
+            false => Err(StartError::Surplus { names }),
+        }
     }
 }
 

@@ -109,6 +109,7 @@ pub struct Config {
     /// to connect. `None`: `0o777` less the process's umask.
     pub unix_mode: Option<u32>,
     /// The sockets for listeners at [`ListenAddress::Inherited`].
+    /// [`Server::check_inherited`](crate::Server::check_inherited) finds those that are left over.
     pub inherited: Inherited,
     /// The certificates of the TLS protocols.
     pub identity: Identity,

@@ -65,11 +65,19 @@ pub(crate) struct Opened<E> {
     echo: E,
     /// The identity that the client has proved.
     client: Option<String>,
+    /// It echoes nothing itself, but carries connections that do.
+    is_carrier: bool,
 }
 
 impl<E> Opened<E> {
     pub(crate) fn new(echo: E, client: Option<String>) -> Self {
-        Opened { echo, client }
+        Opened { echo, client, is_carrier: false }
+    }
+
+    /// A connection that only carries others. Nobody waits for it as for an echo, so that the time
+    /// that it took is not counted.
+    pub(crate) fn carrier(echo: E, client: Option<String>) -> Self {
+        Opened { is_carrier: true, ..Opened::new(echo, client) }
     }
 }
 

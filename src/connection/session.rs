@@ -178,7 +178,7 @@ impl<E: Echo> Session<E> {
     ) -> Self {
         let worker = admitted.connection.worker;
         match opening {
-            Opening::Done(Opened { echo, client }) => {
+            Opening::Done(Opened { echo, client, .. }) => {
                 let mut session = Session::new(sessions, worker, Some(admitted), Phase::Open(echo));
                 if client.is_some() {
                     session.rare.get_or_insert_default().client = client;
@@ -289,13 +289,13 @@ impl<E: Echo> Session<E> {
         let this = self.as_mut().project();
         if let Phase::Opening(opening) = this.phase {
             match opening.as_mut().poll(cx) {
-                Poll::Ready(Ok(Opened { echo, client })) => {
+                Poll::Ready(Ok(Opened { echo, client, is_carrier })) => {
                     *this.phase = Phase::Open(echo);
                     if client.is_some() {
                         this.rare.get_or_insert_default().client = client;
                     }
-                    if let (Some(counts), Some(connection)) =
-                        (this.sessions.counts(), this.connection)
+                    if let (Some(counts), Some(connection), false) =
+                        (this.sessions.counts(), this.connection, is_carrier)
                     {
                         counts
                             .handshake(connection.protocol, this.sessions.clock.since(*this.began));
@@ -354,9 +354,12 @@ impl<E: Echo> Session<E> {
         let has_moved = now_moved != moved && (this.goodbye.is_none() || owed);
         if has_moved {
             *this.moved = this.sessions.clock.now();
-            if let Some(live) = this.live {
-                live.set(this.phase.traffic());
-            }
+        }
+        // Of empty datagrams no byte moves.
+        if (has_moved || this.connection.is_none())
+            && let Some(live) = this.live
+        {
+            live.set(this.phase.traffic());
         }
         if is_taking || (!owed && this.phase.owes()) {
             *this.taken = *this.moved;

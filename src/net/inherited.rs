@@ -10,33 +10,36 @@ use super::{AnyListener, TcpListener, UnixListener};
 use crate::address::{Address, UnixAddress};
 use crate::config::{Descriptor, Inherited, Protocol, State};
 
-/// Takes the stream sockets for `protocol`, and registers them with the current runtime.
+/// A line names at most this many descriptors.
+const MAX_NAMES: usize = 5;
+
+/// Takes the stream sockets for `flag`, and registers them with the current runtime. The flag is
+/// that of a protocol, or of the admin endpoint, without its dashes.
 ///
 /// # Errors
 /// A line that says why there is none, or what is wrong with one.
 pub(crate) fn listeners(
-    protocol: Protocol,
+    flag: &str,
     name: Option<&str>,
     inherited: &Inherited,
     options: &Options,
 ) -> Result<Vec<(Address, AnyListener)>, String> {
-    each(protocol, name, inherited, |socket| {
-        let address = check_listener(protocol, &socket)?;
+    each(flag, Type::STREAM, name, inherited, |socket| {
+        let address = check_listener(flag, &socket)?;
         Ok((address.clone(), listener(address, socket, options).map_err(refused)?))
     })
 }
 
-/// Takes the UDP sockets for `protocol`. They are non-blocking and not registered with a runtime.
+/// Takes the UDP sockets. They are non-blocking and not registered with a runtime.
 ///
 /// # Errors
 /// A line that says why there is none, or what is wrong with one.
 pub(crate) fn datagrams(
-    protocol: Protocol,
     name: Option<&str>,
     inherited: &Inherited,
     options: &Options,
 ) -> Result<Vec<SharedAddress>, String> {
-    each(protocol, name, inherited, |socket| {
+    each(Protocol::Udp.name(), Type::DGRAM, name, inherited, |socket| {
         if socket.domain().map_err(refused)? == Domain::UNIX {
             return Err("is a Unix datagram socket, and only those of UDP are echoed".to_owned());
         }
@@ -45,6 +48,9 @@ pub(crate) fn datagrams(
         }
         let address = socket.local_addr().map_err(refused)?.as_socket();
         let address = address.ok_or("is no UDP socket")?;
+        if address.port() == 0 {
+            return Err("is bound to no port, so that nobody could send to it".to_owned());
+        }
         bind::enlarge_buffers(&socket, address, options.recv_buffer);
         socket.set_nonblocking(true).map_err(refused)?;
         Ok((address, vec![UdpSocket::from(socket)]))
@@ -55,10 +61,11 @@ fn refused(error: std::io::Error) -> String {
     format!("cannot be used: {error}")
 }
 
-/// Takes the sockets for `protocol`, and passes each to `open`, whose error follows the socket's
+/// Takes the sockets of `kind` for `flag`, and passes each to `open`, whose error follows the socket's
 /// name.
 fn each<T>(
-    protocol: Protocol,
+    flag: &str,
+    kind: Type,
     name: Option<&str>,
     inherited: &Inherited,
     open: impl Fn(Socket) -> Result<T, String>,
@@ -68,7 +75,7 @@ fn each<T>(
         return Err(inherited.absence().to_owned());
     }
     let mut opened = Vec::new();
-    for at in select(protocol, name, &descriptors)? {
+    for at in select(flag, kind, name, &descriptors)? {
         let Descriptor { name, state } = &mut descriptors[at];
         let State::Free(socket) = std::mem::replace(state, State::Taken) else {
             unreachable!("only free sockets are selected")
@@ -80,18 +87,19 @@ fn each<T>(
     Ok(opened)
 }
 
-/// The indices of the sockets that `protocol` takes: those with the name `wanted` and the type that
-/// it needs. Without `wanted`, the protocol's own name is looked for. If nothing has that, the only
-/// socket of the type will do.
+/// The indices of the sockets that `flag` takes: those with the name `wanted` and the type `kind`.
+/// Without `wanted`, the flag's own name is looked for. If nothing has that, the only socket of the
+/// type will do.
 fn select(
-    protocol: Protocol,
+    flag: &str,
+    kind: Type,
     wanted: Option<&str>,
     descriptors: &[Descriptor],
 ) -> Result<Vec<usize>, String> {
     let named = |name: &str| -> Vec<usize> {
         (0..descriptors.len()).filter(|at| descriptors[*at].name == name).collect()
     };
-    let mut found = named(wanted.unwrap_or(protocol.name()));
+    let mut found = named(wanted.unwrap_or(flag));
     let is_by_name = wanted.is_some() || !found.is_empty();
     if !is_by_name {
         found = (0..descriptors.len()).collect();
@@ -105,7 +113,7 @@ fn select(
     for at in found {
         let Descriptor { name, state } = &descriptors[at];
         match state {
-            State::Free(socket) => match mismatch(protocol, socket) {
+            State::Free(socket) => match mismatch(flag, kind, socket) {
                 None => usable.push(at),
                 Some(mismatch) => problem = Some(format!("the descriptor '{name}' {mismatch}")),
             },
@@ -121,7 +129,7 @@ fn select(
         ([_, _, ..], _) if !is_by_name => {
             let names = names(usable.iter().map(|at| &descriptors[*at]));
             Err(format!(
-                "none of the descriptors has the name '{protocol}', and several could be meant: \
+                "none of the descriptors has the name '{flag}', and several could be meant: \
                  {names}; systemd:NAME says which"
             ))
         }
@@ -132,33 +140,38 @@ fn select(
 fn names<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> String {
     let mut names: Vec<_> = descriptors.map(|one| format!("'{}'", one.name)).collect();
     names.dedup();
-    names.join(", ")
+    // A process may inherit thousands.
+    let more = names.len().saturating_sub(MAX_NAMES);
+    names.truncate(MAX_NAMES);
+    match more {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
 }
 
-/// How the type of a socket is not that which `protocol` needs.
-fn mismatch(protocol: Protocol, socket: &OwnedFd) -> Option<String> {
-    let is_for_datagrams = protocol == Protocol::Udp;
+/// How the type of a socket is not `kind`, which `flag` needs.
+fn mismatch(flag: &str, kind: Type, socket: &OwnedFd) -> Option<String> {
     match SockRef::from(socket).r#type() {
-        Ok(Type::STREAM) if is_for_datagrams => Some(
-            "is a stream socket, and --udp needs a datagram socket (ListenDatagram=)".to_owned(),
-        ),
-        Ok(Type::DGRAM) if !is_for_datagrams => Some(format!(
-            "is a datagram socket, and --{protocol} needs a stream socket (ListenStream=)"
+        Ok(found) if found == kind => None,
+        Ok(Type::STREAM) => Some(format!(
+            "is a stream socket, and --{flag} needs a datagram socket (ListenDatagram=)"
         )),
-        Ok(Type::STREAM | Type::DGRAM) => None,
+        Ok(Type::DGRAM) => Some(format!(
+            "is a datagram socket, and --{flag} needs a stream socket (ListenStream=)"
+        )),
         Ok(_) => Some("is neither a stream nor a datagram socket".to_owned()),
         Err(error) => Some(refused(error)),
     }
 }
 
 /// Checks that `socket` listens, and returns its address.
-fn check_listener(protocol: Protocol, socket: &Socket) -> Result<Address, String> {
+fn check_listener(flag: &str, socket: &Socket) -> Result<Address, String> {
     if !socket.is_listener().map_err(refused)? {
         return Err(match socket.peer_addr() {
             Ok(_) => "is a connection and no listener: its socket unit has Accept=yes, and this \
                       server needs Accept=no"
                 .to_owned(),
-            Err(_) => format!("does not listen, which --{protocol} needs it to"),
+            Err(_) => format!("does not listen, which --{flag} needs it to"),
         });
     }
     let is_tcp = || socket.protocol().is_ok_and(|found| found == Some(socket2::Protocol::TCP));
@@ -200,6 +213,8 @@ mod tests {
     const OPTIONS: Options =
         Options { stall: None, unix_mode: None, workers: 1, recv_buffer: None };
 
+    const SURPLUS: &str = "no listener uses these inherited descriptors: tcp";
+
     fn tcp() -> OwnedFd {
         net::TcpListener::bind("127.0.0.1:0").unwrap().into()
     }
@@ -215,8 +230,8 @@ mod tests {
     /// How many sockets `protocol` takes, or why none.
     fn taken(protocol: Protocol, name: Option<&str>, from: &Inherited) -> Result<usize, String> {
         match protocol {
-            Protocol::Udp => Ok(datagrams(protocol, name, from, &OPTIONS)?.len()),
-            _ => Ok(listeners(protocol, name, from, &OPTIONS)?.len()),
+            Protocol::Udp => Ok(datagrams(name, from, &OPTIONS)?.len()),
+            _ => Ok(listeners(protocol.name(), name, from, &OPTIONS)?.len()),
         }
     }
 
@@ -225,9 +240,19 @@ mod tests {
         let from = inherited([("tcp", tcp()), ("web", tcp()), ("web", udp()), ("web", tcp())]);
         assert_eq!(taken(Protocol::Ws, Some("web"), &from), Ok(2));
         assert_eq!(taken(Protocol::Udp, Some("web"), &from), Ok(1));
-        assert_eq!(from.unused(), ["tcp"]);
+        assert_eq!(from.check_all_taken().unwrap_err().to_string(), SURPLUS);
         assert_eq!(taken(Protocol::Tcp, None, &from), Ok(1));
-        assert!(from.unused().is_empty());
+        assert!(from.check_all_taken().is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_admin_endpoint_has_a_name_of_its_own() {
+        let from = inherited([("tcp", tcp()), ("admin", tcp()), ("x", udp())]);
+        assert_eq!(listeners("admin", None, &from, &OPTIONS).unwrap().len(), 1);
+        assert_eq!(taken(Protocol::Tcp, None, &from), Ok(1));
+        let said = "the descriptor 'x' is a datagram socket, and --admin needs a stream socket \
+                    (ListenStream=)";
+        assert_eq!(listeners("admin", Some("x"), &from, &OPTIONS).unwrap_err(), said);
     }
 
     #[tokio::test]
@@ -245,6 +270,7 @@ mod tests {
         let unbound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let names_its_peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         names_its_peer.connect("127.0.0.1:9").unwrap();
+        let unbound_udp = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         let seqpacket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
         let both = || inherited([("a", tcp()), ("b", tcp())]);
         for (protocol, name, from, said) in [
@@ -309,6 +335,12 @@ mod tests {
                 "the descriptor 'x' is connected to one peer; a UDP listener needs one that is not",
             ),
             (
+                Protocol::Udp,
+                None,
+                inherited([("x", unbound_udp.into())]),
+                "the descriptor 'x' is bound to no port, so that nobody could send to it",
+            ),
+            (
                 Protocol::Tcp,
                 Some("x"),
                 Inherited::new([("x".to_owned(), Err("it is no socket".to_owned()))]),
@@ -333,7 +365,7 @@ mod tests {
         let there = tempfile::tempdir().unwrap();
         let path = there.path().join("echo.sock");
         let from = inherited([("x", Listener::bind(&path).unwrap().into())]);
-        let taken = listeners(Protocol::Tcp, None, &from, &OPTIONS).unwrap();
+        let taken = listeners("tcp", None, &from, &OPTIONS).unwrap();
         assert_eq!(taken[0].0, UnixAddress::Path(path.clone()).into());
         drop(taken);
         assert!(path.exists(), "it belongs to whoever has bound it");

@@ -195,7 +195,7 @@ impl Server {
             let Some(service) = service else {
                 let bound = match inherited {
                     Some((name, from)) => {
-                        inherited::datagrams(protocol, name, from, &options).map_err(refused)
+                        inherited::datagrams(name, from, &options).map_err(refused)
                     }
                     None => bind::datagrams(listen, &all, &options),
                 };
@@ -207,7 +207,7 @@ impl Server {
             };
             let bound = match inherited {
                 Some((name, from)) => {
-                    inherited::listeners(protocol, name, from, &options).map_err(refused)
+                    inherited::listeners(protocol.name(), name, from, &options).map_err(refused)
                 }
                 None => bind::listeners(listen, &all, &options),
             };
@@ -215,10 +215,6 @@ impl Server {
                 local_addrs.push(LocalAddr { protocol, address });
                 listeners.push((protocol, listener, service.clone()));
             }
-        }
-        let names = config.inherited.unused();
-        if !names.is_empty() {
-            return Err(StartError::Surplus { names });
         }
         let own = shared.iter().map(|(address, _)| *address).collect();
         let datagram_rules = udp::rules(&config.udp, own);
@@ -296,16 +292,32 @@ impl Server {
             StartError::Bind { address, source, .. } => StartError::AdminBind { address, source },
             other => other,
         };
-        // It listens like any protocol on streams.
-        let candidates = candidates(&Listen::new(Protocol::Tcp, address.clone())).await;
         let options = bind::Options {
             stall: self.config.timeouts.stall,
             unix_mode: self.config.unix_mode,
             workers: 1,
             recv_buffer: None,
         };
+        if let ListenAddress::Inherited { name } = address {
+            let from = &self.config.inherited;
+            let taken = inherited::listeners("admin", name.as_deref(), from, &options);
+            return taken
+                .map_err(|problem| StartError::AdminAddress { address: address.clone(), problem });
+        }
+        // It listens like any protocol on streams.
+        let candidates = candidates(&Listen::new(Protocol::Tcp, address.clone())).await;
         let bound = candidates.and_then(|candidates| bind::listeners(&candidates, &[], &options));
         bound.map_err(|error| as_admin(twice(error, &self.local_addrs)))
+    }
+
+    /// Checks that all sockets of [`Config::inherited`] are used. It is to be called when everything
+    /// is bound, the admin endpoint included: clients of a socket that nobody uses would wait for
+    /// ever.
+    ///
+    /// # Errors
+    /// Nobody uses some of the sockets.
+    pub fn check_inherited(&self) -> Result<(), StartError> {
+        self.config.inherited.check_all_taken()
     }
 
     /// A handle that makes the TLS protocols read their files again; `None` if no TLS protocol is

@@ -85,6 +85,7 @@ impl Tls {
             false => "This port echoes bytes over TLS. It speaks no HTTP.",
         };
         let reason = "the client sent an HTTP request in plain text".to_owned();
+        self.count_failure(&io::ErrorKind::InvalidData.into(), true);
         let (stream, _) = wire.into_parts();
         super::refuse(stream, failed(reason), http_response("400 Bad Request", hint))
     }

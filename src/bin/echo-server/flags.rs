@@ -3,6 +3,9 @@
 use echo_server::probe::{Oddity, ProbeError, ProbeSetting};
 use echo_server::{Address, Credential, CredentialError, Cure, Setting, StartError};
 
+/// A line names at most this many descriptors; a process may inherit thousands.
+const MAX_NAMES: usize = 5;
+
 /// Why the server did not start, on one line.
 pub fn start_error(error: &StartError) -> String {
     match error {
@@ -29,11 +32,19 @@ pub fn start_error(error: &StartError) -> String {
         }
         StartError::Surplus { names } => {
             let example = names.first().map_or("NAME", String::as_str);
+            let listed = names.iter().take(MAX_NAMES).map(|name| format!("'{name}'"));
+            let listed = listed.collect::<Vec<_>>().join(", ");
+            let more = match names.len().saturating_sub(MAX_NAMES) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
             format!(
-                "LISTEN_FDS: no flag uses the inherited '{}'; --tcp systemd:{example}, for example, \
-                 would",
-                names.join("', '")
+                "LISTEN_FDS: no flag uses the inherited {listed}{more}; --tcp systemd:{example}, for \
+                 example, would"
             )
+        }
+        StartError::Inherited { name, problem } => {
+            format!("LISTEN_FDS: the inherited '{name}': {problem}")
         }
         StartError::Twice { protocol, address, other_protocol, other } => {
             match (protocol == other_protocol, address == other) {

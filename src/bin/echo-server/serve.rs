@@ -80,7 +80,8 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     }
     let reloader = server.tls_reloader().filter(TlsReloader::has_files);
     let reloads = service.clone();
-    let reloading = tokio::spawn(async move {
+    // It goes on during the drain, as handshakes do during the delay before it.
+    tokio::spawn(async move {
         loop {
             hangups.next().await;
             reloads.reloading().await;
@@ -126,8 +127,6 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
         },
     };
     info!(signal, "Signal received; a second one ends the process at once");
-    // Nothing that is told after this says that the service is ready.
-    reloading.abort();
     service.stopping(timeouts.drain_delay.saturating_add(timeouts.drain)).await;
     drop(stop);
     tokio::select! {
@@ -152,6 +151,7 @@ async fn bind(
         Some(address) => Some(Admin::bind(&mut server, &address).await?),
         None => None,
     };
+    server.check_inherited()?;
     Ok((server, admin))
 }
 

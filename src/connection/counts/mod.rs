@@ -49,14 +49,35 @@ pub(crate) struct TlsCounts {
     pub(crate) failed: BTreeMap<String, u64>,
 }
 
-/// What there certainly is begins at 0, so that its first increase is seen as one.
+/// The alerts that failed handshakes commonly end with. Those that only a bug leads to are not here.
+/// `none` is the most common one: port scans and health checks connect and leave.
+const COMMON_ALERTS: [&str; 16] = [
+    "none",
+    "unknown",
+    "unexpected_message",
+    "record_overflow",
+    "handshake_failure",
+    "bad_certificate",
+    "unsupported_certificate",
+    "certificate_revoked",
+    "certificate_expired",
+    "certificate_unknown",
+    "illegal_parameter",
+    "unknown_ca",
+    "decode_error",
+    "protocol_version",
+    "certificate_required",
+    "no_application_protocol",
+];
+
+/// What there may well be begins at 0, so that its first increase is seen as one.
 impl Default for TlsCounts {
     fn default() -> Self {
         let versions = ["TLSv1.2", "TLSv1.3"];
         let kinds = versions.into_iter().flat_map(|version| [(version, false), (version, true)]);
         TlsCounts {
             completed: kinds.map(|kind| (kind, 0)).collect(),
-            failed: BTreeMap::from([("none".to_owned(), 0)]),
+            failed: COMMON_ALERTS.map(|alert| (alert.to_owned(), 0)).into(),
         }
     }
 }

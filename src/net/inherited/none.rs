@@ -3,10 +3,10 @@
 use super::AnyListener;
 use super::bind::{Options, SharedAddress};
 use crate::address::Address;
-use crate::config::{Inherited, Protocol};
+use crate::config::Inherited;
 
 pub(crate) fn listeners(
-    _protocol: Protocol,
+    _flag: &str,
     _name: Option<&str>,
     inherited: &Inherited,
     _options: &Options,
@@ -15,7 +15,6 @@ pub(crate) fn listeners(
 }
 
 pub(crate) fn datagrams(
-    _protocol: Protocol,
     _name: Option<&str>,
     inherited: &Inherited,
     _options: &Options,

@@ -73,7 +73,7 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
             }
             if is_http2 {
                 let carrier = Box::pin(Http2::first_request(stream, settings, connection)).await?;
-                return Ok(Opened::new(OverHttp::Http2(Box::new(carrier)), client));
+                return Ok(Opened::carrier(OverHttp::Http2(Box::new(carrier)), client));
             }
             let upgrading = upgrade(stream, connection, &settings);
             let socket = Box::pin(upgrading).await?;

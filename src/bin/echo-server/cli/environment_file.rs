@@ -14,9 +14,9 @@ const WIDTH: usize = 100;
 fn environment_file(definition: &Command) -> String {
     let mut text = "\
 # Settings of echo-server, as systemd's EnvironmentFile= reads them: /etc/default/echo-server.
-# Every flag has its variable; those below have their defaults. A switch is 1 or 0, commas separate
-# several values, and what is empty counts as not set. `echo-server --help` explains ADDR, TIME and
-# SIZE.
+# Every flag has its variable; those below have their defaults. A switch is 1 or 0; where an ADDR
+# is expected, 1 is a port, and the word default is the flag's own. Commas separate several values,
+# and what is empty counts as not set. `echo-server --help` explains ADDR, TIME and SIZE.
 #
 # This file is made of the command line's definition; a test holds them equal
 # (UPDATE_DOCS=1 cargo test --bins environment_file).

@@ -392,7 +392,8 @@ struct Process {
     /// Serve metrics and health checks over HTTP: /metrics, /livez, /readyz; a port alone is on
     /// 127.0.0.1, whatever --host is [off; without ADDR 127.0.0.1:8082]
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "default")]
-    admin: Option<ListenerArg>,
+    #[arg(value_parser = parse_admin)]
+    admin: Vec<ListenerArg>,
 
     /// Write the bound addresses to this file, as a line of JSON, once the server listens
     #[arg(long, value_name = "PATH")]
@@ -444,12 +445,15 @@ impl TryFrom<ServerArgs> for Options {
             settings.origins = websocket.ws_origin;
         });
         config = limits.configure(websocket.ws_ping_interval, udp.configure(config));
+        if process.admin.len() > 1 {
+            return Err("--admin: it was given more than once, and has one address".to_owned());
+        }
         let verbosity = log.verbose as i8 - log.quiet as i8;
         Ok(Options {
             config,
             threads: process.threads,
             log: LogOptions { verbosity, format: log.log_format },
-            admin: process.admin.map(|arg| {
+            admin: process.admin.into_iter().next().map(|arg| {
                 // Metrics are nobody else's business, unless an address says so.
                 let host = Host::default();
                 match arg {
@@ -462,6 +466,14 @@ impl TryFrom<ServerArgs> for Options {
             unknown_variables: Vec::new(),
         })
     }
+}
+
+/// The ADDR of `--admin`, which has a default port of its own.
+fn parse_admin(text: &str) -> Result<ListenerArg, String> {
+    text.parse::<ListenerArg>().map_err(|problem| match problem.strip_suffix(":8080?") {
+        Some(hint) => format!("{hint}:{ADMIN_PORT}?"),
+        None => problem,
+    })
 }
 
 #[cfg(test)]
@@ -538,6 +550,8 @@ mod tests {
         assert_eq!(admin(&["--admin", "9000"]).as_deref(), Some("127.0.0.1:9000"));
         assert_eq!(admin(&["--admin", ":9000"]).as_deref(), Some("*:9000"));
         assert_eq!(admin(&["--admin", "unix:/run/x"]).as_deref(), Some("unix:/run/x"));
+        let hint = "it has no port; did you mean metrics:8082?";
+        assert_eq!(parse_admin("metrics").unwrap_err(), hint);
     }
 
     #[test]
