@@ -161,15 +161,24 @@ impl<S: Carrier, F: Framing> Echo for StreamEcho<S, F> {
             let Rewritten { mut released, output, end, was_costly } = self.framing.pass(buffer);
             // An end within these bytes comes before the end of the stream behind them.
             self.end = end.map(Box::new).or_else(|| self.end.take());
-            if released.is_empty() {
-                self.write_through(cx, &buffer[output]).map_err(EchoError::Write)?;
+            let written = if released.is_empty() {
+                self.write_through(cx, &buffer[output])
             } else {
                 released.extend_from_slice(&buffer[output]);
                 self.owed.append(released);
-                // If the peer does not take it now, the next step tries again.
-                if let Poll::Ready(settled) = self.poll_settle(cx) {
-                    settled.map_err(EchoError::Write)?;
+                match self.poll_settle(cx) {
+                    Poll::Ready(settled) => settled,
+                    // The peer does not take it now. The next step tries again.
+                    Poll::Pending => Ok(()),
                 }
+            };
+            if let Err(error) = written {
+                // What reading has failed with behind these bytes tells more.
+                let end = self.end.take().map(|end| *end);
+                return Poll::Ready(Err(match end {
+                    Some(Err(cause)) => cause,
+                    _ => EchoError::Write(error),
+                }));
             }
             Poll::Ready(Ok(if was_costly || was_work { Step::Costly } else { Step::Moved }))
         })

@@ -408,10 +408,10 @@ impl Records {
         record
     }
 
-    /// The key counts as used up.
+    /// The key counts as used up behind so many records.
     #[cfg(test)]
-    pub(super) fn exhaust_key(&mut self) {
-        self.write_limit = self.write_number;
+    pub(super) fn exhaust_key(&mut self, behind: u64) {
+        self.write_limit = self.write_number + behind;
     }
 
     fn seal(&mut self, content: ContentType, plaintext: &[u8]) -> Result<Vec<u8>, Error> {

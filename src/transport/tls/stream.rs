@@ -22,7 +22,7 @@ const KEY_IS_USED_UP: &str =
 
 /// How many records are opened before others have their turn. With 64 bytes in each, a step of the
 /// echo is full before that.
-const MAX_WORK: u16 = 1024;
+const MAX_WORK: u16 = 1152;
 
 /// What a change of keys counts as: it takes as long as a hundred small records.
 const NEW_KEYS_WORK: u16 = MAX_WORK / 8;
