@@ -16,7 +16,7 @@ use tokio_rustls::rustls::crypto::cipher::{
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{
     AlertDescription, ClientConfig, ClientConnection, ContentType, Error, HandshakeKind,
     HandshakeType, InvalidMessage, PeerMisbehaved, ProtocolVersion, RootCertStore, ServerConfig,
