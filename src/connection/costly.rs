@@ -7,8 +7,7 @@
 //! many clients make such work, the others wait for one piece of it.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -173,22 +172,19 @@ impl CostlySteps {
     }
 }
 
-/// Polls `work`, whose first poll costs much, in a turn of its own.
-pub(crate) async fn first_poll_in_turn<F: Future>(work: F) -> F::Output {
-    let mut work = pin!(work);
-    let mut turn = Some(CostlyTurn::default());
+/// Does a piece of costly work in a turn of its own, and returns once that is over.
+pub(crate) async fn in_turn<T>(work: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    let mut turn = CostlyTurn::default();
+    let mut work = Some(work);
+    let mut outcome = None;
     poll_fn(|cx| {
-        if let Some(waiting) = &mut turn {
-            let is_used = waiting.is_used;
-            if !is_used {
-                std::task::ready!(waiting.poll(cx));
-                let polled = work.as_mut().poll(cx);
-                waiting.done(cx);
-                return polled;
-            }
-            turn = None;
+        if let Some(work) = work.take_if(|_| turn.poll(cx).is_ready()) {
+            outcome = Some(work(cx));
+            turn.done(cx);
+            return Poll::Pending;
         }
-        work.as_mut().poll(cx)
+        // The poll after that of the work: the kernel has been asked.
+        outcome.take().map_or(Poll::Pending, Poll::Ready)
     })
     .await
 }
@@ -196,6 +192,7 @@ pub(crate) async fn first_poll_in_turn<F: Future>(work: F) -> F::Output {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::pin::pin;
     use std::rc::Rc;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -429,24 +426,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_first_poll_takes_a_turn_and_later_polls_take_none() {
+    async fn a_piece_of_work_has_a_turn_that_ends_when_the_kernel_was_asked() {
         let mut blocker = CostlyTurn::default();
         poll_fn(|cx| blocker.poll(cx)).await;
-        let polls = Cell::new(0);
-        let mut work = pin!(first_poll_in_turn(poll_fn(|_| {
-            polls.set(polls.get() + 1);
-            if polls.get() == 3 { Poll::Ready(()) } else { Poll::Pending }
-        })));
+        let is_done = Cell::new(false);
+        let mut work = pin!(in_turn(|_| is_done.set(true)));
         assert!(futures::poll!(work.as_mut()).is_pending());
-        assert_eq!(polls.get(), 0);
+        assert!(!is_done.get(), "another one has the turn");
         drop(blocker);
-        for expected in [1, 2] {
-            assert!(futures::poll!(work.as_mut()).is_pending());
-            assert_eq!(polls.get(), expected);
-        }
-        // Whoever comes next need not wait for it.
+        assert!(futures::poll!(work.as_mut()).is_pending());
+        assert!(is_done.get());
         let mut next = CostlyTurn::default();
-        poll_fn(|cx| next.poll(cx)).await;
+        assert!(!poll_with(|cx| next.poll(cx)).0, "the turn lasts until the next poll");
         work.await;
+        assert!(poll_with(|cx| next.poll(cx)).0);
     }
 }

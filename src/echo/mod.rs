@@ -96,7 +96,7 @@ pub trait Echo: Unpin {
 pub enum Step {
     /// Something moved; there may be more.
     Moved,
-    /// The same, but the step took so much CPU time that the task should yield now.
+    /// The same, or nothing moved, but the step took so much CPU time that the task should yield now.
     Costly,
     /// The peer sent its last byte, and everything owed has been delivered.
     Ended(PeerEnd),

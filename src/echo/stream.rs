@@ -44,6 +44,22 @@ pub trait Carrier: AsyncRead + AsyncWrite + Unpin {
     /// The stream below the protocol, such as the TCP stream below TLS; or this stream itself. Once
     /// the farewell is sent, further input is read from there and dropped.
     fn lower(&mut self) -> &mut dyn LowerStream;
+
+    /// Whether it holds memory that [`LowerStream::held`] counts, for a reason that only it knows:
+    /// the beginning of what cannot be read before the rest has come.
+    fn holds(&self) -> bool {
+        false
+    }
+
+    /// A step of the echo begins. From now on whatever fails in reading is followed by the end of our
+    /// side, behind the echo of what was read before.
+    fn begin_step(&mut self) {}
+
+    /// A step of the echo has read all that it will. Returns whether that was so much work that the
+    /// stream has ended it; then the task will be woken to read on.
+    fn end_step(&mut self) -> bool {
+        false
+    }
 }
 
 /// A stream below a protocol.
@@ -130,7 +146,13 @@ impl<S: Carrier, F: Framing> Echo for StreamEcho<S, F> {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
         ready!(self.poll_settle(cx)).map_err(EchoError::Write)?;
         scratch::with(F::HEADROOM + self.batch as usize, |buffer| {
-            let filled = ready!(self.poll_input(cx, &mut buffer[F::HEADROOM..]));
+            self.io.begin_step();
+            let input = self.poll_input(cx, &mut buffer[F::HEADROOM..]);
+            let was_work = self.io.end_step();
+            if was_work && input.is_pending() {
+                return Poll::Ready(Ok(Step::Costly));
+            }
+            let filled = ready!(input);
             if filled == 0 {
                 let end = self.end.take().expect("input of 0 bytes comes with an end");
                 return Poll::Ready(end.map(Step::Ended));
@@ -139,17 +161,26 @@ impl<S: Carrier, F: Framing> Echo for StreamEcho<S, F> {
             let Rewritten { mut released, output, end, was_costly } = self.framing.pass(buffer);
             // An end within these bytes comes before the end of the stream behind them.
             self.end = end.map(Box::new).or_else(|| self.end.take());
-            if released.is_empty() {
-                self.write_through(cx, &buffer[output]).map_err(EchoError::Write)?;
+            let written = if released.is_empty() {
+                self.write_through(cx, &buffer[output])
             } else {
                 released.extend_from_slice(&buffer[output]);
                 self.owed.append(released);
-                // If the peer does not take it now, the next step tries again.
-                if let Poll::Ready(settled) = self.poll_settle(cx) {
-                    settled.map_err(EchoError::Write)?;
+                match self.poll_settle(cx) {
+                    Poll::Ready(settled) => settled,
+                    // The peer does not take it now. The next step tries again.
+                    Poll::Pending => Ok(()),
                 }
+            };
+            if let Err(error) = written {
+                // What reading has failed with behind these bytes tells more.
+                let end = self.end.take().map(|end| *end);
+                return Poll::Ready(Err(match end {
+                    Some(Err(cause)) => cause,
+                    _ => EchoError::Write(error),
+                }));
             }
-            Poll::Ready(Ok(if was_costly { Step::Costly } else { Step::Moved }))
+            Poll::Ready(Ok(if was_costly || was_work { Step::Costly } else { Step::Moved }))
         })
     }
 
@@ -234,7 +265,7 @@ impl<S: Carrier, F: Framing> Echo for StreamEcho<S, F> {
     }
 
     fn holds(&self) -> bool {
-        self.owes() || self.framing.holds()
+        self.owes() || self.framing.holds() || self.io.holds()
     }
 
     fn held(&mut self) -> usize {

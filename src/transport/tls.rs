@@ -23,7 +23,6 @@ use self::wire::Wire;
 use super::strays::is_http_request;
 use super::{Carried, Carrying, Transport, http_response};
 use crate::causes::{self, Peer};
-use crate::connection::costly::first_poll_in_turn;
 use crate::connection::{Connection, Counts, End, HandshakeError, LogLimit, Refused, shows};
 use crate::net::Stream;
 use crate::tls::{TlsSettings, describe, negotiated};
@@ -110,9 +109,7 @@ impl Tls {
         };
         drop(hello);
         let config = self.config_for(&offer);
-        // The first poll makes the signature, which takes up to a millisecond.
-        let accepted = first_poll_in_turn(handshake::accept(&mut wire, config)).await;
-        let tls = match accepted {
+        let tls = match handshake::accept(&mut wire, config).await {
             Ok(tls) => tls,
             Err(error) => {
                 self.count_failure(&error, false);

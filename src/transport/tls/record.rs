@@ -32,9 +32,6 @@ const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 /// The largest record.
 pub(super) const LARGEST: usize = HEADER + MAX_CIPHERTEXT;
 
-/// The longest handshake message. The longest that may come is a ClientHello, for a renegotiation.
-const MAX_HANDSHAKE: usize = 0xFFFF;
-
 /// How many records in a row may carry no data. rustls and BoringSSL have this limit, too, for empty
 /// records and for key updates: each costs us work, and brings us nothing.
 const MAX_IDLE_RECORDS: u8 = 32;
@@ -49,6 +46,8 @@ pub(super) enum Opened {
     Data(Range<usize>),
     /// Nothing for the application.
     Nothing,
+    /// Nothing for the application; the client has changed its keys.
+    NewKeys,
     /// Nothing for the application, but a wish that this warning declines.
     Declined(AlertDescription),
     /// close_notify.
@@ -104,13 +103,12 @@ pub(super) struct Records {
     keys: Box<KernelConnection<ServerConnectionData>>,
     /// The client has new keys, and asks for ours before more data is sent (RFC 8446 section 4.6.3).
     owes_key_update: bool,
-    /// close_notify or a fatal alert was sent, behind which nothing may come.
+    /// close_notify or a fatal alert was sent, or a fatal one received. Nothing may be sent any more.
     has_closed: bool,
     idle_records: u8,
     warnings: u8,
     has_renegotiated: bool,
-    /// The beginning of a handshake message that is divided among records.
-    message: Vec<u8>,
+    message: Message,
 }
 
 impl Records {
@@ -139,7 +137,7 @@ impl Records {
             idle_records: 0,
             warnings: 0,
             has_renegotiated: false,
-            message: Vec::new(),
+            message: Message::default(),
         })
     }
 
@@ -152,13 +150,8 @@ impl Records {
         let start = record.as_ptr().addr();
         let (header, body) = record.split_at_mut(HEADER);
         let content = ContentType::from(header[0]);
-        if self.is_tls13() && content != ContentType::ApplicationData {
-            // Once there are keys, all records look like this (RFC 8446 section 5.2).
-            let expect_types = vec![ContentType::ApplicationData];
-            return Err(Breach::unexpected(Error::InappropriateMessage {
-                expect_types,
-                got_type: content,
-            }));
+        if content != ContentType::ApplicationData {
+            self.check_type(content)?;
         }
         let version = ProtocolVersion::from(u16::from_be_bytes([header[1], header[2]]));
         let opaque = InboundOpaqueMessage::new(content, version, body);
@@ -167,7 +160,7 @@ impl Records {
         if opened.payload.is_empty() {
             self.count_idle(PeerMisbehaved::TooManyEmptyFragments)?;
         }
-        if !self.message.is_empty() && opened.typ != ContentType::Handshake {
+        if self.message.is_begun() && opened.typ != ContentType::Handshake {
             return Err(Breach::unexpected(PeerMisbehaved::MessageInterleavedWithHandshakeMessage));
         }
         match opened.typ {
@@ -177,19 +170,38 @@ impl Records {
                 let start = opened.payload.as_ptr().addr() - start;
                 Ok(Opened::Data(start..start + opened.payload.len()))
             }
+            // RFC 8446 section 5.4.
+            ContentType::Alert | ContentType::Handshake if opened.payload.is_empty() => {
+                Err(Breach::unexpected(Error::InappropriateMessage {
+                    expect_types: vec![ContentType::ApplicationData],
+                    got_type: opened.typ,
+                }))
+            }
             ContentType::Alert => {
                 let alert = <[u8; 2]>::try_from(opened.payload);
                 self.take_alert(alert.ok())
             }
-            ContentType::Handshake => {
-                self.message.extend_from_slice(opened.payload);
-                self.take_messages()
-            }
+            ContentType::Handshake => self.take_messages(opened.payload),
             got_type => Err(Breach::unexpected(Error::InappropriateMessage {
                 expect_types: vec![ContentType::ApplicationData, ContentType::Handshake],
                 got_type,
             })),
         }
+    }
+
+    /// Refuses records that cannot be meant to be decrypted.
+    #[cold]
+    fn check_type(&self, content: ContentType) -> Result<(), Breach> {
+        let expect_types = match content {
+            // Once there are keys, all records look like this (RFC 8446 section 5.2).
+            _ if self.is_tls13() => vec![ContentType::ApplicationData],
+            // It announces keys, and those there are cannot be changed.
+            ContentType::ChangeCipherSpec => {
+                vec![ContentType::ApplicationData, ContentType::Handshake]
+            }
+            _ => return Ok(()),
+        };
+        Err(Breach::unexpected(Error::InappropriateMessage { expect_types, got_type: content }))
     }
 
     fn count_idle(&mut self, too_many: PeerMisbehaved) -> Result<(), Breach> {
@@ -226,54 +238,72 @@ impl Records {
         }
     }
 
-    /// Takes the handshake messages that are complete. Few are allowed, so most are refused at their
+    /// Takes a record of handshake messages. Few messages are allowed, so most are refused at their
     /// first byte.
-    fn take_messages(&mut self) -> Result<Opened, Breach> {
-        let allowed = match self.is_tls13() {
+    fn take_messages(&mut self, mut payload: &[u8]) -> Result<Opened, Breach> {
+        let mut outcome = Opened::Nothing;
+        while let Some((&byte, rest)) = payload.split_first() {
+            if let Some(left) = self.message.left() {
+                let length = payload.len().min(left);
+                let (body, behind) = payload.split_at(length);
+                payload = behind;
+                self.message.left -= length as u16;
+                self.message.last = body[length - 1];
+            } else {
+                payload = rest;
+                self.take_header(byte)?;
+            }
+            if self.message.left() == Some(0) {
+                self.message.known = 0;
+                outcome = match self.is_tls13() {
+                    true => self.take_key_update(self.message.last, payload)?,
+                    false => self.take_renegotiation()?,
+                };
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Takes the next byte of a message's header.
+    fn take_header(&mut self, byte: u8) -> Result<(), Breach> {
+        let is_tls13 = self.is_tls13();
+        let message = &mut self.message;
+        message.header[usize::from(message.known)] = byte;
+        message.known += 1;
+        let allowed = match is_tls13 {
             true => HandshakeType::KeyUpdate,
             false => HandshakeType::ClientHello,
         };
-        let mut declined = None;
-        while let Some(&first) = self.message.first() {
-            let got_type = HandshakeType::from(first);
-            if got_type != allowed {
-                return Err(Breach::unexpected(Error::InappropriateHandshakeMessage {
-                    expect_types: vec![allowed],
-                    got_type,
-                }));
-            }
-            let Some(&[_, a, b, c]) = self.message.first_chunk() else { break };
-            let length = u32::from_be_bytes([0, a, b, c]) as usize;
-            if length > MAX_HANDSHAKE || self.is_tls13() && length != 1 {
-                let error = match self.is_tls13() {
-                    true => InvalidMessage::InvalidKeyUpdate,
-                    false => InvalidMessage::HandshakePayloadTooLarge,
-                };
-                return Err(Breach::new(AlertDescription::DecodeError, error));
-            }
-            if self.message.len() < 4 + length {
-                break;
-            }
-            match self.is_tls13() {
-                true => self.take_key_update()?,
-                false => {
-                    self.take_renegotiation(4 + length)?;
-                    declined = Some(AlertDescription::NoRenegotiation);
+        let [first, a, b, c] = message.header;
+        let got_type = HandshakeType::from(first);
+        if got_type != allowed {
+            return Err(Breach::unexpected(Error::InappropriateHandshakeMessage {
+                expect_types: vec![allowed],
+                got_type,
+            }));
+        }
+        if message.known == 4 {
+            let length = u32::from_be_bytes([0, a, b, c]);
+            message.left = match u16::try_from(length) {
+                Ok(length) if !is_tls13 || length == 1 => length,
+                _ => {
+                    let error = match is_tls13 {
+                        true => InvalidMessage::InvalidKeyUpdate,
+                        false => InvalidMessage::HandshakePayloadTooLarge,
+                    };
+                    return Err(Breach::new(AlertDescription::DecodeError, error));
                 }
-            }
+            };
         }
-        if self.message.is_empty() {
-            self.message = Vec::new();
-        }
-        Ok(declined.map_or(Opened::Nothing, Opened::Declined))
+        Ok(())
     }
 
-    /// RFC 8446 section 4.6.3.
-    fn take_key_update(&mut self) -> Result<(), Breach> {
-        let &[_, _, _, _, is_asked] = &self.message[..] else {
+    /// RFC 8446 section 4.6.3. Nothing may stand behind it in its record, since that would have to
+    /// be encrypted with the new key.
+    fn take_key_update(&mut self, is_asked: u8, behind: &[u8]) -> Result<Opened, Breach> {
+        if !behind.is_empty() {
             return Err(Breach::unexpected(PeerMisbehaved::KeyEpochWithPendingFragment));
-        };
-        self.message.clear();
+        }
         self.count_idle(PeerMisbehaved::TooManyKeyUpdateRequests)?;
         match is_asked {
             0 => {}
@@ -287,24 +317,58 @@ impl Records {
             Ok((number, decrypter(self.keys.negotiated_cipher_suite(), secrets)?))
         });
         (self.read_number, self.decrypter) = renewed.map_err(breach)?;
-        Ok(())
+        Ok(Opened::NewKeys)
     }
 
-    /// A ClientHello of `length` bytes is declined, once (RFC 5246 section 7.2.2).
-    fn take_renegotiation(&mut self, length: usize) -> Result<(), Breach> {
-        self.message.drain(..length);
+    /// A ClientHello is declined, once (RFC 5246 section 7.2.2).
+    fn take_renegotiation(&mut self) -> Result<Opened, Breach> {
         if std::mem::replace(&mut self.has_renegotiated, true) {
             return Err(Breach::unexpected(PeerMisbehaved::TooManyRenegotiationRequests));
         }
-        Ok(())
+        Ok(Opened::Declined(AlertDescription::NoRenegotiation))
+    }
+}
+
+/// How much of a handshake message has come. It may be divided among records, but nothing in it
+/// matters to us except its last byte, so it is never put together.
+#[derive(Debug, Default)]
+struct Message {
+    header: [u8; 4],
+    /// How many bytes of the header have come.
+    known: u8,
+    /// How many bytes behind the header are to come.
+    left: u16,
+    last: u8,
+}
+
+impl Message {
+    fn is_begun(&self) -> bool {
+        self.known > 0
+    }
+
+    /// How many bytes are to come behind the header, once that is there.
+    fn left(&self) -> Option<usize> {
+        (self.known == 4).then_some(usize::from(self.left))
     }
 }
 
 /// Sending.
 impl Records {
-    /// Whether [`Records::renew_keys`] has to come before the next data.
+    /// Whether [`Records::renew_keys`] has to come before the next data, or no data may come at all.
     pub(super) fn needs_new_keys(&self) -> bool {
         self.owes_key_update || self.write_number >= self.write_limit
+    }
+
+    /// Whether nothing may be sent any more.
+    pub(super) fn has_closed(&self) -> bool {
+        self.has_closed
+    }
+
+    /// Nothing is sent any more.
+    pub(super) fn close(&mut self) {
+        self.has_closed = true;
+        // Then there is but one thing to ask for each record of data.
+        self.write_limit = 0;
     }
 
     /// A record that announces new keys. All that is sealed from now on is sealed with them.
@@ -325,27 +389,33 @@ impl Records {
         self.seal(ContentType::ApplicationData, data)
     }
 
-    /// A record with a warning.
-    pub(super) fn seal_warning(&mut self, alert: AlertDescription) -> Result<Vec<u8>, Error> {
-        self.seal(ContentType::Alert, &[1, alert.into()])
+    /// A record with a warning. `None` behind the last record.
+    pub(super) fn seal_warning(&mut self, alert: AlertDescription) -> Option<Vec<u8>> {
+        if self.has_closed {
+            return None;
+        }
+        self.seal(ContentType::Alert, &[1, alert.into()]).ok()
     }
 
     /// The last record: close_notify, or an alert that is fatal. `None` if there was one before.
     pub(super) fn seal_last(&mut self, alert: AlertDescription) -> Option<Vec<u8>> {
-        if std::mem::replace(&mut self.has_closed, true) {
+        if self.has_closed {
             return None;
         }
         let level = if alert == AlertDescription::CloseNotify { 1 } else { 2 };
-        self.seal(ContentType::Alert, &[level, alert.into()]).ok()
+        let record = self.seal(ContentType::Alert, &[level, alert.into()]).ok();
+        self.close();
+        record
     }
 
-    /// The key counts as used up.
+    /// The key counts as used up behind so many records.
     #[cfg(test)]
-    pub(super) fn exhaust_key(&mut self) {
-        self.write_limit = self.write_number;
+    pub(super) fn exhaust_key(&mut self, behind: u64) {
+        self.write_limit = self.write_number + behind;
     }
 
     fn seal(&mut self, content: ContentType, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
+        debug_assert!(!self.has_closed, "nothing is sent behind the last record");
         let record = self.encrypter.encrypt(plain(content, plaintext), self.write_number)?;
         self.write_number += 1;
         Ok(record.encode())
@@ -368,12 +438,15 @@ fn breach(error: Error) -> Breach {
     Breach::new(alert, error)
 }
 
+/// How many records of data a key may encrypt. What it may encrypt beyond that is for a KeyUpdate or a
+/// declined renegotiation, and for the last record.
 fn limit(suite: SupportedCipherSuite) -> u64 {
+    const RESERVE: u64 = 2;
     let common: &CipherSuiteCommon = match suite {
         SupportedCipherSuite::Tls12(suite) => &suite.common,
         SupportedCipherSuite::Tls13(suite) => &suite.common,
     };
-    common.confidentiality_limit
+    common.confidentiality_limit.saturating_sub(RESERVE)
 }
 
 pub(super) fn encrypter(

@@ -10,7 +10,7 @@ use tokio_rustls::rustls::{AlertDescription, Error};
 
 use super::record::{self, Breach, MAX_PLAINTEXT, Opened, Records};
 use super::wire::Wire;
-use crate::echo::{Carrier, LowerStream};
+use crate::echo::{Carrier, LowerStream, yield_turn};
 
 /// What one write takes: it leaves in one system call, and is all that the connection holds if the
 /// client stops reading.
@@ -20,6 +20,15 @@ const MAX_WRITE: usize = 4 * MAX_PLAINTEXT;
 const KEY_IS_USED_UP: &str =
     "the key has encrypted as many records as is safe, and TLS 1.2 has no way to renew it";
 
+/// How many records are opened before others have their turn. With 64 bytes in each, a step of the
+/// echo is full before that.
+const MAX_WORK: u16 = 1152;
+
+/// What a change of keys counts as: it takes as long as a hundred small records.
+const NEW_KEYS_WORK: u16 = MAX_WORK / 8;
+
+const HAS_ENDED: &str = "the TLS connection has ended";
+
 /// A TLS connection over `S`.
 pub(crate) struct TlsStream<S> {
     wire: Wire<S>,
@@ -28,6 +37,14 @@ pub(crate) struct TlsStream<S> {
     /// record.
     opened: Option<(Range<usize>, usize)>,
     input: Input,
+    /// What our side ends with.
+    farewell: AlertDescription,
+    /// How many records were opened since others had their turn.
+    work: u16,
+    /// That was [`MAX_WORK`] since the last step of the echo.
+    was_costly: bool,
+    /// An echo reads, which ends our side if reading fails.
+    is_echoed: bool,
 }
 
 /// Whether more can come from the client.
@@ -41,7 +58,16 @@ enum Input {
 
 impl<S> TlsStream<S> {
     pub(super) fn new(wire: Wire<S>, records: Records) -> Self {
-        TlsStream { wire, records, opened: None, input: Input::Open }
+        TlsStream {
+            wire,
+            records,
+            opened: None,
+            input: Input::Open,
+            farewell: AlertDescription::CloseNotify,
+            work: 0,
+            was_costly: false,
+            is_echoed: false,
+        }
     }
 
     /// Moves plaintext into `into`: of as many records as are there and fit.
@@ -56,7 +82,7 @@ impl<S> TlsStream<S> {
                     self.wire.consume(*length);
                     self.opened = None;
                 }
-            } else if !self.open_next() {
+            } else if self.work >= MAX_WORK || !self.open_next() {
                 break;
             }
         }
@@ -74,16 +100,18 @@ impl<S> TlsStream<S> {
                 Ok((opened, length))
             }),
         };
+        self.work += 1;
         match opened {
             Ok((Opened::Data(plaintext), length)) => self.opened = Some((plaintext, length)),
             Ok((other, length)) => {
                 self.wire.consume(length);
                 match other {
                     Opened::Declined(warning) => {
-                        // Only an exhausted key can refuse, and then nothing more is sent anyway.
+                        // The client may do without it, if it cannot be encrypted.
                         let record = self.records.seal_warning(warning).unwrap_or_default();
                         self.wire.queue(&record);
                     }
+                    Opened::NewKeys => self.work += NEW_KEYS_WORK,
                     Opened::End => self.input = Input::Ended,
                     Opened::Data(_) | Opened::Nothing => {}
                 }
@@ -100,8 +128,18 @@ impl<S> TlsStream<S> {
             Input::Ended => Some(Ok(())),
             Input::Broken(breach) => Some(match breach.take() {
                 Some(breach) => {
-                    let alert = breach.alert.and_then(|alert| self.records.seal_last(alert));
-                    self.wire.queue(&alert.unwrap_or_default());
+                    match breach.alert {
+                        // It is sent when our side ends, behind the echo of all data.
+                        Some(alert) if self.is_echoed => self.farewell = alert,
+                        // HTTP drops the stream.
+                        Some(alert) => {
+                            let last = self.records.seal_last(alert);
+                            self.wire.queue(&last.unwrap_or_default());
+                        }
+                        // The client has sent one, behind which it reads nothing (RFC 8446 section
+                        // 6.2).
+                        None => self.records.close(),
+                    }
                     Err(io::Error::new(io::ErrorKind::InvalidData, breach.error))
                 }
                 // The reader knows.
@@ -119,7 +157,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = into.filled().len();
-        // The record layer limits how often records come that carry nothing.
         loop {
             this.take_records(into);
             if into.filled().len() > before || into.remaining() == 0 {
@@ -134,7 +171,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
             if let Some(end) = end {
                 return Poll::Ready(end);
             }
-            if ready!(this.wire.poll_more(cx))? == 0 {
+            if this.work >= MAX_WORK {
+                (this.work, this.was_costly) = (0, true);
+                yield_turn(cx);
+                return Poll::Pending;
+            }
+            let more = this.wire.poll_more(cx);
+            if more.is_pending() {
+                this.work = 0;
+            }
+            if ready!(more)? == 0 {
                 let truncated = "the stream has ended without close_notify";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, truncated)));
             }
@@ -143,21 +189,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> TlsStream<S> {
-    /// Encrypts `data` and sends it.
-    fn send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> io::Result<()> {
+    /// Encrypts `data` and sends it, and returns how much of it that was.
+    fn send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> io::Result<usize> {
         let records = &mut self.records;
         if data.len() <= MAX_PLAINTEXT && !records.needs_new_keys() {
             let record = records.seal_data(data).map_err(to_io)?;
-            return self.wire.send(cx, &[record]);
+            self.wire.send(cx, &[record])?;
+            return Ok(data.len());
+        }
+        if records.has_closed() {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, HAS_ENDED));
         }
         let mut sealed = Vec::new();
+        let mut length = 0;
         for data in data.chunks(MAX_PLAINTEXT) {
             if records.needs_new_keys() {
-                sealed.push(records.renew_keys().map_err(|_| io::Error::other(KEY_IS_USED_UP))?);
+                let Ok(renewed) = records.renew_keys() else { break };
+                sealed.push(renewed);
             }
             sealed.push(records.seal_data(data).map_err(to_io)?);
+            length += data.len();
         }
-        self.wire.send(cx, &sealed)
+        if length == 0 {
+            // All that was sealed before has left. What the socket does not take of this is lost.
+            let close = self.records.seal_last(AlertDescription::CloseNotify);
+            self.wire.queue(&close.unwrap_or_default());
+            if let Poll::Ready(flushed) = self.wire.poll_flush(cx) {
+                flushed?;
+            }
+            return Err(io::Error::other(KEY_IS_USED_UP));
+        }
+        self.wire.send(cx, &sealed)?;
+        Ok(length)
     }
 }
 
@@ -174,10 +237,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         // While the client does not take one write, there is no other.
         ready!(self.wire.poll_flush(cx))?;
         let data = &data[..data.len().min(MAX_WRITE)];
-        if !data.is_empty() {
-            self.send(cx, data)?;
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
         }
-        Poll::Ready(Ok(data.len()))
+        Poll::Ready(self.send(cx, data))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -185,8 +248,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let close = self.records.seal_last(AlertDescription::CloseNotify);
-        self.wire.queue(&close.unwrap_or_default());
+        let alert = self.farewell;
+        let last = self.records.seal_last(alert);
+        self.wire.queue(&last.unwrap_or_default());
         self.wire.poll_shutdown(cx)
     }
 }
@@ -194,5 +258,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for TlsStream<S> {
     fn lower(&mut self) -> &mut dyn LowerStream {
         &mut self.wire
+    }
+
+    fn holds(&self) -> bool {
+        self.wire.holds()
+    }
+
+    fn begin_step(&mut self) {
+        (self.work, self.is_echoed) = (0, true);
+    }
+
+    fn end_step(&mut self) -> bool {
+        std::mem::take(&mut self.was_costly)
     }
 }

@@ -10,16 +10,16 @@ use std::task::{Context, Poll, Waker};
 
 use futures::Future;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::crypto::cipher::{
     InboundOpaqueMessage, MessageDecrypter, MessageEncrypter, OutboundPlainMessage,
 };
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{
-    AlertDescription, ClientConfig, ClientConnection, ContentType, Error, HandshakeType,
-    InvalidMessage, PeerMisbehaved, ProtocolVersion, RootCertStore, ServerConfig,
+    AlertDescription, ClientConfig, ClientConnection, ContentType, Error, HandshakeKind,
+    HandshakeType, InvalidMessage, PeerMisbehaved, ProtocolVersion, RootCertStore, ServerConfig,
     SupportedCipherSuite, SupportedProtocolVersion,
 };
 
@@ -27,7 +27,8 @@ use super::record::{self, MAX_PLAINTEXT, Records};
 use super::stream::TlsStream;
 use super::wire::Wire;
 use super::{handshake, is_grease};
-use crate::echo::Carrier;
+use crate::connection::costly::CostlyTurn;
+use crate::echo::{Carrier, Echo, EchoError, Goodbye, Step, StreamEcho};
 
 /// The server's end of a connection, whose other end is the test.
 #[derive(Clone, Default)]
@@ -108,29 +109,41 @@ fn file(name: &str) -> std::path::PathBuf {
 }
 
 fn server_config() -> Arc<ServerConfig> {
+    Arc::new(server_config_with(aws_lc_rs::default_provider()))
+}
+
+fn server_config_with(provider: CryptoProvider) -> ServerConfig {
     let chain = CertificateDer::pem_file_iter(file("server.pem")).unwrap();
     let chain = chain.collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_file(file("server.key")).unwrap();
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider);
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider));
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
     let mut config = builder.with_single_cert(chain, key).unwrap();
     config.enable_secret_extraction = true;
-    Arc::new(config)
+    config
 }
 
 fn client(suite: SupportedCipherSuite) -> ClientConnection {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![suite];
+    client_with(Arc::new(client_config(provider)))
+}
+
+fn client_with(config: Arc<ClientConfig>) -> ClientConnection {
+    ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap()
+}
+
+/// For the version of the provider's first suite.
+fn client_config(provider: CryptoProvider) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     let authorities = CertificateDer::pem_file_iter(file("ca.pem")).unwrap();
     roots.add_parsable_certificates(authorities.map(Result::unwrap));
-    let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites = vec![suite];
-    let versions: &[&SupportedProtocolVersion] = &[suite.version()];
+    let versions: &[&SupportedProtocolVersion] = &[provider.cipher_suites[0].version()];
     let builder = ClientConfig::builder_with_provider(Arc::new(provider));
     let builder = builder.with_protocol_versions(versions).unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.enable_secret_extraction = true;
-    ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
+    config
 }
 
 /// All suites that go with the certificate's key.
@@ -160,22 +173,34 @@ fn connect(suite: SupportedCipherSuite, piece: usize) -> (TlsStream<Near>, Clien
     let mut client = client(suite);
     let near = Near::default();
     near.script().piece = piece;
+    let stream = connect_with(&mut client, &near, server_config()).unwrap();
+    (stream, client, near)
+}
+
+fn connect_with(
+    client: &mut ClientConnection,
+    near: &Near,
+    config: Arc<ServerConfig>,
+) -> io::Result<TlsStream<Near>> {
     let mut wire = Wire::new(near.clone());
     let tls = {
         let mut work = pin!(async {
             assert!(handshake::read_hello(&mut wire).await.is_ok());
-            handshake::accept(&mut wire, server_config()).await
+            handshake::accept(&mut wire, config).await
         });
         loop {
-            exchange(&mut client, &near);
+            exchange(client, near);
             if let Poll::Ready(tls) = poll(work.as_mut()) {
-                break tls.unwrap();
+                break tls?;
             }
         }
     };
-    exchange(&mut client, &near);
-    let records = Records::take_over(tls).unwrap();
-    (TlsStream::new(wire, records), client, near)
+    exchange(client, near);
+    Ok(TlsStream::new(wire, Records::take_over(tls).unwrap()))
+}
+
+fn new_suite() -> SupportedCipherSuite {
+    suites().find(|suite| suite.version() == &TLS13).unwrap()
 }
 
 /// Runs `test` with every suite, and in pieces of several sizes.
@@ -194,7 +219,7 @@ fn echo(stream: &mut TlsStream<Near>, near: &Near, size: usize) -> Option<io::Re
     loop {
         let has_more = !near.script().to_server.is_empty();
         let read = match poll(pin!(stream.read(&mut buffer))) {
-            Poll::Pending if has_more => continue,
+            Poll::Pending if has_more || stream.end_step() => continue,
             Poll::Pending => return None,
             Poll::Ready(Ok(0)) => return Some(Ok(())),
             Poll::Ready(Err(error)) => return Some(Err(error)),
@@ -311,20 +336,32 @@ fn our_keys_are_changed_before_they_have_encrypted_too_much() {
         if client.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
             return;
         }
-        stream.records.exhaust_key();
+        stream.records.exhaust_key(0);
         is_echoed(&mut stream, &mut client, &near, &noise(40_000));
         assert!(!stream.records.needs_new_keys());
         is_echoed(&mut stream, &mut client, &near, &noise(40_000));
     });
-    // TLS 1.2 has no way to do that.
-    let old = suites().find(|suite| suite.version() == &TLS12).unwrap();
-    let (mut stream, mut client, near) = connect(old, usize::MAX);
-    stream.records.exhaust_key();
-    client.writer().write_all(b"x").unwrap();
-    exchange(&mut client, &near);
-    let mut byte = [0];
-    while poll(pin!(stream.read(&mut byte))).is_pending() {}
-    assert!(matches!(poll(pin!(stream.write(&byte))), Poll::Ready(Err(_))));
+}
+
+#[test]
+fn tls_1_2_ends_in_order_when_its_key_is_used_up() {
+    each_raw(|mut stream, mut raw| {
+        if raw.is_tls13 {
+            return;
+        }
+        stream.records.exhaust_key(2);
+        let data = noise(40_000);
+        let written = poll(pin!(stream.write(&data)));
+        assert!(matches!(written, Poll::Ready(Ok(length)) if length == 2 * MAX_PLAINTEXT));
+        finish(&mut stream);
+        let Poll::Ready(Err(error)) = poll(pin!(stream.write(&data))) else { unreachable!() };
+        assert!(error.to_string().contains("no way to renew"), "{error}");
+        finish(&mut stream);
+        let (first, second) = data[..2 * MAX_PLAINTEXT].split_at(MAX_PLAINTEXT);
+        let close = (ContentType::Alert, vec![1, 0]);
+        assert_eq!(raw.received(), [(DATA, first.to_vec()), (DATA, second.to_vec()), close]);
+        assert!(matches!(poll(pin!(stream.write(&data))), Poll::Ready(Err(_))));
+    });
 }
 
 #[test]
@@ -478,9 +515,9 @@ fn is_refused(
     let refused = failure(echo(&mut stream, &raw.near, 4096));
     assert_eq!(refused, (io::ErrorKind::InvalidData, Some(error.clone())));
     shut_down(&mut stream);
-    // A fatal alert is the last word; one of the client's is answered with close_notify.
-    let last = alert.map_or(vec![1, 0], |alert| vec![2, alert.into()]);
-    let expected = [(DATA, b"data".to_vec()), (ContentType::Alert, last)];
+    // A fatal alert is the last word, and one of the client's is answered with a FIN alone.
+    let last = alert.map(|alert| (ContentType::Alert, vec![2, alert.into()]));
+    let expected: Vec<_> = [(DATA, b"data".to_vec())].into_iter().chain(last).collect();
     assert_eq!(raw.received(), expected, "{error:?}");
 }
 
@@ -498,7 +535,7 @@ fn a_breach_of_the_protocol_is_told_behind_the_echo_of_what_came_before() {
             vec![if is_tls13 { HandshakeType::KeyUpdate } else { HandshakeType::ClientHello }];
         Error::InappropriateHandshakeMessage { expect_types, got_type: first.into() }
     }
-    let both: [Case; 11] = [
+    let both: [Case; 13] = [
         (|raw| altered(raw.sealed(DATA, b"x")), Error::DecryptError, Some(BadRecordMac)),
         (|_| vec![0x17, 3, 3, 0, 3, 1, 2, 3], Error::DecryptError, Some(BadRecordMac)),
         (
@@ -545,6 +582,19 @@ fn a_breach_of_the_protocol_is_told_behind_the_echo_of_what_came_before() {
             |raw| raw.sealed(ContentType::Alert, &[2]),
             invalid(InvalidMessage::MissingData("Alert")),
             Some(DecodeError),
+        ),
+        (
+            |raw| raw.sealed(ContentType::Alert, &[]),
+            Error::InappropriateMessage { expect_types: vec![DATA], got_type: ContentType::Alert },
+            Some(UnexpectedMessage),
+        ),
+        (
+            |raw| raw.sealed(ContentType::Handshake, &[]),
+            Error::InappropriateMessage {
+                expect_types: vec![DATA],
+                got_type: ContentType::Handshake,
+            },
+            Some(UnexpectedMessage),
         ),
         (
             |raw| {
@@ -597,7 +647,7 @@ fn a_breach_of_the_protocol_is_told_behind_the_echo_of_what_came_before() {
             Some(UnexpectedMessage),
         ),
     ];
-    let old: [Case; 3] = [
+    let old: [Case; 4] = [
         (
             |raw| raw.sealed(ContentType::Handshake, &[11, 0]),
             handshake(11, false),
@@ -607,6 +657,14 @@ fn a_breach_of_the_protocol_is_told_behind_the_echo_of_what_came_before() {
             |raw| raw.sealed(ContentType::Handshake, &[1, 1, 0, 0]),
             invalid(InvalidMessage::HandshakePayloadTooLarge),
             Some(DecodeError),
+        ),
+        (
+            |_| vec![0x14, 3, 3, 0, 1, 1],
+            Error::InappropriateMessage {
+                expect_types: vec![DATA, ContentType::Handshake],
+                got_type: ContentType::ChangeCipherSpec,
+            },
+            Some(UnexpectedMessage),
         ),
         (
             |raw| raw.sealed(ContentType::ChangeCipherSpec, &[1]),
@@ -725,4 +783,303 @@ fn a_client_that_takes_nothing_is_owed_one_write_and_no_more() {
 fn grease_is_told_from_names() {
     assert!(is_grease(&[0x1A, 0x1A]) && is_grease(&[0xFA, 0xFA]));
     assert!(!is_grease(&[0x1A, 0x2A]) && !is_grease(b"h2") && !is_grease(&[0x1B, 0x1B]));
+}
+
+type TlsEcho = StreamEcho<TlsStream<Near>>;
+
+/// The first step that does something.
+fn first_step(echo: &mut TlsEcho) -> Result<Step, EchoError> {
+    loop {
+        if let Poll::Ready(done) = step(echo) {
+            return done;
+        }
+    }
+}
+
+fn step(echo: &mut TlsEcho) -> Poll<Result<Step, EchoError>> {
+    echo.poll_step(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Steps until `received` bytes were echoed in all, and returns how many steps were costly.
+fn steps_to(echo: &mut TlsEcho, near: &Near, received: u64) -> usize {
+    let mut costly = 0;
+    for _ in 0..10_000 {
+        match step(echo) {
+            Poll::Ready(Ok(Step::Costly)) => costly += 1,
+            Poll::Ready(Ok(Step::Moved)) => {}
+            Poll::Pending if echo.owes() || !near.script().to_server.is_empty() => {}
+            Poll::Pending => {
+                assert_eq!(echo.moved().inward, received);
+                return costly;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("{:?} after many steps", echo.moved());
+}
+
+#[test]
+fn a_step_ends_behind_a_few_changes_of_keys() {
+    let (stream, mut client, near) = connect(new_suite(), usize::MAX);
+    for _ in 0..100 {
+        client.refresh_traffic_keys().unwrap();
+        client.writer().write_all(b"x").unwrap();
+    }
+    exchange(&mut client, &near);
+    let mut echo = StreamEcho::new(stream, 64 * 1024);
+    assert!(matches!(first_step(&mut echo), Ok(Step::Costly)));
+    assert!((1..=8).contains(&echo.moved().inward), "{:?}", echo.moved());
+    assert!(steps_to(&mut echo, &near, 100) >= 11);
+    // The same without any data, which has to come to its end, too.
+    for _ in 0..20 {
+        client.refresh_traffic_keys().unwrap();
+    }
+    exchange(&mut client, &near);
+    assert!(steps_to(&mut echo, &near, 100) >= 2);
+    client.writer().write_all(b"x").unwrap();
+    exchange(&mut client, &near);
+    assert_eq!(steps_to(&mut echo, &near, 101), 0);
+}
+
+#[test]
+fn a_step_ends_behind_many_records_with_little_in_them() {
+    for suite in suites() {
+        let (stream, client, near) = connect(suite, usize::MAX);
+        let mut raw = Raw::new(client, &near);
+        let mut echo = StreamEcho::new(stream, 64 * 1024);
+        for _ in 0..100 {
+            for _ in 0..32 {
+                raw.send(DATA, b"");
+            }
+            raw.send(DATA, b"x");
+        }
+        assert!(matches!(first_step(&mut echo), Ok(Step::Costly)));
+        assert!((1..=40).contains(&echo.moved().inward), "{:?}", echo.moved());
+        steps_to(&mut echo, &near, 100);
+    }
+}
+
+/// Says goodbye until our FIN is sent.
+fn close(echo: &mut TlsEcho, near: &Near) {
+    for _ in 0..1000 {
+        let _ = echo.poll_close(&mut Context::from_waker(Waker::noop()), Goodbye::Answer);
+        if near.script().has_answered_fin {
+            return;
+        }
+    }
+    panic!("no FIN is sent");
+}
+
+/// Steps until reading has failed.
+fn steps_to_failure(echo: &mut TlsEcho) -> io::Error {
+    for _ in 0..10_000 {
+        match step(echo) {
+            Poll::Ready(Err(EchoError::Read(error))) => return error,
+            Poll::Ready(Ok(Step::Moved)) | Poll::Pending => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("reading does not fail");
+}
+
+#[test]
+fn an_alert_is_sent_behind_the_echo_and_nothing_behind_the_alert() {
+    each_raw(|stream, mut raw| {
+        let mut echo = StreamEcho::new(stream, 64 * 1024);
+        raw.send(DATA, b"data");
+        raw.send(DATA, b"more");
+        let bad = altered(raw.sealed(DATA, b"x"));
+        raw.near.script().to_server.extend(bad);
+        raw.send(DATA, b"behind");
+        assert_eq!(steps_to_failure(&mut echo).kind(), io::ErrorKind::InvalidData);
+        close(&mut echo, &raw.near);
+        let mut received = raw.received();
+        let alert = (ContentType::Alert, vec![2, AlertDescription::BadRecordMac.into()]);
+        assert_eq!(received.pop(), Some(alert));
+        assert!(received.iter().all(|(typ, _)| *typ == DATA));
+        let data: Vec<u8> = received.into_iter().flat_map(|(_, bytes)| bytes).collect();
+        assert_eq!(data, b"datamore");
+    });
+}
+
+#[test]
+fn a_fatal_alert_is_answered_with_a_fin_alone() {
+    each_raw(|stream, mut raw| {
+        let mut echo = StreamEcho::new(stream, 64 * 1024);
+        raw.send(ContentType::Alert, &[2, 80]);
+        let error = steps_to_failure(&mut echo);
+        close(&mut echo, &raw.near);
+        assert_eq!(raw.received(), []);
+        let error = error.into_inner().and_then(|inner| inner.downcast().ok());
+        assert_eq!(error, Some(Box::new(Error::AlertReceived(AlertDescription::InternalError))));
+    });
+    // The same if it comes with data.
+    let (stream, client, near) = connect(new_suite(), usize::MAX);
+    let mut raw = Raw::new(client, &near);
+    let mut echo = StreamEcho::new(stream, 64 * 1024);
+    raw.send(DATA, b"data");
+    raw.send(ContentType::Alert, &[2, 80]);
+    steps_to_failure(&mut echo);
+    close(&mut echo, &near);
+    assert_eq!(raw.received(), []);
+}
+
+#[test]
+fn the_beginning_of_a_record_is_held_and_counted() {
+    for suite in suites() {
+        let (stream, client, near) = connect(suite, usize::MAX);
+        let mut raw = Raw::new(client, &near);
+        let mut echo = StreamEcho::new(stream, 64 * 1024);
+        let record = raw.sealed(DATA, &noise(16_000));
+        let (beginning, rest) = record.split_at(15_000);
+        near.script().to_server.extend(beginning);
+        steps_to(&mut echo, &near, 0);
+        assert!(echo.holds());
+        assert!((15_000..16_000).contains(&echo.held()), "{}", echo.held());
+        near.script().to_server.extend(rest);
+        steps_to(&mut echo, &near, 16_000);
+        assert!(!echo.holds());
+        assert_eq!(echo.held(), 0);
+    }
+}
+
+#[test]
+fn a_renegotiation_of_the_greatest_length_is_counted_down() {
+    each_raw(|mut stream, mut raw| {
+        // One byte at a time takes long.
+        if raw.is_tls13 || raw.near.script().piece < 1000 {
+            return;
+        }
+        let hello = [&[1, 0, 0xFF, 0xFF][..], &[7; 0xFFFF]].concat();
+        let (last, before) = hello.split_last().unwrap();
+        for part in before.chunks(MAX_PLAINTEXT) {
+            raw.send(ContentType::Handshake, part);
+        }
+        assert!(echo(&mut stream, &raw.near, 4096).is_none());
+        assert_eq!(raw.received(), []);
+        assert_eq!(stream.lower().held(true), 0);
+        raw.send(ContentType::Handshake, &[*last]);
+        assert!(echo(&mut stream, &raw.near, 4096).is_none());
+        finish(&mut stream);
+        assert_eq!(raw.received(), [(ContentType::Alert, vec![1, 100])]);
+        raw.send(DATA, b"x");
+        assert!(echo(&mut stream, &raw.near, 4096).is_none());
+        assert_eq!(raw.received(), [(DATA, b"x".to_vec())]);
+    });
+}
+
+#[test]
+fn each_record_of_a_handshake_is_answered_in_a_turn() {
+    let mut of_server = aws_lc_rs::default_provider();
+    of_server.kx_groups = vec![aws_lc_rs::kx_group::SECP256R1];
+    let of_server = Arc::new(server_config_with(of_server));
+    let mut of_client = aws_lc_rs::default_provider();
+    // The server knows the second alone, and asks for it with a HelloRetryRequest.
+    of_client.kx_groups = vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
+    of_client.cipher_suites = vec![new_suite()];
+    let mut client = client_with(Arc::new(client_config(of_client)));
+    let near = Near::default();
+    near.script().piece = usize::MAX;
+    let mut wire = Wire::new(near.clone());
+    let mut work = pin!(async {
+        assert!(handshake::read_hello(&mut wire).await.is_ok());
+        handshake::accept(&mut wire, of_server).await
+    });
+    let mut answers = 0;
+    while client.is_handshaking() || answers < 3 {
+        exchange(&mut client, &near);
+        // What the client answers.
+        exchange(&mut client, &near);
+        let mut other = CostlyTurn::default();
+        let turn = other.poll(&mut Context::from_waker(Waker::noop()));
+        assert!(turn.is_ready(), "who waits for the client keeps no turn");
+        for _ in 0..10 {
+            assert!(poll(work.as_mut()).is_pending());
+        }
+        assert_eq!(near.script().to_client.len(), 0, "another one has the turn");
+        drop(other);
+        // It is polled once more, which ends the turn.
+        let mut is_answered = false;
+        for _ in 0..100 {
+            if is_answered {
+                break;
+            }
+            is_answered = !near.script().to_client.is_empty();
+            if poll(work.as_mut()).is_ready() {
+                assert_eq!(answers, 2, "the last one is that to the client's Finished");
+                is_answered = true;
+            }
+        }
+        assert!(is_answered, "{answers} before");
+        answers += 1;
+    }
+    let kind = Some(HandshakeKind::FullWithHelloRetryRequest);
+    assert_eq!((answers, client.handshake_kind()), (3, kind));
+}
+
+#[test]
+fn early_data_for_another_server_is_skipped() {
+    for (count, size) in [(20, 100), (60, 100), (10, 500), (5, 1000), (1, 16_000)] {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.cipher_suites = vec![new_suite()];
+        let mut config = client_config(provider);
+        config.enable_early_data = true;
+        let config = Arc::new(config);
+        let mut other = server_config_with(aws_lc_rs::default_provider());
+        other.max_early_data_size = 16 * 1024;
+        let near = Near::default();
+        near.script().piece = usize::MAX;
+        let mut client = client_with(Arc::clone(&config));
+        connect_with(&mut client, &near, Arc::new(other)).unwrap();
+
+        let near = Near::default();
+        near.script().piece = usize::MAX;
+        let mut client = client_with(config);
+        for _ in 0..count {
+            client.early_data().unwrap().write_all(&noise(size)).unwrap();
+        }
+        let mut stream = connect_with(&mut client, &near, server_config())
+            .unwrap_or_else(|error| panic!("{count} x {size}: {error}"));
+        assert!(!client.is_early_data_accepted());
+        is_echoed(&mut stream, &mut client, &near, b"data");
+    }
+}
+
+#[test]
+fn a_finished_message_in_a_heartbeat_is_refused() {
+    let mut client = client(new_suite());
+    let near = Near::default();
+    near.script().piece = usize::MAX;
+    let mut wire = Wire::new(near.clone());
+    let mut work = Box::pin(async {
+        assert!(handshake::read_hello(&mut wire).await.is_ok());
+        handshake::accept(&mut wire, server_config()).await.err()
+    });
+    while client.is_handshaking() {
+        exchange(&mut client, &near);
+        assert!(poll(work.as_mut()).is_pending());
+    }
+    client.writer().write_all(b"data").unwrap();
+    exchange(&mut client, &near);
+    {
+        let mut script = near.script();
+        let bytes = script.to_server.make_contiguous();
+        // A ChangeCipherSpec stands before it.
+        let ccs = if bytes[0] == 20 { 6 } else { 0 };
+        assert_eq!(bytes[ccs], 23);
+        bytes[ccs] = 24;
+    }
+    let error = loop {
+        if let Poll::Ready(error) = poll(work.as_mut()) {
+            break error.expect("it is refused");
+        }
+    };
+    assert_eq!(
+        failure(Some(Err(error))).1,
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType))
+    );
+    drop(work);
+    // The alert is there.
+    let (_, unsent) = wire.into_parts();
+    assert_eq!(unsent.first(), Some(&23));
 }

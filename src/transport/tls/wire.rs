@@ -25,7 +25,6 @@ thread_local! {
 }
 
 /// The stream below TLS.
-#[derive(Debug)]
 pub(super) struct Wire<S> {
     io: S,
     /// The bytes `used..filled` were read and are not consumed. It is the thread's buffer while they
@@ -65,6 +64,11 @@ impl<S> Wire<S> {
 
     pub(super) fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
+    }
+
+    /// Whether memory is held: for what is unread or unsent.
+    pub(super) fn holds(&self) -> bool {
+        !(self.buffer.is_empty() && self.unsent.is_empty())
     }
 
     /// The stream alone, and what has yet to be sent on it.
