@@ -71,7 +71,8 @@ where
         shown += next_record(wire, shown).await?;
         in_turn(|cx| {
             answer(&mut tls, wire, &mut shown)?;
-            if wire.has_unsent() && shown == 0 {
+            // Behind the handshake it is the application's.
+            if tls.is_handshaking() && wire.has_unsent() && shown == 0 {
                 skip_early(&mut tls, wire)?;
             }
             match wire.poll_flush(cx) {

@@ -1083,3 +1083,21 @@ fn a_finished_message_in_a_heartbeat_is_refused() {
     let (_, unsent) = wire.into_parts();
     assert_eq!(unsent.first(), Some(&23));
 }
+
+#[test]
+fn data_that_comes_with_the_last_handshake_message_is_echoed() {
+    for suite in suites() {
+        let (mut client, near) = (client(suite), Near::default());
+        near.script().piece = usize::MAX;
+        // It leaves as soon as the client may send it.
+        client.writer().write_all(b"data").unwrap();
+        let mut stream = connect_with(&mut client, &near, server_config()).unwrap();
+        // In TLS 1.2 that is later.
+        exchange(&mut client, &near);
+        assert!(echo(&mut stream, &near, 4096).is_none());
+        exchange(&mut client, &near);
+        let mut data = [0; 4];
+        client.reader().read_exact(&mut data).unwrap();
+        assert_eq!(&data, b"data");
+    }
+}
