@@ -2,6 +2,7 @@
 //! no part of the echo, and shares no limits with it.
 
 mod encode;
+mod families;
 mod places;
 mod process;
 mod respond;

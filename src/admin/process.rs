@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::encode::Families;
+use super::families::Families;
 
 /// Reads what the process uses.
 #[derive(Debug)]
