@@ -111,8 +111,7 @@ impl Families<'_> {
         }
         let help = "Whether the last reading of certificates, keys and revocation lists succeeded";
         let name = "echo_config_last_reload_successful";
-        let mut family = self.family(name, help, MetricType::Gauge)?;
-        family.encode_gauge(&i64::from(tls.last_reload_succeeded))
+        self.gauge(name, help, i64::from(tls.last_reload_succeeded))
     }
 
     pub(super) fn udp(&mut self, udp: &UdpSnapshot) -> fmt::Result {
