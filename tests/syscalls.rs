@@ -25,8 +25,9 @@ fn a_connection_keeps_to_its_budget() {
     }
     // What one connection costs that connects, sends once and closes, one after the other. Each comes
     // alone, so that none shares a call with another. With two threads, the one that accepts wakes
-    // one that echoes.
-    let budgets = [("1", 10.5), ("2", 13.5)];
+    // one that echoes. An epoll_wait may report several events, as the client's timing has it, so these
+    // are the most: one for each event.
+    let budgets = [("1", 11.2), ("2", 14.2)];
     for (threads, budget) in budgets {
         let [few, many] = [10, 60].map(|connections| {
             traced(&["-q", "--threads", threads, "--tcp", "0"], |server| {
