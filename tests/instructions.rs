@@ -34,6 +34,9 @@ const BUDGETS: [(&str, usize, u64); 5] = [
 /// The most instructions that metrics may add to an echo.
 const COUNTING: u64 = 10;
 
+/// Two counts of the same differ by up to this much.
+const NOISE: u64 = 10;
+
 #[test]
 #[ignore = "takes a release build"]
 fn an_echo_keeps_to_its_budget() {
@@ -51,7 +54,7 @@ fn an_echo_keeps_to_its_budget() {
         }
         let counted = an_echo(protocol, size, &["--admin", "0"]);
         println!("{protocol}: {counted} with metrics, of {COUNTING} more");
-        is_kept &= counted <= each + COUNTING;
+        is_kept &= counted <= each + COUNTING + NOISE;
     }
     assert!(is_kept, "an echo takes more instructions than its budget");
 }
