@@ -48,8 +48,9 @@ fn an_echo_keeps_to_its_budget() {
         let each = an_echo(protocol, size, &[]);
         println!("{protocol}, {size} bytes: {each} instructions an echo, of {budget}");
         is_kept &= each <= budget;
-        // Those of UDP differ from run to run, by how many datagrams share a wake.
-        if protocol == "udp" || size != 64 {
+        // Those of UDP differ from run to run, by how many datagrams share a wake; those of TLS by a
+        // hundred.
+        if protocol == "udp" || protocol == "tls" {
             continue;
         }
         let counted = an_echo(protocol, size, &["--admin", "0"]);
