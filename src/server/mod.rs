@@ -31,15 +31,15 @@ use crate::protocols::ws::{Answers, Settings, WebSocket};
 use crate::tls::{TlsReloader, TlsSettings};
 use crate::transport::{Plain, Tls};
 use accept::Acceptor;
-pub use connections::Connections;
 use metrics::Sources;
 use placement::Workers;
-pub use progress::Progress;
 
+pub use connections::Connections;
 pub use health::{Health, Readiness};
 pub use metrics::{
     Durations, Expiry, Metrics, ProtocolSnapshot, Snapshot, TlsSnapshot, UdpSnapshot,
 };
+pub use progress::Progress;
 
 /// How long aborted connections may take to be dropped.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
