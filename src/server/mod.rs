@@ -26,6 +26,7 @@ use crate::echo::Rules;
 use crate::error::{Setting, StartError};
 use crate::net::{AnyListener, Listener, bind, candidates, inherited};
 use crate::protocols::bytes::Bytes;
+use crate::protocols::proxied::Proxied;
 use crate::protocols::udp::{self, Udp};
 use crate::protocols::ws::{Answers, Settings, WebSocket};
 use crate::tls::{TlsReloader, TlsSettings};
@@ -216,6 +217,7 @@ impl Server {
                 listeners.push((protocol, listener, service.clone()));
             }
         }
+        check_proxies(&config, &local_addrs)?;
         let own = shared.iter().map(|(address, _)| *address).collect();
         let datagram_rules = udp::rules(&config.udp, own);
         let datagrams = udp_protocols(shared, &workers, &datagram_rules)?;
@@ -453,6 +455,23 @@ fn validate(config: &Config) -> Result<(), StartError> {
     if config.buffer_size == 0 {
         return Err(StartError::setting(Setting::BufferSize, "0 bytes; it must be at least 1"));
     }
+    let is_served =
+        |protocol: &&Protocol| config.listeners.iter().any(|listen| listen.protocol == **protocol);
+    for (setting, protocols) in
+        [(Setting::ProxyProtocol, &config.proxy.protocols), (Setting::Facts, &config.facts)]
+    {
+        if let Some(idle) = protocols.iter().find(|protocol| !is_served(protocol)) {
+            return Err(StartError::setting(setting, format!("no listener speaks {idle}")));
+        }
+    }
+    if config.proxy.protocols.contains(&Protocol::Udp) {
+        let problem = "udp: there is no PROXY header for datagrams that proxies agree on";
+        return Err(StartError::setting(Setting::ProxyProtocol, problem));
+    }
+    if !config.proxy.from.is_empty() && config.proxy.protocols.is_empty() {
+        let problem = "no listener expects PROXY headers";
+        return Err(StartError::setting(Setting::ProxyFrom, problem));
+    }
     if config.unix_mode.is_some_and(|mode| mode > 0o777) {
         return Err(StartError::setting(
             Setting::UnixMode,
@@ -460,6 +479,24 @@ fn validate(config: &Config) -> Result<(), StartError> {
         ));
     }
     Ok(())
+}
+
+/// Checks that not everybody on a network can announce any client.
+fn check_proxies(config: &Config, bound: &[LocalAddr]) -> Result<(), StartError> {
+    let is_open = |local: &&LocalAddr| {
+        config.proxy.protocols.contains(&local.protocol)
+            && local.address.ip().is_some_and(|ip| !ip.ip().to_canonical().is_loopback())
+    };
+    match bound.iter().find(is_open) {
+        Some(LocalAddr { protocol, address }) if config.proxy.from.is_empty() => {
+            let problem = format!(
+                "{protocol} on {address} can be reached from the network, where a PROXY header \
+                 could announce anybody; the networks of the proxies are needed, such as 10.0.0.0/8"
+            );
+            Err(StartError::setting(Setting::ProxyFrom, problem))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The settings of TLS, if a listener speaks it. Reading files blocks, and a disk or a pipe may not
@@ -547,22 +584,25 @@ impl Starter {
     /// Starts `service` on `listener`.
     fn serve<L: Listener>(&self, protocol: Protocol, listener: L, service: Service) {
         let buffer_size = self.config.buffer_size;
+        let shows_facts = self.config.facts.contains(&protocol);
         let tls = |settings, is_for_http| {
             let counts = self.sessions.counts().cloned();
-            Tls::new(settings, is_for_http, Arc::clone(&self.sessions.log), counts)
+            Tls::new(settings, is_for_http, shows_facts, Arc::clone(&self.sessions.log), counts)
         };
         let settings = || Settings {
             answers: Answers::new(&self.config.websocket),
             buffer_size,
+            shows_facts,
             sessions: Arc::clone(&self.sessions),
         };
         match service {
             Service::Bytes(TransportConfig::Plain) => {
-                self.accept(protocol, listener, Bytes { transport: Plain, buffer_size });
+                let transport = Plain;
+                self.accept(protocol, listener, Bytes { transport, buffer_size, shows_facts });
             }
             Service::Bytes(TransportConfig::Tls(tls_settings)) => {
                 let transport = tls(tls_settings, false);
-                self.accept(protocol, listener, Bytes { transport, buffer_size });
+                self.accept(protocol, listener, Bytes { transport, buffer_size, shows_facts });
             }
             Service::WebSocket(TransportConfig::Plain) => {
                 let handshake = WebSocket { transport: Plain, settings: settings() };
@@ -575,7 +615,21 @@ impl Starter {
         }
     }
 
+    /// Accepts connections, behind PROXY headers where those are expected.
     fn accept<L, H>(&self, protocol: Protocol, listener: L, handshake: H)
+    where
+        L: Listener,
+        H: Handshake<L::Stream>,
+    {
+        if !self.config.proxy.protocols.contains(&protocol) {
+            return self.accept_by(protocol, listener, handshake);
+        }
+        let from = self.config.proxy.from.as_slice().into();
+        let proxied = Proxied::new(handshake, from, Arc::clone(&self.sessions.log));
+        self.accept_by(protocol, listener, proxied);
+    }
+
+    fn accept_by<L, H>(&self, protocol: Protocol, listener: L, handshake: H)
     where
         L: Listener,
         H: Handshake<L::Stream>,

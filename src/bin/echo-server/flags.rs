@@ -138,6 +138,9 @@ fn flag_of(setting: Setting) -> Option<&'static str> {
         Setting::Groups => "--tls-groups",
         Setting::KeyLog => "--key-log",
         Setting::Identity => "--cert",
+        Setting::ProxyProtocol => "--proxy-protocol",
+        Setting::ProxyFrom => "--proxy-from",
+        Setting::Facts => "--facts",
         _ => return None,
     })
 }

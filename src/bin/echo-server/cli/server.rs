@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use echo_server::{
-    ClientAuth, Config, Credentials, Identity, Listen, Protocol, Source, TlsVersion,
+    Cidr, ClientAuth, Config, Credentials, Identity, Listen, Protocol, Source, TlsVersion,
 };
 
 use super::values::{
@@ -30,6 +30,8 @@ pub(super) struct ServerArgs {
     websocket: WebSocket,
     #[command(flatten)]
     udp: Udp,
+    #[command(flatten)]
+    proxies: Proxies,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
@@ -304,6 +306,68 @@ impl Udp {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Proxies and facts")]
+struct Proxies {
+    /// Where each connection has to begin with a PROXY header, version 1 or 2, which announces the
+    /// client: tcp, tls, ws, wss, all
+    #[arg(long, value_name = "DOOR", value_delimiter = ',', num_args = 1..)]
+    proxy_protocol: Vec<Door>,
+
+    /// Networks of the proxies, such as 10.0.0.0/8; other connections there are closed [needed,
+    /// except on loopback addresses and Unix sockets]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', num_args = 1..)]
+    #[arg(requires = "proxy_protocol")]
+    proxy_from: Vec<Cidr>,
+
+    /// Where clients are told what the server saw of them, as JSON: tcp, tls, udp, ws, wss, all;
+    /// header fields can hold secrets
+    #[arg(long, value_name = "DOOR", value_delimiter = ',', num_args = 1..)]
+    facts: Vec<Door>,
+}
+
+impl Proxies {
+    /// All listeners of `config` are there already.
+    fn configure(self, mut config: Config) -> Config {
+        config.proxy.protocols = Door::protocols(&self.proxy_protocol, &config.listeners);
+        if self.proxy_protocol.contains(&Door::All) {
+            config.proxy.protocols.retain(|protocol| *protocol != Protocol::Udp);
+        }
+        config.proxy.from = self.proxy_from;
+        config.facts = Door::protocols(&self.facts, &config.listeners);
+        config
+    }
+}
+
+/// A protocol, as a flag's value, or all that are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Door {
+    Tcp,
+    Tls,
+    Udp,
+    Ws,
+    Wss,
+    All,
+}
+
+impl Door {
+    fn protocols(doors: &[Door], served: &[Listen]) -> Vec<Protocol> {
+        let served = served.iter().map(|listen| listen.protocol);
+        let mut protocols = Vec::new();
+        for door in doors {
+            match door {
+                Door::Tcp => protocols.push(Protocol::Tcp),
+                Door::Tls => protocols.push(Protocol::Tls),
+                Door::Udp => protocols.push(Protocol::Udp),
+                Door::Ws => protocols.push(Protocol::Ws),
+                Door::Wss => protocols.push(Protocol::Wss),
+                Door::All => protocols.extend(served.clone()),
+            }
+        }
+        protocols
+    }
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct Limits {
     /// Maximum number of connections at a time; 0: no limit [90% of the descriptor limit]
@@ -436,7 +500,7 @@ impl TryFrom<ServerArgs> for Options {
     type Error = String;
 
     fn try_from(args: ServerArgs) -> Result<Options, String> {
-        let ServerArgs { listeners, tls, websocket, udp, limits, process, log } = args;
+        let ServerArgs { listeners, tls, websocket, udp, proxies, limits, process, log } = args;
         let mut config = Config::new().buffer_size(process.buffer_size);
         (config.listeners, config.unix_mode) = listeners.listen();
         config = tls.configure(config)?;
@@ -444,7 +508,8 @@ impl TryFrom<ServerArgs> for Options {
             settings.subprotocols = websocket.ws_subprotocol;
             settings.origins = websocket.ws_origin;
         });
-        config = limits.configure(websocket.ws_ping_interval, udp.configure(config));
+        config = proxies.configure(udp.configure(config));
+        config = limits.configure(websocket.ws_ping_interval, config);
         if process.admin.len() > 1 {
             return Err("--admin: it was given more than once, and has one address".to_owned());
         }
