@@ -156,6 +156,7 @@ mod config;
 mod connection;
 mod echo;
 mod error;
+mod facts;
 #[cfg(test)]
 mod logged;
 mod net;

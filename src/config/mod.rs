@@ -123,6 +123,9 @@ pub struct Config {
     pub websocket: WebSocketPolicy,
     /// Which datagrams are answered, and at which rate.
     pub udp: UdpPolicy,
+    /// The protocols on which the server tells its clients what it saw of them, as JSON. The facts
+    /// can hold what is secret to others between the two ends. Default: none.
+    pub facts: Vec<Protocol>,
     /// How many connections may be open at a time.
     pub limits: Limits,
     /// How long the stages of a connection may take.
@@ -254,6 +257,7 @@ impl Config {
             buffer_size: DEFAULT_BUFFER_SIZE,
             websocket: WebSocketPolicy::default(),
             udp: UdpPolicy::default(),
+            facts: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -313,6 +317,30 @@ impl Config {
     #[must_use]
     pub fn udp(mut self, change: impl FnOnce(&mut UdpPolicy)) -> Self {
         change(&mut self.udp);
+        self
+    }
+
+    /// Sets [`Config::facts`]. Over UDP the facts are the answer to a datagram that begins with
+    /// `ECHO-FACTS?`, if they are not longer than it; everything else is echoed.
+    ///
+    /// ```
+    /// # use std::net::UdpSocket;
+    /// use echo_server::{Config, Protocol, blocking};
+    ///
+    /// let config = Config::new().listen(Protocol::Udp, ([127, 0, 0, 1], 0)).facts([Protocol::Udp]);
+    /// let server = blocking::TestServer::with(config)?;
+    ///
+    /// let client = UdpSocket::bind("127.0.0.1:0")?;
+    /// let mut datagram = [0; 400];
+    /// datagram[..11].copy_from_slice(b"ECHO-FACTS?");
+    /// client.send_to(&datagram, server.addr(Protocol::Udp))?;
+    /// let (length, _) = client.recv_from(&mut datagram)?;
+    /// assert!(datagram[..length].starts_with(br#"{"echo_facts":1,"door":"udp","#));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn facts(mut self, protocols: impl IntoIterator<Item = Protocol>) -> Self {
+        self.facts = protocols.into_iter().collect();
         self
     }
 

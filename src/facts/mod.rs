@@ -1,0 +1,3 @@
+//! What the server saw of its clients, as JSON.
+
+pub(crate) mod datagram;
