@@ -345,10 +345,27 @@ impl Config {
         self
     }
 
-    /// Adds to [`Config::facts`].
+    /// Sets [`Config::facts`]. Over UDP the facts are the answer to a datagram that begins with
+    /// `ECHO-FACTS?`, if they are not longer than it; everything else is echoed.
+    ///
+    /// ```
+    /// # use std::net::UdpSocket;
+    /// use echo_server::{Config, Protocol, blocking};
+    ///
+    /// let config = Config::new().listen(Protocol::Udp, ([127, 0, 0, 1], 0)).facts([Protocol::Udp]);
+    /// let server = blocking::TestServer::with(config)?;
+    ///
+    /// let client = UdpSocket::bind("127.0.0.1:0")?;
+    /// let mut datagram = [0; 400];
+    /// datagram[..11].copy_from_slice(b"ECHO-FACTS?");
+    /// client.send_to(&datagram, server.addr(Protocol::Udp))?;
+    /// let (length, _) = client.recv_from(&mut datagram)?;
+    /// assert!(datagram[..length].starts_with(br#"{"echo_facts":1,"door":"udp","#));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn facts(mut self, protocols: impl IntoIterator<Item = Protocol>) -> Self {
-        self.facts.extend(protocols);
+        self.facts = protocols.into_iter().collect();
         self
     }
 

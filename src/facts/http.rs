@@ -2,7 +2,9 @@
 
 use hyper::Version;
 use hyper::http::request::Parts;
-use serde_json::{Map, Value, json};
+use serde_json::json;
+
+use super::object::Object;
 
 /// What an HTTP request said: its first line, and its header fields in their order.
 #[derive(Debug)]
@@ -32,24 +34,19 @@ impl HttpSeen {
         }
     }
 
-    pub(super) fn to_json(&self) -> Value {
-        let mut http = Map::new();
-        let mut put = |key: &str, value: Value| http.insert(key.to_owned(), value);
-        put(
-            "version",
-            json!(match self.version {
-                // It has no minor version (RFC 9113 section 3.2).
-                Version::HTTP_2 => "HTTP/2".to_owned(),
-                version => format!("{version:?}"),
-            }),
-        );
-        put("method", json!(self.method));
-        put("path", json!(self.path));
-        if let Some(authority) = &self.authority {
-            put("authority", json!(authority));
-        }
-        put("fields", json!(self.fields));
-        http.into()
+    pub(super) fn to_json(&self) -> String {
+        let mut http = Object::new();
+        // HTTP/2 has no minor version (RFC 9113 section 3.2).
+        let version = match self.version {
+            Version::HTTP_2 => "HTTP/2".to_owned(),
+            version => format!("{version:?}"),
+        };
+        http.put("version", version);
+        http.put("method", &*self.method);
+        http.put("path", &*self.path);
+        http.put_some("authority", &self.authority);
+        http.put("fields", json!(self.fields));
+        http.end()
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the server saw of a client, as JSON: `docs/facts.schema.json` describes it. Facts are told on
 //! request only, since header fields can hold secrets.
 
+pub(crate) mod datagram;
 mod http;
+mod object;
 mod stream;
 mod tls;
 

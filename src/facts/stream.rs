@@ -2,11 +2,10 @@
 
 use std::time::SystemTime;
 
-use serde_json::{Map, Value, json};
-
+use super::object::Object;
 use super::{HttpSeen, TlsSeen, VERSION};
 use crate::connection::{Connection, Incoming, Proxy};
-use crate::net::{SocketFacts, Stream};
+use crate::net::{Peer, SocketFacts, Stream};
 
 /// What the server saw of a connection.
 #[derive(Debug)]
@@ -41,42 +40,43 @@ impl Seen {
 
     fn write(&self, connection: Connection, http: Option<&HttpSeen>) -> String {
         let Connection { protocol, number, peer, .. } = connection;
-        let mut facts = Map::new();
-        let mut put = |key: &str, value: Value| facts.insert(key.to_owned(), value);
-        put("echo_facts", json!(VERSION));
-        put("door", json!(protocol.name()));
-        put("connection", json!(number));
-        put("time", json!(humantime::format_rfc3339_micros(SystemTime::now()).to_string()));
-        match peer.uid() {
-            None => put("peer", json!(peer.to_string())),
-            Some(uid) => {
-                let mut unix = Map::from_iter([("uid".to_owned(), json!(uid))]);
-                if let Some(pid) = peer.pid() {
-                    unix.insert("pid".to_owned(), json!(pid));
-                }
-                put("unix", unix.into());
-                put("peer", json!("unix"))
-            }
-        };
-        if let Some(local) = &self.socket.local {
-            put("local", json!(local.to_string()));
+        // humantime panics at a time before 1970, which a clock that was never set may show.
+        let now = SystemTime::now().max(SystemTime::UNIX_EPOCH);
+        let mut facts = Object::new();
+        facts.put("echo_facts", VERSION);
+        facts.put("door", protocol.name());
+        facts.put("connection", number);
+        facts.put("time", humantime::format_rfc3339_micros(now).to_string());
+        facts.put("peer", address(peer));
+        if let Some(uid) = peer.uid() {
+            let mut unix = Object::new();
+            unix.put("uid", uid);
+            unix.put_some("pid", &peer.pid());
+            facts.put_written("unix", &unix.end());
         }
+        facts.put_some("local", &self.socket.local.as_ref().map(ToString::to_string));
         if let Some(proxy) = &self.proxy {
-            let from = match proxy.peer.uid() {
-                None => proxy.peer.to_string(),
-                Some(_) => "unix".to_owned(),
-            };
-            put("proxy", proxy.header.to_json(&from));
+            facts.put("proxy", proxy.header.to_json(&address(proxy.peer)));
         }
         if let Some(tls) = &self.tls {
-            put("tls", tls.to_json());
+            facts.put_written("tls", &tls.to_json());
         }
         if let Some(http) = http {
-            put("http", http.to_json());
+            facts.put_written("http", &http.to_json());
         }
         if let Some(mss) = self.socket.mss {
-            put("tcp", json!({ "mss": mss }));
+            let mut tcp = Object::new();
+            tcp.put("mss", mss);
+            facts.put_written("tcp", &tcp.end());
         }
-        Value::from(facts).to_string()
+        facts.end()
+    }
+}
+
+/// IP:PORT, or that it is a process at a Unix socket.
+fn address(peer: Peer) -> String {
+    match peer.uid() {
+        None => peer.to_string(),
+        Some(_) => "unix".to_owned(),
     }
 }

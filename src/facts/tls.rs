@@ -1,7 +1,6 @@
 //! What a TLS handshake showed.
 
-use serde_json::{Map, Value, json};
-
+use super::object::Object;
 use crate::tls::{client_hello, ja4};
 
 /// What a TLS handshake showed: what the client offered, and what was negotiated.
@@ -46,26 +45,26 @@ impl TlsSeen {
         self.client = client;
     }
 
-    pub(super) fn to_json(&self) -> Value {
-        let mut tls = Map::new();
-        let mut put = |key: &str, value: Value| tls.insert(key.to_owned(), value);
+    pub(super) fn to_json(&self) -> String {
+        let mut tls = Object::new();
         if let Some((version, cipher, group)) = &self.negotiated {
-            put("version", json!(version));
-            put("cipher", json!(cipher));
-            put("group", json!(group));
-        }
-        put("alpn_offered", json!(self.alpn_offered));
-        put("resumed", json!(self.resumed));
-        for (key, value) in [("sni", &self.sni), ("alpn", &self.alpn), ("client", &self.client)] {
-            if let Some(value) = value {
-                put(key, json!(value));
+            tls.put("version", &**version);
+            tls.put("cipher", &**cipher);
+            // A resumed TLS 1.2 session exchanges no key.
+            if group != "none" {
+                tls.put("group", &**group);
             }
         }
+        tls.put_some("sni", &self.sni);
+        tls.put_some("alpn", &self.alpn);
+        tls.put("alpn_offered", &*self.alpn_offered);
+        tls.put("resumed", self.resumed);
+        tls.put_some("client", &self.client);
         if let Some((hashed, raw)) = &self.ja4 {
-            put("ja4", json!(hashed));
-            put("ja4_r", json!(raw));
+            tls.put("ja4", &**hashed);
+            tls.put("ja4_r", &**raw);
         }
-        tls.into()
+        tls.end()
     }
 }
 

@@ -220,7 +220,8 @@ impl Server {
         check_proxies(&config, &local_addrs)?;
         let own = shared.iter().map(|(address, _)| *address).collect();
         let datagram_rules = udp::rules(&config.udp, own);
-        let datagrams = udp_protocols(shared, &workers, &datagram_rules)?;
+        let has_facts = config.facts.contains(&Protocol::Udp);
+        let datagrams = udp_protocols(shared, &workers, &datagram_rules, has_facts)?;
         // What is logged before a start that fails would be taken for its cause.
         match &tls {
             Some(tls) => tls.announce(),
@@ -532,11 +533,13 @@ fn service(protocol: Protocol, tls: Option<&Arc<TlsSettings>>) -> Option<Service
     })
 }
 
-/// Registers each UDP socket with the runtime that will echo it.
+/// Registers each UDP socket with the runtime that will echo it. `has_facts` says whether questions
+/// for facts are answered.
 fn udp_protocols(
     shared: Vec<(SocketAddr, Vec<UdpSocket>)>,
     workers: &Workers,
     rules: &Arc<Rules>,
+    has_facts: bool,
 ) -> Result<Vec<Udp>, StartError> {
     let threads = workers.threads();
     let mut taken = 0;
@@ -547,7 +550,8 @@ fn udp_protocols(
         taken = (first + sockets.len()) % threads.len();
         let workers: Vec<_> =
             (0..).zip(threads.iter().copied()).cycle().skip(first).take(sockets.len()).collect();
-        Udp::new(sockets, &workers, address, rules).map_err(|source| StartError::Bind {
+        let udp = Udp::new(sockets, &workers, address, rules, has_facts);
+        udp.map_err(|source| StartError::Bind {
             protocol: Protocol::Udp,
             address: address.into(),
             source,
