@@ -384,7 +384,7 @@ struct Limits {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_buffered: Option<u64>,
 
-    /// Close a connection whose TLS handshake or WebSocket upgrade takes longer
+    /// Close a connection whose PROXY header, TLS handshake and WebSocket upgrade take longer together
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     handshake_timeout: Duration,
 
