@@ -28,10 +28,8 @@ pub enum CidrError {
     #[error("expected a network such as 10.0.0.0/8 or fd00::/8, or an IP address")]
     Form,
     /// It is an address in a network.
-    #[error("{given} is an address within its network; write {network}")]
+    #[error("it is an address within its network; write {network}")]
     HostBits {
-        /// As it was given.
-        given: String,
         /// The network.
         network: Cidr,
     },
@@ -54,7 +52,7 @@ impl FromStr for Cidr {
         let given: IpNet = text.parse().map_err(|_| CidrError::Form)?;
         match given.trunc() {
             network if network == given => Ok(Cidr(network)),
-            network => Err(CidrError::HostBits { given: text.to_owned(), network: Cidr(network) }),
+            network => Err(CidrError::HostBits { network: Cidr(network) }),
         }
     }
 }
@@ -91,6 +89,6 @@ mod tests {
             assert_eq!(text.parse::<Cidr>(), Err(CidrError::Form), "{text}");
         }
         let error = "10.0.0.1/8".parse::<Cidr>().unwrap_err().to_string();
-        assert_eq!(error, "10.0.0.1/8 is an address within its network; write 10.0.0.0/8");
+        assert_eq!(error, "it is an address within its network; write 10.0.0.0/8");
     }
 }

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use echo_server::{
@@ -308,10 +309,12 @@ impl Udp {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Proxies and facts")]
 struct Proxies {
-    /// Where each connection has to begin with a PROXY header, version 1 or 2, which announces the
-    /// client: tcp, tls, ws, wss, all
-    #[arg(long, value_name = "DOOR", value_delimiter = ',', num_args = 1..)]
-    proxy_protocol: Vec<Door>,
+    /// Expect a PROXY header, version 1 or 2, at the beginning of each connection; it announces the
+    /// client
+    #[arg(long, value_name = "PROTOCOL", value_delimiter = ',', num_args = 1..)]
+    #[arg(value_parser = PossibleValuesParser::new(["tcp", "tls", "ws", "wss", "all"])
+        .try_map(|name| Served::from_str(&name, false)))]
+    proxy_protocol: Vec<Served>,
 
     /// Networks of the proxies, such as 10.0.0.0/8; other connections there are closed [needed,
     /// except on loopback addresses and Unix sockets]
@@ -319,28 +322,28 @@ struct Proxies {
     #[arg(requires = "proxy_protocol")]
     proxy_from: Vec<Cidr>,
 
-    /// Where clients are told what the server saw of them, as JSON: tcp, tls, udp, ws, wss, all;
-    /// header fields can hold secrets
-    #[arg(long, value_name = "DOOR", value_delimiter = ',', num_args = 1..)]
-    facts: Vec<Door>,
+    /// Tell each client first, as JSON, what the server saw of it: its addresses, TLS, header fields,
+    /// which can hold secrets
+    #[arg(long, value_name = "PROTOCOL", value_delimiter = ',', num_args = 1..)]
+    facts: Vec<Served>,
 }
 
 impl Proxies {
     /// All listeners of `config` are there already.
     fn configure(self, mut config: Config) -> Config {
-        config.proxy.protocols = Door::protocols(&self.proxy_protocol, &config.listeners);
-        if self.proxy_protocol.contains(&Door::All) {
+        config.proxy.protocols = Served::protocols(&self.proxy_protocol, &config.listeners);
+        if self.proxy_protocol.contains(&Served::All) {
             config.proxy.protocols.retain(|protocol| *protocol != Protocol::Udp);
         }
         config.proxy.from = self.proxy_from;
-        config.facts = Door::protocols(&self.facts, &config.listeners);
+        config.facts = Served::protocols(&self.facts, &config.listeners);
         config
     }
 }
 
-/// A protocol, as a flag's value, or all that are served.
+/// A protocol that is served, as a flag's value, or all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Door {
+enum Served {
     Tcp,
     Tls,
     Udp,
@@ -349,18 +352,18 @@ enum Door {
     All,
 }
 
-impl Door {
-    fn protocols(doors: &[Door], served: &[Listen]) -> Vec<Protocol> {
+impl Served {
+    fn protocols(given: &[Served], served: &[Listen]) -> Vec<Protocol> {
         let served = served.iter().map(|listen| listen.protocol);
         let mut protocols = Vec::new();
-        for door in doors {
-            match door {
-                Door::Tcp => protocols.push(Protocol::Tcp),
-                Door::Tls => protocols.push(Protocol::Tls),
-                Door::Udp => protocols.push(Protocol::Udp),
-                Door::Ws => protocols.push(Protocol::Ws),
-                Door::Wss => protocols.push(Protocol::Wss),
-                Door::All => protocols.extend(served.clone()),
+        for one in given {
+            match one {
+                Served::Tcp => protocols.push(Protocol::Tcp),
+                Served::Tls => protocols.push(Protocol::Tls),
+                Served::Udp => protocols.push(Protocol::Udp),
+                Served::Ws => protocols.push(Protocol::Ws),
+                Served::Wss => protocols.push(Protocol::Wss),
+                Served::All => protocols.extend(served.clone()),
             }
         }
         protocols
