@@ -135,7 +135,6 @@
 //! | `tls` | certificates and rustls' settings, and their reload |
 //! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, counts, limits on memory and log |
 //! | `net` | sockets: binding, inherited descriptors, listeners whatever their family, who the peer is |
-//! | `facts` | what the server saw of a client, as JSON |
 //! | `proxy_protocol` | parses and writes PROXY headers; no sockets |
 //! | `echo` | the core: byte streams, WebSocket frames rewritten in place, datagrams |
 //! | [`certs`] | makes certificates |
@@ -164,6 +163,7 @@ mod logged;
 mod net;
 pub mod probe;
 mod protocols;
+#[allow(dead_code, reason = "the server is going to read headers")]
 mod proxy_protocol;
 mod server;
 mod testing;

@@ -71,7 +71,7 @@ fn some_value(noise: &mut Noise, kind: u8) -> Vec<u8> {
 
 fn some_addresses(noise: &mut Noise) -> Addresses {
     let transport = noise.one_of(&[Transport::Stream, Transport::Datagram]);
-    let mut ip = |noise: &mut Noise| -> SocketAddr {
+    let ip = |noise: &mut Noise| -> SocketAddr {
         let bytes = noise.bytes(16);
         let v4: [u8; 4] = [bytes[0], bytes[1], bytes[2], bytes[3]];
         let v6: [u8; 16] = std::array::from_fn(|at| if bytes[15] & 1 == 0 { bytes[at] } else { 0 });
