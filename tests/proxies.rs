@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -495,7 +496,14 @@ async fn a_check_that_only_connects_takes_no_place() {
     proxy.stop();
     let log = Log::of(server);
     check_log(&log, client, &facts);
-    eprintln!("{log}");
+    assert_eq!(log.beginning("New connection from: ").len(), 1, "{log}");
+    // Where HAProxy resets the connection instead of acknowledging it (RFC 9293 section 3.5), the
+    // server never sees it. What it sees has one line.
+    let is_check = |line: &&&Value| line["peer"] != client.to_string();
+    let closed = log.beginning("Connection closed: ");
+    let checks: Vec<_> = closed.iter().filter(is_check).map(|line| line["peer"].clone()).collect();
+    let peers: HashSet<_> = checks.iter().map(Value::to_string).collect();
+    assert_eq!(peers.len(), checks.len(), "{log}");
 }
 
 #[tokio::test]

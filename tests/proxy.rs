@@ -490,7 +490,7 @@ fn an_address_that_is_not_listed_may_not_announce() {
     let mut refused = Vec::new();
     for protocol in STREAMS {
         // Whether it sends a header makes no difference.
-        for bytes in [&LINE[..], &header(LOCAL, 0, &[]), b""] {
+        for bytes in [LINE, &header(LOCAL, 0, &[]), b""] {
             let mut client = connect(&server, protocol.name());
             let _ = client.write_all(bytes);
             assert_closed(&mut client, "not listed");
