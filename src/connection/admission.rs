@@ -65,18 +65,7 @@ impl Admission {
         if before >= self.max {
             return Err(Refusal::Full);
         }
-        if let (Some(max), Some(peer)) = (self.max_per_network, peer) {
-            let network = Network::of(peer);
-            let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
-            // The lookup inserts nothing: a network whose connections are all refused leaves no
-            // entry behind.
-            let connections = by_network.get(&network).copied().unwrap_or(0);
-            if connections >= max {
-                return Err(Refusal::NetworkFull);
-            }
-            by_network.insert(network, connections + 1);
-            permit.network = Some(Box::new(network));
-        }
+        permit.count_for(peer)?;
         Ok(permit)
     }
 }
@@ -87,6 +76,27 @@ pub(crate) struct Permit {
     admission: Arc<Admission>,
     /// Set if there is a limit per network. Boxed to keep sessions small: few servers have one.
     network: Option<Box<Network>>,
+}
+
+impl Permit {
+    /// Counts an admitted connection towards the limit of its peer's network, too: for a peer that
+    /// was not known when the connection was admitted.
+    pub(super) fn count_for(&mut self, peer: Option<IpAddr>) -> Result<(), Refusal> {
+        let (Some(max), Some(peer)) = (self.admission.max_per_network, peer) else { return Ok(()) };
+        debug_assert!(self.network.is_none(), "a connection counts for one network");
+        let network = Network::of(peer);
+        let by_network = &self.admission.by_network;
+        let mut by_network = by_network.lock().unwrap_or_else(PoisonError::into_inner);
+        // The lookup inserts nothing: a network whose connections are all refused leaves no entry
+        // behind.
+        let connections = by_network.get(&network).copied().unwrap_or(0);
+        if connections >= max {
+            return Err(Refusal::NetworkFull);
+        }
+        by_network.insert(network, connections + 1);
+        self.network = Some(Box::new(network));
+        Ok(())
+    }
 }
 
 impl Drop for Permit {
