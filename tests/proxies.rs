@@ -637,8 +637,8 @@ fn curl_is_its_own_proxy() {
     for (args, url, version) in [
         (&["--http1.1"][..], url("http", "ws"), "HTTP/1.1"),
         (&["--http1.1"], url("https", "wss"), "HTTP/1.1"),
-        (&["--http2"], url("https", "wss"), "HTTP/2.0"),
-        (&["--http2-prior-knowledge"], url("http", "ws"), "HTTP/2.0"),
+        (&["--http2"], url("https", "wss"), "HTTP/2"),
+        (&["--http2-prior-knowledge"], url("http", "ws"), "HTTP/2"),
     ] {
         let (client, facts) = curl(args, &url);
         assert_eq!(facts["peer"], client, "{facts}");
