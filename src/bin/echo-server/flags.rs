@@ -13,6 +13,9 @@ pub fn start_error(error: &StartError) -> String {
             Setting::TlsVersions => "--tls-min is higher than --tls-max".to_owned(),
             Setting::ClientAuth => "--client-auth needs --client-ca".to_owned(),
             Setting::Crls => "--crl needs --client-ca".to_owned(),
+            Setting::ProxyFrom if problem.starts_with("no listener") => {
+                "--proxy-from needs --proxy-protocol".to_owned()
+            }
             other => match (flag_of(*other), problem.strip_prefix("no listener speaks ")) {
                 (Some(flag), Some(protocol)) => {
                     format!("{flag} {protocol}: no listener speaks it; --{protocol} starts one")
