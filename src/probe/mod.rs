@@ -43,7 +43,7 @@ mod target;
 mod tls;
 mod tracker;
 
-pub use connect::{ConnectOptions, Connected, Family};
+pub use connect::{ConnectOptions, Connected, Family, ProxyHeader, ProxyKind};
 pub use error::{ProbeError, ProbeSetting};
 pub use event::Event;
 pub use load::{Connecting, Load, LoadOptions, Progress};

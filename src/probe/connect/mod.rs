@@ -3,6 +3,7 @@
 
 mod http2;
 mod options;
+mod proxy;
 mod race;
 mod resolve;
 mod tcp;
@@ -14,10 +15,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 pub use options::{ConnectOptions, Family};
+pub use proxy::{ProxyHeader, ProxyKind};
 
 use super::first_bytes::FirstBytes;
 use super::link::{ByteStream, Link};
@@ -122,6 +125,16 @@ async fn establish(
         }
     };
     connected.connect = Some(phases.end());
+    if let Some(proxy) = &options.proxy {
+        let header = proxy.bytes(&connected)?;
+        let sending = async {
+            let sent = stream.write_all(&header).await;
+            sent.map_err(|error| ProbeError::connect_io(target, error))
+        };
+        phases.run("sending the PROXY header", sending).await?;
+        // It belongs to no phase.
+        phases.end();
+    }
     if let Some(tls) = tls {
         let connector = TlsConnector::from(Arc::clone(&tls.config));
         let (raw, seen) = FirstBytes::new(stream);
