@@ -4,13 +4,13 @@
 //! The handshakes themselves are in `transport/tls.rs`. This module may read files.
 
 mod chain;
-#[cfg_attr(not(test), allow(dead_code, reason = "facts will use it"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the server's facts will use all of it"))]
 pub(crate) mod client_hello;
 mod files;
 mod fingerprint;
 mod forms;
 mod identity;
-#[cfg_attr(not(test), allow(dead_code, reason = "facts will use it"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the server's facts will use all of it"))]
 pub(crate) mod ja4;
 mod key_log;
 mod keys;
