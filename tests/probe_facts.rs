@@ -24,9 +24,9 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 /// What every scripted server says.
-fn facts(door: &str, peer: SocketAddr, local: SocketAddr) -> Value {
+fn facts(protocol: &str, peer: SocketAddr, local: SocketAddr) -> Value {
     json!({
-        "echo_facts": 1, "door": door, "time": "2026-11-28T01:25:03.123456Z",
+        "echo_facts": 1, "protocol": protocol, "time": "2026-11-28T01:25:03.123456Z",
         "peer": peer.to_string(), "local": local.to_string(),
     })
 }
@@ -96,7 +96,7 @@ async fn facts_of_a_stream_are_shown_and_compared() {
     let arrival = ask(&probe(&format!("tcp://{address}"))).await.unwrap();
     let facts = arrival.facts.unwrap();
     assert_eq!(facts.peer(), arrival.connected.local);
-    assert_eq!((facts.door(), facts.number("/tcp/mss")), (Some("tcp"), Some(1448)));
+    assert_eq!((facts.protocol(), facts.number("/tcp/mss")), (Some("tcp"), Some(1448)));
     assert_eq!((arrival.differences, arrival.echo), (vec![], Some(EchoCheck::Exact(64))));
     serving.join().unwrap();
 
@@ -303,6 +303,7 @@ fn fields(request: &Request) -> Vec<[String; 2]> {
     fields.map(|(name, value)| [name.to_string(), text(value.as_bytes())]).collect()
 }
 
+#[expect(clippy::result_large_err, reason = "it is tungstenite's type")]
 /// A WebSocket server that sends its facts, as `change` leaves them, and echoes.
 fn websocket_server(
     change: impl FnOnce(&mut Value) + Send + 'static,
@@ -439,7 +440,7 @@ async fn facts_of_tls_are_compared_with_our_end() {
     // A balancer that ends TLS, and another name than the one that is verified.
     let (address, serving) = tls_server(|facts| {
         facts.as_object_mut().unwrap().remove("tls");
-        facts["door"] = "tcp".into();
+        facts["protocol"] = "tcp".into();
     });
     let other = trusting(address).connect(|connect| {
         connect.tls.sni = Sni::Name("other.test".to_owned());
@@ -493,7 +494,7 @@ fn the_schema_refuses_what_the_contract_does_not_have() {
     assert_eq!(with("ip/ttl", 255.into()), Vec::<String>::new());
     for (pointer, value) in [
         ("echo_facts", json!(2)),
-        ("door", json!("http")),
+        ("protocol", json!("http")),
         ("peer", json!("")),
         ("peer", Value::Null),
         ("connection", json!("7")),
@@ -508,5 +509,5 @@ fn the_schema_refuses_what_the_contract_does_not_have() {
         assert!(!with(pointer, value.clone()).is_empty(), "{pointer}: {value}");
     }
     assert_eq!(schema.problems(&json!({ "echo_facts": 1, "need": 9 })), Vec::<String>::new());
-    assert!(!schema.problems(&json!({ "echo_facts": 1, "need": 9, "door": "udp" })).is_empty());
+    assert!(!schema.problems(&json!({ "echo_facts": 1, "need": 9, "protocol": "udp" })).is_empty());
 }

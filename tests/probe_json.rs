@@ -142,7 +142,10 @@ async fn every_event_is_documented() {
     assert_eq!(kinds(&error), ["error"]);
     let asked = events(&run(&[&tcp(has_facts().await), "--facts"]).await);
     assert_eq!(kinds(&asked), ["facts"], "one object");
-    assert_eq!((&asked[0]["facts"]["door"], &asked[0]["echoed"]), (&"tcp".into(), &true.into()));
+    assert_eq!(
+        (&asked[0]["facts"]["protocol"], &asked[0]["echoed"]),
+        (&"tcp".into(), &true.into())
+    );
     let differences = asked[0]["differences"].as_array().unwrap();
     assert_eq!(differences.len(), 2, "{differences:?}");
     differences.iter().for_each(|difference| check(difference, &["difference"], &schema()));
@@ -160,7 +163,7 @@ async fn every_event_is_documented() {
 async fn has_facts() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let facts = "{\"echo_facts\":1,\"door\":\"tcp\",\"time\":\"2026-11-28T01:25:03.123456Z\",\
+    let facts = "{\"echo_facts\":1,\"protocol\":\"tcp\",\"time\":\"2026-11-28T01:25:03.123456Z\",\
                  \"peer\":\"192.0.2.1:1\",\"local\":\"192.0.2.2:2\"}\n";
     tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();

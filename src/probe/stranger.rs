@@ -443,7 +443,7 @@ mod tests {
     fn facts_that_come_first_are_told() {
         let payloads = Payloads::new(&Messages::new());
         let first = &*payloads.message(0);
-        let facts = &b"{\"door\":\"tcp\",\"echo_facts\":1}"[..];
+        let facts = &b"{\"protocol\":\"tcp\",\"echo_facts\":1}"[..];
         let oddity = |url: &str, received: &[&[u8]]| {
             let mut transcript = Transcript::new(64, url.starts_with("t"));
             received.iter().for_each(|bytes| transcript.push(bytes));
@@ -452,7 +452,7 @@ mod tests {
         let line = [facts, b"\n"].concat();
         assert_eq!(
             oddity("tcp://localhost:1", &[&line, first]),
-            Some(Oddity::SendsFacts { amount: Some(30), in_bytes: true })
+            Some(Oddity::SendsFacts { amount: Some(34), in_bytes: true })
         );
         assert_eq!(
             oddity("tls://localhost:1", &[facts]),

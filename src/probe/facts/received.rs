@@ -31,8 +31,8 @@ impl Facts {
     }
 
     /// The protocol of the listener: `tcp`, `tls`, `udp`, `ws` or `wss`.
-    pub fn door(&self) -> Option<&str> {
-        self.text("/door")
+    pub fn protocol(&self) -> Option<&str> {
+        self.text("/protocol")
     }
 
     /// The client, as the server sees it, or as a PROXY header announced it. `None` if it is no IP

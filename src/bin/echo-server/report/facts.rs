@@ -102,7 +102,7 @@ fn who(facts: &Facts) -> String {
         line += &id.map(|id| format!(" {name} {id}")).unwrap_or_default();
     }
     line += &facts.text("/local").map(|local| format!(" at {local}")).unwrap_or_default();
-    line += &facts.door().map(|door| format!(", {door}")).unwrap_or_default();
+    line += &facts.protocol().map(|protocol| format!(", {protocol}")).unwrap_or_default();
     let number = facts.number("/connection");
     line += &number.map(|number| format!(", connection {number}")).unwrap_or_default();
     line += &facts.text("/time").map(|time| format!(", {time}")).unwrap_or_default();

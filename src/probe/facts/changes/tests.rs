@@ -151,7 +151,7 @@ fn what_happened_to_tls_is_told() {
     without.hello.as_mut().unwrap().sni = None;
     assert_eq!(words(&without, json!({ "tls": same })), ["SNI added: A.test"]);
     assert_eq!(
-        words(&tls(), json!({ "door": "tcp" })),
+        words(&tls(), json!({ "protocol": "tcp" })),
         ["TLS was terminated on the way: it arrived without"]
     );
     assert_eq!(words(&Sent::default(), json!({ "tls": same })), ["TLS was added on the way"]);
@@ -209,5 +209,5 @@ fn what_happened_to_the_request_is_told() {
         "version": "HTTP/2", "method": "GET", "path": "/a?b", "authority": "a.test", "fields": [],
     });
     assert_eq!(words(&sent, json!({ "http": same })), NONE);
-    assert_eq!(words(&sent, json!({ "door": "ws" })), NONE);
+    assert_eq!(words(&sent, json!({ "protocol": "ws" })), NONE);
 }
