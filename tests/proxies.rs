@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use common::binary::Running;
 use common::client::{ByteStream, Client, noise};
 use common::log::Log;
+use common::schema::Schema;
 use common::{ca_certificates, cert, tools};
 use echo_server::Protocol;
 use serde_json::{Value, json};
@@ -288,7 +289,7 @@ async fn haproxy_announces_the_clients_of_every_protocol() {
         for (at, protocol) in (10..).zip(STREAMS) {
             let proxy = Proxy::simple_haproxy(server.address(protocol.name()), option);
             let (client, facts) = through(protocol, proxy.address, [127, 0, version, at]).await;
-            assert_eq!(facts["door"], protocol.name(), "{facts}");
+            assert_eq!(facts["protocol"], protocol.name(), "{facts}");
             assert_eq!(facts["local"], server.address(protocol.name()).to_string(), "{facts}");
             assert_eq!(facts["proxy"]["version"], version, "{facts}");
             // The header was in front of the ClientHello.
@@ -618,7 +619,7 @@ async fn stunnel_announces_the_clients_whose_tls_it_ends() {
     let proxy = Proxy::stunnel(server.address("tcp"));
     // To the server it is TCP.
     let (client, facts) = through(Protocol::Tls, proxy.address, [127, 0, 13, 1]).await;
-    assert_eq!((&facts["door"], &facts["proxy"]["version"]), (&json!("tcp"), &json!(1)));
+    assert_eq!((&facts["protocol"], &facts["proxy"]["version"]), (&json!("tcp"), &json!(1)));
     check_log(&Log::of(server), client, &facts);
 }
 
@@ -632,7 +633,7 @@ fn curl(args: &[&str], url: &str) -> (String, Value) {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
     let (facts, from) = said.rsplit_once('\n').expect("a line of facts");
-    (from.to_owned(), serde_json::from_str(facts).unwrap())
+    (from.to_owned(), Schema::of_facts().facts(facts))
 }
 
 #[test]
@@ -641,7 +642,7 @@ fn curl_is_its_own_proxy() {
         return;
     }
     let server = start_all();
-    let url = |scheme: &str, door| format!("{scheme}://{}/facts?a=b", server.address(door));
+    let url = |scheme: &str, protocol| format!("{scheme}://{}/facts?a=b", server.address(protocol));
     let mut seen = Vec::new();
     for (args, url, version) in [
         (&["--http1.1"][..], url("http", "ws"), "HTTP/1.1"),

@@ -170,6 +170,19 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_is_known_later_counts_from_then_on() {
+        let admission = Arc::new(Admission::new(100, Some(1)));
+        let [mut first, mut second] = [(); 2].map(|()| admission.admit(None).unwrap());
+        first.count_for(ip("192.0.2.1")).unwrap();
+        assert_eq!(second.count_for(ip("192.0.2.1")).unwrap_err(), Refusal::NetworkFull);
+        drop(first);
+        second.count_for(ip("192.0.2.1")).unwrap();
+        drop(second);
+        assert!(admission.by_network.lock().unwrap().is_empty());
+        assert_eq!(admission.admitted(), 0);
+    }
+
+    #[test]
     fn nothing_is_kept_of_a_network_that_is_refused() {
         let admission = Arc::new(Admission::new(100, Some(0)));
         for host in 0..200 {

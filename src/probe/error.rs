@@ -71,6 +71,12 @@ pub enum ProbeSetting {
     Source,
     /// [`ConnectOptions::dscp`](super::ConnectOptions::dscp).
     Dscp,
+    /// [`ConnectOptions::proxy`](super::ConnectOptions::proxy).
+    ProxyHeader,
+    /// [`ProxyHeader::client`](super::ProxyHeader::client).
+    ProxyClient,
+    /// [`ProxyHeader::tlvs`](super::ProxyHeader::tlvs).
+    ProxyTlvs,
     /// [`ConnectOptions::subprotocols`](super::ConnectOptions::subprotocols).
     Subprotocols,
     /// [`ConnectOptions::headers`](super::ConnectOptions::headers).
@@ -102,6 +108,9 @@ impl fmt::Display for ProbeSetting {
             ProbeSetting::Family => "address family",
             ProbeSetting::Source => "source address",
             ProbeSetting::Dscp => "DSCP",
+            ProbeSetting::ProxyHeader => "PROXY header",
+            ProbeSetting::ProxyClient => "PROXY header's client",
+            ProbeSetting::ProxyTlvs => "PROXY header's TLVs",
             ProbeSetting::Subprotocols => "subprotocols",
             ProbeSetting::Headers => "header fields",
             ProbeSetting::ServerName => "TLS server name",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::proxy::ProxyHeader;
 use crate::config::Protocol;
 use crate::probe::tls::TlsOptions;
 use crate::probe::{Endpoint, ProbeError, ProbeSetting, Target};
@@ -19,6 +20,8 @@ pub struct ConnectOptions {
     pub family: Option<Family>,
     /// The local address to connect from. `None`: the system's choice. A Unix socket has none.
     pub source: Option<IpAddr>,
+    /// The PROXY header to send first on every connection. Not for UDP. `None`.
+    pub proxy: Option<ProxyHeader>,
     /// How long all phases of one connection may take together. 10 seconds.
     pub timeout: Duration,
     /// TLS.
@@ -51,6 +54,7 @@ impl ConnectOptions {
         ConnectOptions {
             family: None,
             source: None,
+            proxy: None,
             timeout: Duration::from_secs(10),
             tls: TlsOptions::default(),
             subprotocols: Vec::new(),
@@ -72,6 +76,13 @@ impl ConnectOptions {
     #[must_use]
     pub fn source(mut self, source: impl Into<IpAddr>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// Sets [`ConnectOptions::proxy`].
+    #[must_use]
+    pub fn proxy(mut self, header: ProxyHeader) -> Self {
+        self.proxy = Some(header);
         self
     }
 
@@ -147,7 +158,7 @@ impl ConnectOptions {
         if self.dscp.is_some_and(|dscp| dscp > 63) {
             return Err(ProbeError::setting(ProbeSetting::Dscp, "must be from 0 to 63"));
         }
-        Ok(())
+        self.proxy.as_ref().map_or(Ok(()), |proxy| proxy.check(target))
     }
 
     /// Sets the DSCP of a socket that is going to be connected to `peer`.

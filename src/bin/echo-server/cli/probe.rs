@@ -1,6 +1,6 @@
 //! The flags of `echo-server probe`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use clap::{ArgAction, Args};
 use super::usage::without_scheme;
 use super::values::{parse_number, parse_time as parse_any_time};
 use echo_server::probe::{
-    self, ConnectOptions, Family, LineEnding, LoadOptions, Messages, MtuOptions, PingOptions, Sni,
-    Target,
+    self, ConnectOptions, FactsOptions, Family, LineEnding, LoadOptions, Messages, MtuOptions,
+    PingOptions, ProxyHeader, ProxyKind, Sni, Target,
 };
 use echo_server::{Credentials, Fingerprint, FingerprintError, Source};
 
@@ -32,6 +32,7 @@ pub enum Mode {
     Ping(PingOptions),
     Load(LoadOptions),
     FindMtu(MtuOptions),
+    Facts(FactsOptions),
 }
 
 /// How the probe reports.
@@ -188,6 +189,34 @@ pub(super) struct ProbeArgs {
     #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "threads", "warm_up", "size"])]
     find_mtu: bool,
 
+    /// Show what the server saw, where it tells (--facts of the server), and what has changed on the
+    /// way
+    #[arg(long, help_heading = "Connection")]
+    #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "threads", "warm_up", "find_mtu"])]
+    #[arg(conflicts_with_all = PING_FLAGS)]
+    facts: bool,
+
+    /// Send a PROXY header first, before TLS: of version 1 or 2, or LOCAL, which announces no client
+    #[arg(long, value_name = "1|2|local", help_heading = "Connection")]
+    #[arg(value_parser = parse_proxy_kind)]
+    proxy_protocol: Option<ProxyKind>,
+
+    /// The client that the PROXY header announces [the address connected from]
+    #[arg(long, value_name = "IP:PORT", help_heading = "Connection", requires = "proxy_protocol")]
+    #[arg(value_parser = parse_client)]
+    proxy_client: Option<SocketAddr>,
+
+    /// Add this to a PROXY header of version 2: alpn, authority, unique-id or netns and a text, noop
+    /// and a number of bytes, or a type like 0xE0 and hexadecimal digits; can be given several times
+    #[arg(
+        long,
+        value_name = "NAME=VALUE",
+        help_heading = "Connection",
+        requires = "proxy_protocol"
+    )]
+    #[arg(value_parser = parse_tlv)]
+    proxy_tlv: Vec<(u8, Vec<u8>)>,
+
     /// WebSocket: offer this subprotocol; can be given several times
     #[arg(long, value_name = "NAME", help_heading = "Connection")]
     subprotocol: Vec<String>,
@@ -244,7 +273,7 @@ pub(super) struct ProbeArgs {
     json: bool,
 
     /// One line per reply; of a load, one line
-    #[arg(long, help_heading = "Output", conflicts_with_all = ["timestamps", "find_mtu"])]
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["timestamps", "find_mtu", "facts"])]
     csv: bool,
 
     /// Print this help
@@ -277,6 +306,8 @@ impl TryFrom<ProbeArgs> for Probe {
         };
         let mode = if args.find_mtu {
             Mode::FindMtu(MtuOptions::new().timeout(args.timeout))
+        } else if args.facts {
+            Mode::Facts(FactsOptions::new().timeout(args.timeout))
         } else if is_load {
             let mut load = LoadOptions::new().timeout(args.timeout);
             load.connections = args.connections.unwrap_or(load.connections);
@@ -311,6 +342,12 @@ impl TryFrom<ProbeArgs> for Probe {
         connect.headers = args.header;
         connect.dscp = args.dscp;
         connect.dont_fragment = args.dont_fragment;
+        connect.proxy = args.proxy_protocol.map(|kind| {
+            let mut header = ProxyHeader::new(kind);
+            header.client = args.proxy_client;
+            header.tlvs = args.proxy_tlv;
+            header
+        });
         connect.tls.ca = args.ca.map(Source::from);
         connect.tls.pins = args.pin;
         connect.tls.insecure = args.insecure;
@@ -405,9 +442,90 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
+fn parse_proxy_kind(text: &str) -> Result<ProxyKind, String> {
+    match text {
+        "1" => Ok(ProxyKind::Version1),
+        "2" => Ok(ProxyKind::Version2),
+        "local" => Ok(ProxyKind::Local),
+        _ => Err("expected 1, 2 or local".to_owned()),
+    }
+}
+
+fn parse_client(text: &str) -> Result<SocketAddr, String> {
+    let expected = "expected IP:PORT, like 192.0.2.1:61000 or [2001:db8::1]:61000";
+    text.parse().map_err(|_| expected.to_owned())
+}
+
+/// The type and the value of a TLV. The names are those of the facts, the types those of the PROXY
+/// protocol's specification, section 2.2.
+fn parse_tlv(text: &str) -> Result<(u8, Vec<u8>), String> {
+    let expected =
+        "expected alpn, authority, unique-id or netns and =TEXT, noop=BYTES, or 0xNN=HEX";
+    let (name, value) = text.split_once('=').ok_or(expected)?;
+    let as_text = |kind| Ok((kind, value.as_bytes().to_owned()));
+    match name {
+        "alpn" => as_text(0x01),
+        "authority" => as_text(0x02),
+        "unique-id" => as_text(0x05),
+        "netns" => as_text(0x30),
+        "noop" => {
+            let length: u16 = value.parse().map_err(|_| "noop: expected 0 to 65535 bytes")?;
+            Ok((0x04, vec![0; length.into()]))
+        }
+        _ => {
+            let digits = name.strip_prefix("0x").filter(|digits| digits.len() == 2);
+            let kind = digits.and_then(parse_hex).ok_or(expected)?;
+            let value =
+                parse_hex(value).ok_or("expected pairs of hexadecimal digits after 0xNN=")?;
+            Ok((kind[0], value))
+        }
+    }
+}
+
+/// `None` if they are not pairs of hexadecimal digits.
+fn parse_hex(digits: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pairs = digits.as_bytes().chunks(2).map(|pair| match pair {
+        [high, low] => Some((digit(*high)? << 4 | digit(*low)?) as u8),
+        _ => None,
+    });
+    pairs.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tlv_has_a_name_and_a_text_or_a_type_and_digits() {
+        for (text, kind, value) in [
+            ("alpn=h2", 0x01, &b"h2"[..]),
+            ("authority=a=b", 0x02, b"a=b"),
+            ("unique-id=", 0x05, b""),
+            ("netns=blue", 0x30, b"blue"),
+            ("noop=3", 0x04, &[0; 3]),
+            ("0xE0=00fF", 0xE0, &[0, 255]),
+            ("0xe5=", 0xE5, b""),
+        ] {
+            assert_eq!(parse_tlv(text), Ok((kind, value.to_owned())), "{text}");
+        }
+        for text in [
+            "",
+            "alpn",
+            "sni=a",
+            "noop=x",
+            "noop=65536",
+            "0x=00",
+            "0x1=00",
+            "0x111=00",
+            "e0=00",
+            "0xe0=0",
+            "0xe0=+1",
+            "0xé=00",
+        ] {
+            assert!(parse_tlv(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_dscp_is_a_number_or_a_name() {

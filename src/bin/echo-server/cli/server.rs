@@ -319,7 +319,6 @@ struct Proxies {
     /// Networks of the proxies, such as 10.0.0.0/8; other connections there are closed [needed,
     /// except on loopback addresses and Unix sockets]
     #[arg(long, value_name = "CIDR", value_delimiter = ',', num_args = 1..)]
-    #[arg(requires = "proxy_protocol")]
     proxy_from: Vec<Cidr>,
 
     /// Tell each client first, as JSON, what the server saw of it: its addresses, TLS, header fields,
@@ -330,14 +329,21 @@ struct Proxies {
 
 impl Proxies {
     /// All listeners of `config` are there already.
-    fn configure(self, mut config: Config) -> Config {
+    fn configure(self, mut config: Config) -> Result<Config, String> {
         config.proxy.protocols = Served::protocols(&self.proxy_protocol, &config.listeners);
         if self.proxy_protocol.contains(&Served::All) {
             config.proxy.protocols.retain(|protocol| *protocol != Protocol::Udp);
+            if config.proxy.protocols.is_empty() {
+                return Err(
+                    "--proxy-protocol all: there is no listener but for UDP, which has no \
+                            PROXY headers"
+                        .to_owned(),
+                );
+            }
         }
         config.proxy.from = self.proxy_from;
         config.facts = Served::protocols(&self.facts, &config.listeners);
-        config
+        Ok(config)
     }
 }
 
@@ -511,7 +517,7 @@ impl TryFrom<ServerArgs> for Options {
             settings.subprotocols = websocket.ws_subprotocol;
             settings.origins = websocket.ws_origin;
         });
-        config = proxies.configure(udp.configure(config));
+        config = proxies.configure(udp.configure(config))?;
         config = limits.configure(websocket.ws_ping_interval, config);
         if process.admin.len() > 1 {
             return Err("--admin: it was given more than once, and has one address".to_owned());

@@ -57,8 +57,11 @@ fn problem(error: &Error, command: &Command, args: &[String]) -> String {
 
 /// An argument that is missing by itself, or because of another flag.
 fn missing(needed: &str, command: &Command, args: &[String]) -> String {
-    const NEEDS: [(&str, &[&str]); 2] =
-        [("--cert", &["key", "ocsp"]), ("--client-ca", &["client-auth", "crl"])];
+    const NEEDS: [(&str, &[&str]); 3] = [
+        ("--cert", &["key", "ocsp"]),
+        ("--client-ca", &["client-auth", "crl"]),
+        ("--proxy-protocol", &["proxy-client", "proxy-tlv"]),
+    ];
     let name = needed.split(' ').next().unwrap_or(needed);
     let needing = NEEDS.iter().filter(|(missing, _)| *missing == name).flat_map(|(_, by)| *by);
     let given = needing.filter_map(|by| {
