@@ -540,6 +540,7 @@ fn a_start_that_cannot_be_meant_is_refused_on_one_line() {
         (&["--tcp=0", "--proxy-protocol=ws"], &["--proxy-protocol", "ws"]),
         (&["--tcp=0", "--proxy-protocol=tcp,wss"], &["--proxy-protocol", "wss"]),
         (&["--tcp=0", "--proxy-protocol=sctp"], &["--proxy-protocol", "sctp"]),
+        (&["--udp=0", "--proxy-protocol=all"], &["--proxy-protocol", "UDP"]),
         (&["--tcp=0", "--proxy-from=10.0.0.0/8"], &["--proxy-from"]),
         (&["--tcp=0.0.0.0:0", "--proxy-protocol=tcp"], &["--proxy-from", "tcp on 0.0.0.0:"]),
         (&["--tcp=[::]:0", "--proxy-protocol=all"], &["--proxy-from", "tcp on [::]:"]),
