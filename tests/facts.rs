@@ -258,3 +258,38 @@ fn facts_need_a_listener() {
     assert!(said.contains("--facts") && said.contains("ws"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 }
+
+/// The probe's words and the server's facts are of one mind, over every protocol.
+#[test]
+fn the_probe_finds_nothing_changed_where_nothing_is_between() {
+    let (pem, key, ca) = (cert("server.pem"), cert("server.key"), cert("ca.pem"));
+    let [pem, key, ca] = [&pem, &key, &ca].map(|path| path.to_str().unwrap());
+    let listeners = ["--tcp=0", "--tls=0", "--udp=0", "--ws=0", "--wss=0", "--facts=all"];
+    let plain = Running::start(&[&listeners[..], &["--cert", pem, "--key", key]].concat());
+    let proxied = Running::start(
+        &[&listeners[..], &["--cert", pem, "--key", key, "--proxy-protocol=all"]].concat(),
+    );
+    let of_tls: &[&str] = &["--ca", ca];
+    let over_h2: &[&str] = &["--ca", ca, "--alpn", "h2"];
+    let header: &[&str] = &["--proxy-protocol", "2", "--proxy-client", "192.0.2.1:61000"];
+    for (server, protocol, more) in [
+        (&plain, "tcp", &[][..]),
+        (&plain, "tls", of_tls),
+        (&plain, "udp", &["--dscp", "EF"]),
+        (&plain, "ws", &["--header", "X-Test: a"]),
+        (&plain, "ws", &["--alpn", "h2"]),
+        (&plain, "wss", of_tls),
+        (&plain, "wss", over_h2),
+        (&proxied, "tcp", header),
+        (&proxied, "tls", &[of_tls, header].concat()),
+        (&proxied, "wss", &[over_h2, &["--proxy-protocol", "1"]].concat()),
+        (&proxied, "ws", &["--proxy-protocol", "local"]),
+    ] {
+        let url = format!("{protocol}://localhost:{}", server.address(protocol).port());
+        let output = command().args(["probe", &url, "-4", "--facts"]).args(more).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{url} {more:?}: {said}");
+        assert!(said.contains("nothing that it tells has changed"), "{url} {more:?}: {said}");
+        assert!(said.contains("it echoes: 64 bytes"), "{url} {more:?}: {said}");
+    }
+}

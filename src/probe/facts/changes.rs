@@ -249,8 +249,6 @@ impl Changes {
 
     fn http(&mut self, request: &HttpRequest, facts: &Facts) {
         let version = facts.text("/http/version");
-        // There are two ways to write it.
-        let version = version.map(|name| if name == "HTTP/2" { "HTTP/2.0" } else { name });
         let has_version = version.is_none_or(|version| version == request.version);
         self.compare_known(ChangeKind::HttpVersion, request.version, version);
         if has_version {

@@ -10,7 +10,7 @@ use crate::address::Address;
 use crate::probe::connect::{self, ConnectOptions, Connected};
 use crate::probe::link::Link;
 use crate::probe::tls::{ClientTls, TlsFacts};
-use crate::probe::{Endpoint, Target};
+use crate::probe::{Endpoint, ProxyKind, Target};
 use crate::tls::ja4;
 
 /// What the probe has sent. Of a Unix socket there are no addresses.
@@ -84,8 +84,9 @@ impl Sent {
 
 /// Who the server should take for its peer: our end of the connection, unless the probe announces
 /// another.
-fn expected_peer(_options: &ConnectOptions, connected: &Connected) -> Option<SocketAddr> {
-    connected.local
+fn expected_peer(options: &ConnectOptions, connected: &Connected) -> Option<SocketAddr> {
+    let proxy = options.proxy.as_ref().filter(|proxy| proxy.kind != ProxyKind::Local);
+    proxy.and_then(|proxy| proxy.client).or(connected.local)
 }
 
 /// The `ClientHello` of another connection with the same options. It differs from the one that was
@@ -108,7 +109,7 @@ fn http_request(request: &Request<()>) -> HttpRequest {
     HttpRequest {
         method: request.method().to_string(),
         path: request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-        version: if is_http2 { "HTTP/2.0" } else { "HTTP/1.1" },
+        version: if is_http2 { "HTTP/2" } else { "HTTP/1.1" },
         authority: authority.map(ToString::to_string),
         fields: fields.collect(),
     }

@@ -163,7 +163,7 @@ fn http(version: &'static str, fields: &[(&str, &str)]) -> Sent {
         method: "GET".to_owned(),
         path: "/a?b".to_owned(),
         version,
-        authority: (version == "HTTP/2.0").then(|| "a.test".to_owned()),
+        authority: (version == "HTTP/2").then(|| "a.test".to_owned()),
         fields: fields.collect(),
     };
     Sent { request: Some(request), ..Sent::default() }
@@ -194,13 +194,13 @@ fn what_happened_to_header_fields_is_told() {
 fn what_happened_to_the_request_is_told() {
     let sent = http("HTTP/1.1", &[("host", "a.test"), ("upgrade", "websocket")]);
     let http2 = json!({
-        "version": "HTTP/2.0", "method": "CONNECT", "path": "/b", "authority": "b.test", "fields": [],
+        "version": "HTTP/2", "method": "CONNECT", "path": "/b", "authority": "b.test", "fields": [],
     });
     assert_eq!(
         words(&sent, json!({ "http": http2 })),
-        ["HTTP/1.1 became HTTP/2.0", "path /a?b became /b"]
+        ["HTTP/1.1 became HTTP/2", "path /a?b became /b"]
     );
-    let sent = http("HTTP/2.0", &[]);
+    let sent = http("HTTP/2", &[]);
     assert_eq!(
         words(&sent, json!({ "http": http2 })),
         ["method GET became CONNECT", "path /a?b became /b", "authority a.test became b.test"]
