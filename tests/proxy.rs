@@ -192,13 +192,12 @@ fn what_is_no_header_is_refused_with_a_reason() {
     }
     let log = Log::of(server);
     for (what, address, reason, protocol) in refused {
-        let line = log.one(&format!("Connection closed: {address}"));
+        let line = log.closing(protocol, address);
         let said = line["reason"].as_str().unwrap();
         assert!(
             said.starts_with("PROXY header refused: ") && said.contains(reason),
             "{what}: {line}"
         );
-        assert_eq!(line["protocol"], protocol.name(), "{line}");
         assert_eq!(
             (&line["level"], &line["received"], &line["sent"]),
             (&json!("INFO"), &json!(0), &json!(0))
@@ -467,20 +466,19 @@ fn a_drain_does_not_wait_for_a_header() {
         for begun in [&b""[..], &LINE[..20]] {
             let mut client = connect(&server, protocol.name());
             client.write_all(begun).unwrap();
-            clients.push(client);
+            clients.push((protocol, client));
         }
         wait_for(admin(&server), &format!("echo_connections{{protocol=\"{protocol}\"}}"), 2.0);
     }
     server.signal(Signal::TERM);
-    for client in &mut clients {
+    for (_, client) in &mut clients {
         assert_closed(client, "the server drains");
     }
     let (status, log) = server.wait();
     assert!(status.success(), "{log}");
     let log = Log::parse(&log);
-    for client in clients {
-        let address = client.local_addr().unwrap();
-        let line = log.one(&format!("Connection closed: {address}"));
+    for (protocol, client) in clients {
+        let line = log.closing(protocol, client.local_addr().unwrap());
         assert_eq!(line["reason"], "the server is shutting down", "{line}");
     }
 }
@@ -495,12 +493,12 @@ fn an_address_that_is_not_listed_may_not_announce() {
             let mut client = connect(&server, protocol.name());
             let _ = client.write_all(bytes);
             assert_closed(&mut client, "not listed");
-            refused.push(client.local_addr().unwrap());
+            refused.push((protocol, client.local_addr().unwrap()));
         }
     }
     let log = Log::of(server);
-    for address in refused {
-        let line = log.one(&format!("Connection closed: {address}"));
+    for (protocol, address) in refused {
+        let line = log.closing(protocol, address);
         let reason = line["reason"].as_str().unwrap();
         assert!(reason.starts_with("PROXY header refused: "), "{line}");
         assert!(reason.contains("--proxy-from"), "{line}");
@@ -542,7 +540,8 @@ fn a_start_that_cannot_be_meant_is_refused_on_one_line() {
         (&["--tcp=0", "--proxy-protocol=ws"], &["--proxy-protocol", "ws"]),
         (&["--tcp=0", "--proxy-protocol=tcp,wss"], &["--proxy-protocol", "wss"]),
         (&["--tcp=0", "--proxy-protocol=sctp"], &["--proxy-protocol", "sctp"]),
-        (&["--tcp=0", "--proxy-from=10.0.0.0/8"], &["--proxy-from", "--proxy-protocol"]),
+        (&["--udp=0", "--proxy-protocol=all"], &["--proxy-protocol", "UDP"]),
+        (&["--tcp=0", "--proxy-from=10.0.0.0/8"], &["--proxy-from"]),
         (&["--tcp=0.0.0.0:0", "--proxy-protocol=tcp"], &["--proxy-from", "tcp on 0.0.0.0:"]),
         (&["--tcp=[::]:0", "--proxy-protocol=all"], &["--proxy-from", "tcp on [::]:"]),
         (

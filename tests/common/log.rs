@@ -1,5 +1,8 @@
 //! The log of the real binary, as JSON.
 
+use std::net::SocketAddr;
+
+use echo_server::Protocol;
 use serde_json::Value;
 
 use super::binary::Running;
@@ -30,6 +33,18 @@ impl Log {
     pub fn beginning(&self, words: &str) -> Vec<&Value> {
         let begins = |line: &&Value| line["message"].as_str().unwrap().starts_with(words);
         self.0.iter().filter(begins).collect()
+    }
+
+    /// The line about the end of the connection from `client` to the listener of `protocol`, of which
+    /// there has to be exactly one. To two listeners, two connections may come from one address.
+    #[track_caller]
+    pub fn closing(&self, protocol: Protocol, client: SocketAddr) -> &Value {
+        let lines = self.all(&format!("Connection closed: {client}"));
+        let mut lines = lines.into_iter().filter(|line| line["protocol"] == protocol.name());
+        match (lines.next(), lines.next()) {
+            (Some(line), None) => line,
+            _ => panic!("not one line about the end of {client} at {protocol}: {self}"),
+        }
     }
 
     /// The line whose message is `message`, of which there has to be exactly one.
