@@ -128,11 +128,14 @@ fn echo(socket: Scripted) -> (DatagramEcho<Scripted>, Arc<Rules>, Arc<Mutex<Call
     (DatagramEcho::over(socket, Verbatim, Arc::clone(&rules), Arc::default()), rules, calls)
 }
 
+/// Peer, destination, TTL, TOS and bytes of a datagram that was asked about.
+type Question = (SocketAddr, IpAddr, Option<u8>, u8, Vec<u8>);
+
 /// Answers each datagram that begins with `?` with its second byte, as often as its third says.
 #[derive(Debug, Default)]
 struct Repeat {
     /// What it was asked.
-    asked: RefCell<Vec<(SocketAddr, IpAddr, Option<u8>, u8, Vec<u8>)>>,
+    asked: RefCell<Vec<Question>>,
 }
 
 impl Answers for Repeat {
