@@ -110,7 +110,7 @@ async fn facts_of_a_stream_are_shown_and_compared() {
     assert!(
         text.ends_with(
             "\nTCP there: MSS 1448\nnothing that it tells has changed on the way\n\
-             it echoes: 1 byte came back as they were sent\n"
+             it echoes: 1 byte came back as it was sent\n"
         ),
         "{text}"
     );
@@ -305,6 +305,7 @@ fn fields(request: &Request) -> Vec<[String; 2]> {
 
 #[expect(clippy::result_large_err, reason = "it is tungstenite's type")]
 /// A WebSocket server that sends its facts, as `change` leaves them, and echoes.
+#[expect(clippy::result_large_err, reason = "tungstenite's callback returns a response")]
 fn websocket_server(
     change: impl FnOnce(&mut Value) + Send + 'static,
 ) -> (SocketAddr, std::thread::JoinHandle<()>) {

@@ -28,6 +28,7 @@ use crate::connection::{
 };
 use crate::facts::TlsSeen;
 use crate::net::Stream;
+use crate::tls::client_hello::is_grease_name;
 use crate::tls::{TlsSettings, describe, negotiated};
 
 /// The TLS transport of a server.
@@ -73,7 +74,7 @@ impl Tls {
         if self.is_for_http {
             return configs.http_alpn;
         }
-        match offer.alpn.iter().find(|name| !is_grease(name)) {
+        match offer.alpn.iter().find(|name| !is_grease_name(name)) {
             Some(first) if self.settings.accepts_any_alpn() => {
                 let mut config = ServerConfig::clone(&configs.any_alpn);
                 config.alpn_protocols = vec![first.clone()];
@@ -144,11 +145,6 @@ impl Tls {
             Err(error) => Err(refuse(wire, &io::Error::other(error), &offer)),
         }
     }
-}
-
-/// Whether an ALPN name is a GREASE value (RFC 8701 section 2): 0A0A, 1A1A and so on.
-fn is_grease(name: &[u8]) -> bool {
-    matches!(name, [one, other] if one == other && one & 0x0F == 0x0A)
 }
 
 impl<S: Stream> Transport<S> for Tls {

@@ -189,8 +189,7 @@ pub(super) struct ProbeArgs {
     #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "threads", "warm_up", "size"])]
     find_mtu: bool,
 
-    /// Show what the server saw, where it tells (--facts of the server), and what has changed on the
-    /// way
+    /// Ask a server with --facts what it saw, and compare that with what was sent
     #[arg(long, help_heading = "Connection")]
     #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "threads", "warm_up", "find_mtu"])]
     #[arg(conflicts_with_all = PING_FLAGS)]

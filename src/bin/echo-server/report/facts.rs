@@ -26,8 +26,9 @@ pub(super) fn words(arrival: &Arrival) -> Vec<Line> {
     }
     lines.extend(arrival.echo.as_ref().map(|echo| match echo {
         EchoCheck::Exact(size) => {
-            let s = if *size == 1 { "" } else { "s" };
-            Line::Plain(format!("it echoes: {size} byte{s} came back as they were sent"))
+            let bytes = if *size == 1 { "byte" } else { "bytes" };
+            let were = if *size == 1 { "it was" } else { "they were" };
+            Line::Plain(format!("it echoes: {size} {bytes} came back as {were} sent"))
         }
         EchoCheck::Missing(why) => Line::Wrong(shown(&format!("it does not echo: {why}"))),
         _ => Line::Wrong("it does not echo: what came back differs".to_owned()),
