@@ -394,3 +394,11 @@ fn ten_minutes_of_damaged_hellos_are_read_without_panic() {
     }
     println!("{executions} executions; {read} of the damaged hellos were read");
 }
+
+#[test]
+fn grease_is_told_from_names() {
+    assert!(is_grease_name(&[0x1A, 0x1A]) && is_grease_name(&[0xFA, 0xFA]));
+    assert!(
+        !is_grease_name(&[0x1A, 0x2A]) && !is_grease_name(b"h2") && !is_grease_name(&[0x1B, 0x1B])
+    );
+}

@@ -23,10 +23,10 @@ use tokio_rustls::rustls::{
     SupportedCipherSuite, SupportedProtocolVersion,
 };
 
+use super::handshake;
 use super::record::{self, MAX_PLAINTEXT, Records};
 use super::stream::TlsStream;
 use super::wire::Wire;
-use super::{handshake, is_grease};
 use crate::connection::costly::CostlyTurn;
 use crate::echo::{Carrier, Echo, EchoError, Goodbye, Step, StreamEcho};
 
@@ -777,12 +777,6 @@ fn a_client_that_takes_nothing_is_owed_one_write_and_no_more() {
         }
         assert!((65_536..70_000).contains(&stream.lower().held(false)));
     }
-}
-
-#[test]
-fn grease_is_told_from_names() {
-    assert!(is_grease(&[0x1A, 0x1A]) && is_grease(&[0xFA, 0xFA]));
-    assert!(!is_grease(&[0x1A, 0x2A]) && !is_grease(b"h2") && !is_grease(&[0x1B, 0x1B]));
 }
 
 type TlsEcho = StreamEcho<TlsStream<Near>>;
