@@ -303,7 +303,6 @@ fn fields(request: &Request) -> Vec<[String; 2]> {
     fields.map(|(name, value)| [name.to_string(), text(value.as_bytes())]).collect()
 }
 
-#[expect(clippy::result_large_err, reason = "it is tungstenite's type")]
 /// A WebSocket server that sends its facts, as `change` leaves them, and echoes.
 #[expect(clippy::result_large_err, reason = "tungstenite's callback returns a response")]
 fn websocket_server(
