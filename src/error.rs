@@ -150,6 +150,12 @@ pub enum Setting {
     KeyLog,
     /// [`Config::identity`](crate::Config::identity).
     Identity,
+    /// [`ProxyPolicy::protocols`](crate::ProxyPolicy::protocols).
+    ProxyProtocol,
+    /// [`ProxyPolicy::from`](crate::ProxyPolicy::from).
+    ProxyFrom,
+    /// [`Config::facts`](crate::Config::facts).
+    Facts,
 }
 
 impl fmt::Display for Setting {
@@ -165,6 +171,9 @@ impl fmt::Display for Setting {
             Setting::Crls => "revocation lists",
             Setting::KeyLog => "key log",
             Setting::Identity => "certificates",
+            Setting::ProxyProtocol => "PROXY protocol",
+            Setting::ProxyFrom => "networks of proxies",
+            Setting::Facts => "facts",
         })
     }
 }

@@ -141,9 +141,9 @@
 //! | `causes` | what the TLS libraries say, in words for people |
 //! | `config`, `address`, `error` | plain data: what a server is told, where it listens, why it did not start |
 //!
-//! Imports point inward: `testing, admin -> server -> protocols -> transport -> tls -> connection -> net ->
-//! error -> address, config`, with the echo core below `connection`; `probe` uses `tls` and the
-//! deadlines of `connection`. The command is `src/bin/echo-server/`, and uses the library as anybody
+//! Imports point inward: `testing, admin -> server -> protocols -> transport -> facts -> tls -> connection ->
+//! net -> error -> address, config`, with the echo core and `proxy_protocol` below `connection`; `probe`
+//! uses `tls` and the deadlines of `connection`. The command is `src/bin/echo-server/`, and uses the library as anybody
 //! does.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
@@ -157,24 +157,26 @@ mod config;
 mod connection;
 mod echo;
 mod error;
+mod facts;
 #[cfg(test)]
 mod logged;
 mod net;
 pub mod probe;
 mod protocols;
-#[allow(dead_code, unused_imports, reason = "the server is going to read headers")]
 mod proxy_protocol;
 mod server;
 mod testing;
 mod tls;
 mod transport;
 
-pub use address::{Address, ListenAddress, ListenAddressError, UnixAddress, UnixAddressError};
+pub use address::{
+    Address, Cidr, CidrError, ListenAddress, ListenAddressError, UnixAddress, UnixAddressError,
+};
 #[cfg(feature = "admin")]
 pub use admin::Admin;
 pub use config::{
     ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Inherited, Limits, Listen,
-    Protocol, Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
+    Protocol, ProxyPolicy, Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
 };
 pub use error::{BoxError, Credential, CredentialError, Cure, Setting, StartError};
 pub use server::{

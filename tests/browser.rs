@@ -86,6 +86,39 @@ async fn the_page_gets_its_messages_back(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_shows_what_the_server_saw() {
+    if !tools::have_chromium() {
+        return;
+    }
+    for (protocol, version) in [(Protocol::Ws, "HTTP/1.1"), (Protocol::Wss, "HTTP/2")] {
+        let config = Config::new().listen(protocol, ([127, 0, 0, 1], 0)).facts([protocol]);
+        let server = TestServer::with(config).await;
+        let mut browser = Browser::start(&[]).await;
+        load_page(&mut browser, protocol, &server).await;
+        until(&mut browser, "!document.querySelector('#seen').hidden").await;
+        let saw = text(&mut browser, "#saw").await;
+        let fields = text(&mut browser, "#fields").await;
+        for part in ["You are127.0.0.1:", &format!("You came to{}", server.address), version] {
+            assert!(saw.contains(part), "'{part}' is not in {saw}");
+        }
+        let tls = ["TLSv1.3, TLS_", "SNIlocalhost", "ALPNh2 of h2, http/1.1", "JA4t13d"];
+        for part in tls.into_iter().filter(|_| protocol == Protocol::Wss) {
+            assert!(saw.contains(part), "'{part}' is not in {saw}");
+        }
+        assert!(fields.to_lowercase().contains("sec-websocket-version13"), "{fields}");
+        // The facts are no echo.
+        click(&mut browser, "#send").await;
+        comes_to(&mut browser, "#counts", "1 sent, 1 identical, 0 different").await;
+        if let Some(axe) = tools::axe() {
+            browser.evaluate(&format!("{axe}; 0")).await;
+            check_accessibility(&mut browser, "with facts").await;
+        }
+        fits_every_window(&mut browser, "with facts").await;
+        assert!(browser.complaints().is_empty(), "{:#?}", browser.complaints());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_says_when_an_echo_differs() {
     if !tools::have_chromium() {
         return;

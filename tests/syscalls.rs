@@ -58,15 +58,94 @@ fn a_connection_keeps_to_its_budget() {
     }
 }
 
+/// A header that comes with the first bytes costs nothing; one that comes alone costs the read of it,
+/// and the wait for what follows.
+#[test]
+fn a_proxy_header_costs_at_most_a_read() {
+    if !has_strace() {
+        return;
+    }
+    const HEADER: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 61000 8080\r\n";
+    const PLAIN: &[&str] = &["-q", "--threads", "1", "--tcp", "0"];
+    const PROXIED: &[&str] = &[
+        "-q",
+        "--threads",
+        "1",
+        "--tcp",
+        "0",
+        "--proxy-protocol",
+        "tcp",
+        "--proxy-from",
+        "127.0.0.1",
+    ];
+    let cost = |args: &[&str], beginning: &[&[u8]]| {
+        let [few, many] = [10, 60].map(|connections| {
+            traced(args, |server| {
+                for _ in 0..connections {
+                    let mut client = connect(server, "tcp");
+                    for piece in beginning {
+                        client.write_all(piece).unwrap();
+                        // The server has read a header once it waits again.
+                        wait_until_read(&client);
+                    }
+                    client.read_exact(&mut [0; 5]).unwrap();
+                }
+            })
+        });
+        difference(&few, &many, 50)
+    };
+    let plain = cost(PLAIN, &[b"hello"]);
+    let together = cost(PROXIED, &[&[HEADER, b"hello"].concat()]);
+    let alone = cost(PROXIED, &[HEADER, b"hello"]);
+    let reads = |each: &BTreeMap<String, f64>| each.get("recvfrom").copied().unwrap_or(0.0);
+    let (all, with, behind) = (total(&plain), total(&together), total(&alone));
+    println!("{all:.1} calls, {with:.1} with a header, {behind:.1} behind one that came alone");
+    assert!(reads(&together) <= reads(&plain) + 0.1, "{plain:?}, {together:?}");
+    assert!(reads(&alone) <= reads(&plain) + 1.1, "{plain:?}, {alone:?}");
+    // An epoll_wait may report several events, or one.
+    assert!(with <= all + 1.1, "{plain:?}, {together:?}");
+    assert!(behind <= all + 3.1, "{plain:?}, {alone:?}");
+}
+
+/// Waits until the other end has acknowledged and read all that was sent on `client`, which is on
+/// this machine.
+fn wait_until_read(client: &TcpStream) {
+    let local = client.local_addr().unwrap();
+    let began = Instant::now();
+    loop {
+        // proc(5), net/tcp: the server's socket has the client's port as its remote one.
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let remote = format!("{:02X}{:02X}{:02X}{:02X}:{:04X}", 1, 0, 0, 127, local.port());
+        let unread = table.lines().filter_map(|line| {
+            let fields: Vec<_> = line.split_ascii_whitespace().collect();
+            (*fields.get(2)? == remote).then(|| fields[4].ends_with(":00000000"))
+        });
+        if unread.last() == Some(true) {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "nobody reads: {table}");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_message_costs_a_receive_and_a_send() {
     if !has_strace() {
         return;
     }
-    for protocol in ["tcp", "ws"] {
+    // Neither a header before them nor facts make messages dearer.
+    let seen = ["--proxy-protocol", "tcp", "--facts", "tcp"];
+    for (protocol, flags) in [("tcp", &[][..]), ("ws", &[]), ("tcp", &seen)] {
         let [few, many] = [20, 120].map(|messages| {
-            traced(&["-q", "--threads", "1", &format!("--{protocol}"), "0"], |server| {
+            let listener = format!("--{protocol}");
+            let args = [&["-q", "--threads", "1", &listener, "0"], flags].concat();
+            traced(&args, |server| {
                 let mut client = connect(server, protocol);
+                if !flags.is_empty() {
+                    let mut byte = [0];
+                    client.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 61000 8080\r\n").unwrap();
+                    while client.read_exact(&mut byte).is_ok() && byte != *b"\n" {}
+                }
                 // Over WebSocket a binary frame, with a masking key of zeros.
                 let (head, back): (&[u8], &[u8]) = match protocol {
                     "ws" => (&[0x82, 0x80 | 64, 0, 0, 0, 0], &[0x82, 64]),
@@ -80,7 +159,7 @@ fn a_message_costs_a_receive_and_a_send() {
         assert!((0.9..1.1).contains(&sends), "{protocol}: {each:?}");
         // The third is epoll_wait.
         let all = total(&each);
-        println!("{protocol}: {all:.2} calls for each message");
+        println!("{protocol} {flags:?}: {all:.2} calls for each message");
         assert!(all <= 3.1, "{protocol}: {all} calls, of 3: {each:?}");
     }
 }

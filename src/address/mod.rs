@@ -1,5 +1,6 @@
 //! Socket addresses of every family. They are plain data and exist on every system.
 
+mod cidr;
 mod listen;
 
 use std::fmt;
@@ -7,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use cidr::{Cidr, CidrError};
 pub use listen::{ListenAddress, ListenAddressError};
 
 /// The address of a socket: an IP address with a port, or the name of a Unix socket.

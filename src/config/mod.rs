@@ -12,7 +12,7 @@ pub use inherited::Inherited;
 pub(crate) use inherited::{Descriptor, State};
 pub use tls::{ClientAuth, Credentials, Identity, Source, TlsPolicy, TlsVersion};
 
-use crate::address::ListenAddress;
+use crate::address::{Cidr, ListenAddress};
 
 /// A protocol that the server echoes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -123,6 +123,11 @@ pub struct Config {
     pub websocket: WebSocketPolicy,
     /// Which datagrams are answered, and at which rate.
     pub udp: UdpPolicy,
+    /// Where proxies announce the clients.
+    pub proxy: ProxyPolicy,
+    /// The protocols that tell each client what the server saw of it, which can include secrets in
+    /// header fields. None.
+    pub facts: Vec<Protocol>,
     /// How many connections may be open at a time.
     pub limits: Limits,
     /// How long the stages of a connection may take.
@@ -141,6 +146,21 @@ pub struct WebSocketPolicy {
     /// may connect. `https://*.example.com` stands for all subdomains of example.com, though not for
     /// example.com itself. Empty: all origins may connect.
     pub origins: Vec<String>,
+}
+
+/// Where connections come from proxies, which announce their clients by a PROXY header (HAProxy's
+/// specification, versions 1 and 2). The log, the limits per address and the facts are about the
+/// announced client.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProxyPolicy {
+    /// The protocols on whose listeners each connection has to begin with a PROXY header. It cannot
+    /// be UDP. None.
+    pub protocols: Vec<Protocol>,
+    /// The networks of the proxies; a connection from elsewhere is closed. Empty: all, which only
+    /// listeners on loopback addresses and Unix sockets may have, since a header can announce any
+    /// address. Unix sockets have no network, and are not restricted.
+    pub from: Vec<Cidr>,
 }
 
 /// Which datagrams are answered, and at which rate.
@@ -205,7 +225,7 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From accept until the TLS handshake and the WebSocket upgrade are done. Default: 10 seconds.
+    /// From accept until the PROXY header, the TLS handshake and the WebSocket upgrade are done. Default: 10 seconds.
     pub handshake: Option<Duration>,
     /// Without a byte in either direction. Default: 10 minutes.
     pub idle: Option<Duration>,
@@ -254,6 +274,8 @@ impl Config {
             buffer_size: DEFAULT_BUFFER_SIZE,
             websocket: WebSocketPolicy::default(),
             udp: UdpPolicy::default(),
+            proxy: ProxyPolicy::default(),
+            facts: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -313,6 +335,37 @@ impl Config {
     #[must_use]
     pub fn udp(mut self, change: impl FnOnce(&mut UdpPolicy)) -> Self {
         change(&mut self.udp);
+        self
+    }
+
+    /// Changes [`Config::proxy`].
+    #[must_use]
+    pub fn proxy(mut self, change: impl FnOnce(&mut ProxyPolicy)) -> Self {
+        change(&mut self.proxy);
+        self
+    }
+
+    /// Sets [`Config::facts`]. Over UDP the facts are the answer to a datagram that begins with
+    /// `ECHO-FACTS?`, if they are not longer than it; everything else is echoed.
+    ///
+    /// ```
+    /// # use std::net::UdpSocket;
+    /// use echo_server::{Config, Protocol, blocking};
+    ///
+    /// let config = Config::new().listen(Protocol::Udp, ([127, 0, 0, 1], 0)).facts([Protocol::Udp]);
+    /// let server = blocking::TestServer::with(config)?;
+    ///
+    /// let client = UdpSocket::bind("127.0.0.1:0")?;
+    /// let mut datagram = [0; 400];
+    /// datagram[..11].copy_from_slice(b"ECHO-FACTS?");
+    /// client.send_to(&datagram, server.addr(Protocol::Udp))?;
+    /// let (length, _) = client.recv_from(&mut datagram)?;
+    /// assert!(datagram[..length].starts_with(br#"{"echo_facts":1,"door":"udp","#));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn facts(mut self, protocols: impl IntoIterator<Item = Protocol>) -> Self {
+        self.facts = protocols.into_iter().collect();
         self
     }
 

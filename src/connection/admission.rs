@@ -65,18 +65,7 @@ impl Admission {
         if before >= self.max {
             return Err(Refusal::Full);
         }
-        if let (Some(max), Some(peer)) = (self.max_per_network, peer) {
-            let network = Network::of(peer);
-            let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
-            // The lookup inserts nothing: a network whose connections are all refused leaves no
-            // entry behind.
-            let connections = by_network.get(&network).copied().unwrap_or(0);
-            if connections >= max {
-                return Err(Refusal::NetworkFull);
-            }
-            by_network.insert(network, connections + 1);
-            permit.network = Some(Box::new(network));
-        }
+        permit.count_for(peer)?;
         Ok(permit)
     }
 }
@@ -87,6 +76,27 @@ pub(crate) struct Permit {
     admission: Arc<Admission>,
     /// Set if there is a limit per network. Boxed to keep sessions small: few servers have one.
     network: Option<Box<Network>>,
+}
+
+impl Permit {
+    /// Counts an admitted connection towards the limit of its peer's network, too: for a peer that
+    /// was not known when the connection was admitted.
+    pub(super) fn count_for(&mut self, peer: Option<IpAddr>) -> Result<(), Refusal> {
+        let (Some(max), Some(peer)) = (self.admission.max_per_network, peer) else { return Ok(()) };
+        debug_assert!(self.network.is_none(), "a connection counts for one network");
+        let network = Network::of(peer);
+        let by_network = &self.admission.by_network;
+        let mut by_network = by_network.lock().unwrap_or_else(PoisonError::into_inner);
+        // The lookup inserts nothing: a network whose connections are all refused leaves no entry
+        // behind.
+        let connections = by_network.get(&network).copied().unwrap_or(0);
+        if connections >= max {
+            return Err(Refusal::NetworkFull);
+        }
+        by_network.insert(network, connections + 1);
+        self.network = Some(Box::new(network));
+        Ok(())
+    }
 }
 
 impl Drop for Permit {
@@ -157,6 +167,19 @@ mod tests {
         let _neighbour = admission.admit(ip("192.0.2.2")).unwrap();
         let _six = admission.admit(ip("2001:db8::1")).unwrap();
         let _other_six = admission.admit(ip("2001:db8:0:1::1")).unwrap();
+    }
+
+    #[test]
+    fn a_peer_that_is_known_later_counts_from_then_on() {
+        let admission = Arc::new(Admission::new(100, Some(1)));
+        let [mut first, mut second] = [(); 2].map(|()| admission.admit(None).unwrap());
+        first.count_for(ip("192.0.2.1")).unwrap();
+        assert_eq!(second.count_for(ip("192.0.2.1")).unwrap_err(), Refusal::NetworkFull);
+        drop(first);
+        second.count_for(ip("192.0.2.1")).unwrap();
+        drop(second);
+        assert!(admission.by_network.lock().unwrap().is_empty());
+        assert_eq!(admission.admitted(), 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::admission::Refusal;
 use crate::causes::{self, Peer};
 use crate::echo::{EchoError, PeerEnd};
 
@@ -15,6 +16,8 @@ pub(crate) enum End {
     Failed(EchoError),
     /// The handshake failed.
     Handshake(HandshakeError),
+    /// A proxy has announced a client that a limit refuses.
+    NotAdmitted(Refusal),
     /// An HTTP request that asked for no WebSocket was answered.
     Answered(u16),
     /// TLS or the WebSocket upgrade took too long.
@@ -41,6 +44,8 @@ pub(crate) enum End {
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
+    #[error("PROXY header refused: {0}")]
+    Proxy(String),
     #[error("TLS handshake failed: {0}")]
     Tls(String),
     #[error("no valid HTTP request: {0}")]
@@ -70,9 +75,11 @@ pub(crate) enum Reason {
     ReadFailed,
     WriteFailed,
     ProtocolViolation,
+    ProxyHeaderRefused,
     TlsHandshakeFailed,
     HttpRequestFailed,
     HttpAnswered,
+    NotAdmitted,
     HandshakeTimeout,
     IdleTimeout,
     PingTimeout,
@@ -86,16 +93,18 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// All of them, in their order.
-    pub(crate) const ALL: [Reason; 18] = [
+    pub(crate) const ALL: [Reason; 20] = [
         Reason::EndOfStream,
         Reason::Truncated,
         Reason::CloseFrame,
         Reason::ReadFailed,
         Reason::WriteFailed,
         Reason::ProtocolViolation,
+        Reason::ProxyHeaderRefused,
         Reason::TlsHandshakeFailed,
         Reason::HttpRequestFailed,
         Reason::HttpAnswered,
+        Reason::NotAdmitted,
         Reason::HandshakeTimeout,
         Reason::IdleTimeout,
         Reason::PingTimeout,
@@ -116,9 +125,11 @@ impl Reason {
             Reason::ReadFailed => "read_failed",
             Reason::WriteFailed => "write_failed",
             Reason::ProtocolViolation => "protocol_violation",
+            Reason::ProxyHeaderRefused => "proxy_header_refused",
             Reason::TlsHandshakeFailed => "tls_handshake_failed",
             Reason::HttpRequestFailed => "http_request_failed",
             Reason::HttpAnswered => "http_answered",
+            Reason::NotAdmitted => "not_admitted",
             Reason::HandshakeTimeout => "handshake_timeout",
             Reason::IdleTimeout => "idle_timeout",
             Reason::PingTimeout => "ping_timeout",
@@ -141,9 +152,11 @@ impl From<&End> for Reason {
             End::Failed(EchoError::Read(_)) => Reason::ReadFailed,
             End::Failed(EchoError::Write(_)) => Reason::WriteFailed,
             End::Failed(EchoError::Protocol { .. }) => Reason::ProtocolViolation,
+            End::Handshake(HandshakeError::Proxy(_)) => Reason::ProxyHeaderRefused,
             End::Handshake(HandshakeError::Tls(_)) => Reason::TlsHandshakeFailed,
             End::Handshake(HandshakeError::Http(_)) => Reason::HttpRequestFailed,
             End::Answered(_) => Reason::HttpAnswered,
+            End::NotAdmitted(_) => Reason::NotAdmitted,
             End::HandshakeTimeout => Reason::HandshakeTimeout,
             End::Idle => Reason::IdleTimeout,
             End::Unanswered => Reason::PingTimeout,
@@ -174,6 +187,7 @@ impl fmt::Display for End {
             }
             End::Failed(error) => error.fmt(f),
             End::Handshake(error) => error.fmt(f),
+            End::NotAdmitted(reason) => write!(f, "refused: {reason}"),
             End::Answered(status) => write!(f, "HTTP request answered with {status}"),
             End::HandshakeTimeout => f.write_str("handshake timeout"),
             End::Idle => f.write_str("idle timeout"),

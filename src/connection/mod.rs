@@ -39,6 +39,7 @@ pub(crate) use sessions::{Admitted, Sessions, Statistics};
 use crate::config::Protocol;
 use crate::echo::Echo;
 use crate::net::Peer;
+use crate::proxy_protocol::Header;
 
 /// What a protocol does with an accepted stream `S` before it echoes.
 pub(crate) trait Handshake<S>: Send + Sync + 'static {
@@ -47,16 +48,55 @@ pub(crate) trait Handshake<S>: Send + Sync + 'static {
 
     /// Begins the handshake. What needs the client is left to the future, which is polled in the
     /// connection's own task, so that neither a silent client nor a bug stalls other connections.
-    fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo>;
+    fn begin(&self, incoming: Incoming<S>, connection: Connection) -> Opening<Self::Echo>;
+
+    /// Whether the peer of the stream is a proxy, which has yet to announce the client.
+    fn is_proxied(&self) -> bool {
+        false
+    }
+}
+
+/// A stream at the beginning of its handshake.
+#[derive(Debug)]
+pub(crate) struct Incoming<S> {
+    pub(crate) stream: S,
+    /// What was read of the stream already, and comes before the rest of it.
+    pub(crate) early: Vec<u8>,
+    /// The PROXY header that came before all that.
+    pub(crate) proxy: Option<Box<Proxy>>,
+}
+
+impl<S> Incoming<S> {
+    /// A stream of which nothing has been read.
+    pub(crate) fn new(stream: S) -> Self {
+        Incoming { stream, early: Vec::new(), proxy: None }
+    }
+}
+
+/// A proxy, and the header that it has sent for the client.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) peer: Peer,
+    pub(crate) header: Header,
 }
 
 /// A handshake that has begun.
 pub(crate) enum Opening<E> {
     /// There is none.
     Done(Opened<E>),
+    /// A proxy announces the client first.
+    Announced(BoxFuture<'static, Result<Announced<E>, Refused>>),
     /// It yields a failure as soon as the cause is known, so that nothing that happens during the
     /// farewell hides the cause.
     Handshake(BoxFuture<'static, Result<Opened<E>, Refused>>),
+}
+
+/// A connection whose proxy has announced the client.
+pub(crate) struct Announced<E> {
+    /// The client; the proxy itself if it speaks for nobody else.
+    pub(crate) client: Peer,
+    /// What comes behind the announcement.
+    pub(crate) opening: Opening<E>,
 }
 
 /// The result of a successful handshake.
@@ -107,6 +147,7 @@ pub(crate) struct Connection {
     pub(crate) protocol: Protocol,
     /// The connection's number on this server, which ties its log lines together.
     pub(crate) number: u64,
+    /// The client. Before a proxy has announced it, the proxy.
     pub(crate) peer: Peer,
     /// The worker that runs its session, and those of its HTTP/2 streams.
     pub(crate) worker: u16,

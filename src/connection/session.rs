@@ -12,15 +12,18 @@ use tokio::runtime::Handle;
 use tokio::task::coop;
 use tracing::{error, info};
 
-use super::admission::Permit;
+use super::admission::{Permit, Refusal};
 use super::clock::Moment;
 use super::costly::CostlySteps;
 use super::counts::Live;
 use super::drain::Stage;
 use super::memory::Account;
 use super::roster::Seat;
-use super::{Admitted, Connection, End, Opened, Opening, Reason, Refused, Sessions, shows};
+use super::{
+    Admitted, Announced, Connection, End, Opened, Opening, Reason, Refused, Sessions, shows,
+};
 use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, yield_turn};
+use crate::net::Peer;
 
 /// A session yields after this many steps in one poll, so that a peer that always sends does not
 /// starve the other tasks.
@@ -89,9 +92,8 @@ pin_project_lite::pin_project! {
             // An address may have several datagram sockets. Their protocol logs one line for all.
             let Some(connection) = this.connection else { return };
             if end.is_our_fault() || shows!(this.sessions.log) {
-                let client = this.rare.as_ref().and_then(|rare| rare.client.as_deref());
                 let duration = this.sessions.clock.since(*this.began);
-                log_end(connection, client, this.phase.traffic(), duration, &end);
+                log_end(connection, this.rare.as_deref(), this.phase.traffic(), duration, &end);
             }
         }
     }
@@ -126,6 +128,8 @@ impl Drop for Membership {
 struct Rare {
     /// Who the client has proved to be.
     client: Option<String>,
+    /// The proxy that has announced the client.
+    proxy: Option<Peer>,
     /// The client has made costly work.
     costly: Option<CostlySteps>,
     /// The session holds memory beyond what an idle one does.
@@ -140,6 +144,8 @@ impl Rare {
 
 /// What a session drives.
 enum Phase<E> {
+    /// The proxy has yet to announce the client.
+    Announcing(BoxFuture<'static, Result<Announced<E>, Refused>>),
     Opening(BoxFuture<'static, Result<Opened<E>, Refused>>),
     Open(E),
     /// The handshake has failed, and the peer is being told.
@@ -177,18 +183,12 @@ impl<E: Echo> Session<E> {
         opening: Opening<E>,
     ) -> Self {
         let worker = admitted.connection.worker;
-        match opening {
-            Opening::Done(Opened { echo, client, .. }) => {
-                let mut session = Session::new(sessions, worker, Some(admitted), Phase::Open(echo));
-                if client.is_some() {
-                    session.rare.get_or_insert_default().client = client;
-                }
-                session
-            }
-            Opening::Handshake(opening) => {
-                Session::new(sessions, worker, Some(admitted), Phase::Opening(opening))
-            }
+        let (phase, client) = Phase::of(opening);
+        let mut session = Session::new(sessions, worker, Some(admitted), phase);
+        if client.is_some() {
+            session.rare.get_or_insert_default().client = client;
         }
+        session
     }
 
     /// A session for a datagram socket, which has no handshake. It will run on `worker`.
@@ -274,7 +274,9 @@ impl<E: Echo> Future for Session<E> {
                     }
                 }
                 // Before the handshake is done, there is no echo that could say goodbye.
-                Passed::Lifetime if matches!(self.phase, Phase::Opening(_)) => {
+                Passed::Lifetime
+                    if matches!(self.phase, Phase::Announcing(_) | Phase::Opening(_)) =>
+                {
                     return self.finish(End::Lifetime);
                 }
                 Passed::Lifetime => self.as_mut().begin_goodbye(Goodbye::GoingAway, End::Lifetime),
@@ -286,6 +288,18 @@ impl<E: Echo> Future for Session<E> {
 impl<E: Echo> Session<E> {
     /// Drives handshake, echo and farewell as far as possible. Ready when the session is over.
     fn poll_life(mut self: Pin<&mut Self>, cx: &mut Context<'_>, stage: Stage) -> Poll<()> {
+        if let Phase::Announcing(announcing) = self.as_mut().project().phase {
+            match announcing.as_mut().poll(cx) {
+                Poll::Ready(Ok(announced)) => {
+                    if let Err(reason) = self.as_mut().meet(announced) {
+                        return self.finish(End::NotAdmitted(reason));
+                    }
+                }
+                Poll::Ready(Err(Refused { end, .. })) => return self.finish(end),
+                Poll::Pending if stage == Stage::Draining => return self.finish(End::GoingAway),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
         let this = self.as_mut().project();
         if let Phase::Opening(opening) = this.phase {
             match opening.as_mut().poll(cx) {
@@ -342,6 +356,26 @@ impl<E: Echo> Session<E> {
             *this.end = Some(Box::new(End::Failed(error)));
         }
         Poll::Ready(())
+    }
+
+    /// Goes on for the client that the proxy has announced.
+    ///
+    /// # Errors
+    /// A limit on its connections is reached.
+    fn meet(self: Pin<&mut Self>, announced: Announced<E>) -> Result<(), Refusal> {
+        let this = self.project();
+        let Announced { client: peer, opening } = announced;
+        if let (Some(connection), Some(permit)) = (this.connection, this.permit) {
+            let proxy = std::mem::replace(&mut connection.peer, peer);
+            this.rare.get_or_insert_default().proxy = Some(proxy);
+            this.sessions.announce(connection, permit, proxy)?;
+        }
+        let (phase, client) = Phase::of(opening);
+        this.rare.get_or_insert_default().client = client;
+        *this.phase = phase;
+        *this.moved = this.sessions.clock.now();
+        *this.pinged = *this.moved;
+        Ok(())
     }
 
     /// Postpones the deadlines, if something has moved since `moved` and `owed` were read. Returns
@@ -520,7 +554,7 @@ impl<E: Echo> Session<E> {
         let stall = after(self.taken, patience.filter(|_| owes), Passed::Stall);
         let lifetime = after(self.began, timeouts.lifetime, Passed::Lifetime);
         let of_phase = match (&self.phase, self.goodbye) {
-            (Phase::Opening(_), _) => {
+            (Phase::Announcing(_) | Phase::Opening(_), _) => {
                 [after(self.began, timeouts.handshake, Passed::Handshake), lifetime, None]
             }
             (Phase::Open(_), None) => {
@@ -546,6 +580,15 @@ impl<E: Echo> Session<E> {
 }
 
 impl<E: Echo> Phase<E> {
+    /// The phase that a connection begins with, and who its client has proved to be by then.
+    fn of(opening: Opening<E>) -> (Self, Option<String>) {
+        match opening {
+            Opening::Done(Opened { echo, client, .. }) => (Phase::Open(echo), client),
+            Opening::Announced(announcing) => (Phase::Announcing(announcing), None),
+            Opening::Handshake(opening) => (Phase::Opening(opening), None),
+        }
+    }
+
     fn traffic(&self) -> Traffic {
         self.echo().map_or_else(Traffic::default, Echo::traffic)
     }
@@ -560,7 +603,7 @@ impl<E: Echo> Phase<E> {
 
     fn echo(&self) -> Option<&E> {
         match self {
-            Phase::Opening(_) | Phase::Refused(_) => None,
+            Phase::Announcing(_) | Phase::Opening(_) | Phase::Refused(_) => None,
             Phase::Open(echo) => Some(echo),
         }
     }
@@ -569,24 +612,26 @@ impl<E: Echo> Phase<E> {
 /// Logs the closing line.
 fn log_end(
     connection: &Connection,
-    client: Option<&str>,
+    rare: Option<&Rare>,
     traffic: Traffic,
     duration: Duration,
     end: &End,
 ) {
     let Connection { protocol, number, peer, .. } = connection;
+    let client = rare.and_then(|rare| rare.client.as_deref());
+    let proxy = rare.and_then(|rare| rare.proxy).map(tracing::field::display);
     let duration_ms = duration.as_micros() as f64 / 1000.0;
     let (received, sent, messages) = (traffic.received, traffic.sent, traffic.messages);
     // As a string, so that the log quotes it and escapes what a peer may have put into it.
     let reason = end.to_string();
     if end.is_our_fault() {
         error!(
-            %protocol, conn = number, %peer, client, received, sent, messages, duration_ms, reason,
+            %protocol, conn = number, %peer, proxy, client, received, sent, messages, duration_ms, reason,
             "Connection closed: {peer}"
         );
     } else {
         info!(
-            %protocol, conn = number, %peer, client, received, sent, messages, duration_ms, reason,
+            %protocol, conn = number, %peer, proxy, client, received, sent, messages, duration_ms, reason,
             "Connection closed: {peer}"
         );
     }

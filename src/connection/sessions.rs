@@ -1,11 +1,12 @@
 //! What all sessions of a server share.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::{info, warn};
 
-use super::admission::{Admission, Permit};
+use super::admission::{Admission, Permit, Refusal};
 use super::clock::Clock;
 use super::counts::Counts;
 use super::drain::{Drain, Stage};
@@ -110,25 +111,57 @@ impl Sessions {
 
     /// Admits a connection, or an HTTP/2 stream, which counts as one. `None` if a limit is reached.
     pub(crate) fn admit(&self, protocol: Protocol, peer: Peer) -> Option<Admitted> {
-        let permit = match self.admission.admit(peer.ip()) {
-            Ok(permit) => permit,
-            Err(reason) => {
-                self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                if let Some(counts) = &self.counts {
-                    counts.refuse(reason);
-                }
-                if let Some(connections) = self.counters.refusals.count() {
-                    warn!(%protocol, %peer, %reason, connections, "Refused connections");
-                }
-                return None;
-            }
-        };
+        let admitted = self.admit_for(peer.ip(), protocol, peer)?;
+        self.log_new(&admitted.connection, None);
+        Some(admitted)
+    }
+
+    /// Admits a connection whose peer is a proxy. For which network it counts is known when the proxy
+    /// has announced the client, to [`Sessions::announce`].
+    pub(crate) fn admit_proxied(&self, protocol: Protocol, proxy: Peer) -> Option<Admitted> {
+        self.admit_for(None, protocol, proxy)
+    }
+
+    fn admit_for(&self, ip: Option<IpAddr>, protocol: Protocol, peer: Peer) -> Option<Admitted> {
+        let permit = self.admission.admit(ip);
+        let permit = permit.inspect_err(|reason| self.refuse(protocol, peer, *reason)).ok()?;
         let number = self.counters.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-        if shows!(self.log) {
-            let (uid, pid) = (peer.uid(), peer.pid());
-            info!(%protocol, conn = number, %peer, uid, pid, "New connection from: {peer}");
-        }
         Some(Admitted { connection: Connection { protocol, number, peer, worker: 0 }, permit })
+    }
+
+    /// Counts a connection for its client, whom `proxy` has announced.
+    ///
+    /// # Errors
+    /// A limit is reached.
+    pub(super) fn announce(
+        &self,
+        connection: &Connection,
+        permit: &mut Permit,
+        proxy: Peer,
+    ) -> Result<(), Refusal> {
+        let Connection { protocol, peer, .. } = *connection;
+        permit.count_for(peer.ip()).inspect_err(|reason| self.refuse(protocol, peer, *reason))?;
+        self.log_new(connection, Some(proxy));
+        Ok(())
+    }
+
+    /// Counts and logs a connection that is not admitted.
+    fn refuse(&self, protocol: Protocol, peer: Peer, reason: Refusal) {
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(counts) = &self.counts {
+            counts.refuse(reason);
+        }
+        if let Some(connections) = self.counters.refusals.count() {
+            warn!(%protocol, %peer, %reason, connections, "Refused connections");
+        }
+    }
+
+    fn log_new(&self, connection: &Connection, proxy: Option<Peer>) {
+        if shows!(self.log) {
+            let Connection { protocol, number, peer, .. } = connection;
+            let (uid, pid, proxy) = (peer.uid(), peer.pid(), proxy.map(tracing::field::display));
+            info!(%protocol, conn = number, %peer, uid, pid, proxy, "New connection from: {peer}");
+        }
     }
 
     /// The sessions of a worker.

@@ -112,6 +112,13 @@ impl<S> StreamEcho<S> {
     pub fn new(io: S, batch: usize) -> Self {
         StreamEcho::framed(io, batch, Bytes::default())
     }
+
+    /// Echoes `input` first, which was read from the stream already.
+    pub fn with_early_input(mut self, input: Vec<u8>) -> Self {
+        self.moved.inward += input.len() as u64;
+        self.owed.append(input);
+        self
+    }
 }
 
 impl<S, F: Framing> StreamEcho<S, F> {
@@ -136,6 +143,12 @@ impl<S, F: Framing> StreamEcho<S, F> {
             has_fin: false,
             moved: Moved::default(),
         }
+    }
+
+    /// Sends `greeting` before the first echo. It has to be whole frames of the protocol.
+    pub fn with_greeting(mut self, greeting: Vec<u8>) -> Self {
+        self.owed.append(greeting);
+        self
     }
 }
 

@@ -3,11 +3,11 @@
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::bind::{self, Options, SharedAddress};
 use super::{AnyListener, TcpListener, UnixListener};
-use crate::address::{Address, UnixAddress};
+use crate::address::Address;
 use crate::config::{Descriptor, Inherited, Protocol, State};
 
 /// A line names at most this many descriptors.
@@ -178,17 +178,9 @@ fn check_listener(flag: &str, socket: &Socket) -> Result<Address, String> {
     let local = socket.local_addr().map_err(refused)?;
     match local.as_socket() {
         Some(address) if is_tcp() => Ok(address.into()),
-        _ => unix_address(&local)
+        _ => super::unix::named(&local)
             .map(Address::Unix)
             .ok_or_else(|| "is neither a TCP nor a Unix socket".to_owned()),
-    }
-}
-
-fn unix_address(address: &SockAddr) -> Option<UnixAddress> {
-    match (address.as_pathname(), address.as_abstract_namespace()) {
-        (Some(path), _) => Some(UnixAddress::Path(path.to_owned())),
-        (_, Some(name)) => Some(UnixAddress::Abstract(String::from_utf8_lossy(name).into_owned())),
-        _ => None,
     }
 }
 
@@ -209,6 +201,7 @@ mod tests {
     use std::os::unix::net::{UnixDatagram, UnixListener as Listener};
 
     use super::*;
+    use crate::address::UnixAddress;
 
     const OPTIONS: Options =
         Options { stall: None, unix_mode: None, workers: 1, recv_buffer: None };

@@ -24,6 +24,8 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::address::Address;
+
 pub(crate) use peer::Peer;
 pub(crate) use resolve::candidates;
 pub(crate) use tcp::TcpListener;
@@ -37,6 +39,37 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static
 
     /// Registers a stream with the current runtime, where it stays.
     fn attach(stream: Self::Detached) -> io::Result<Self>;
+
+    /// What the kernel tells of the connection.
+    fn facts(&self) -> SocketFacts {
+        SocketFacts::default()
+    }
+}
+
+/// What the kernel tells of a connection. What it does not tell is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SocketFacts {
+    /// The address that the client has connected to.
+    pub(crate) local: Option<Address>,
+    /// The most bytes that a TCP segment to the client may have (RFC 9293 section 3.7.1).
+    pub(crate) mss: Option<u32>,
+}
+
+impl SocketFacts {
+    /// Those of a TCP stream.
+    #[cfg(unix)]
+    fn of_tcp(socket: &socket2::SockRef<'_>) -> Self {
+        let local = socket.local_addr().ok().and_then(|address| address.as_socket());
+        let local = local.map(|address| Address::from(address).canonical());
+        SocketFacts { local, mss: socket.tcp_mss().ok() }
+    }
+
+    /// Those of a TCP stream.
+    #[cfg(not(unix))]
+    fn of_tcp(socket: &socket2::SockRef<'_>) -> Self {
+        let local = socket.local_addr().ok().and_then(|address| address.as_socket());
+        SocketFacts { local: local.map(|address| Address::from(address).canonical()), mss: None }
+    }
 }
 
 /// What a listener accepts: a stream that is yet to be registered with a runtime, and its peer.

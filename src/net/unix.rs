@@ -7,14 +7,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::UnixStream;
 use tracing::debug;
 
 use super::accept::AcceptSocket;
 use super::bind::BACKLOG;
-use super::{Listener, Peer, Stream};
-use crate::address::UnixAddress;
+use super::{Listener, Peer, SocketFacts, Stream};
+use crate::address::{Address, UnixAddress};
 
 /// A listener on a Unix socket. Dropping it removes its socket file, if it has one.
 #[derive(Debug)]
@@ -163,6 +163,15 @@ fn peer(stream: &net::UnixStream) -> io::Result<Peer> {
     Ok(Peer::Unix { uid: credentials.uid(), pid: credentials.pid().filter(|pid| *pid != 0) })
 }
 
+/// The name of a Unix socket; `None` if it has none.
+pub(super) fn named(address: &SockAddr) -> Option<UnixAddress> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(name) = address.as_abstract_namespace() {
+        return Some(UnixAddress::Abstract(String::from_utf8_lossy(name).into_owned()));
+    }
+    address.as_pathname().map(|path| UnixAddress::Path(path.to_owned()))
+}
+
 /// An accepted stream with its peer. `None` if the peer is not to be known: that concerns only this
 /// connection, which is closed, and not the listener.
 fn identified<S>(
@@ -187,6 +196,12 @@ impl Stream for UnixStream {
 
     fn attach(stream: net::UnixStream) -> io::Result<Self> {
         UnixStream::from_std(stream)
+    }
+
+    fn facts(&self) -> SocketFacts {
+        let name = SockRef::from(self).local_addr().ok();
+        let local = name.and_then(|name| named(&name)).map(Address::from);
+        SocketFacts { local, mss: None }
     }
 }
 

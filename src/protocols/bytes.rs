@@ -2,8 +2,10 @@
 
 use futures::FutureExt;
 
-use crate::connection::{Connection, Handshake, Opened, Opening};
+use crate::connection::{Connection, Handshake, Incoming, Opened, Opening};
 use crate::echo::StreamEcho;
+use crate::facts::Seen;
+use crate::net::Stream;
 use crate::transport::{Carried, Carrying, Transport};
 
 /// The byte echo over the transport `T`.
@@ -12,23 +14,41 @@ pub(crate) struct Bytes<T> {
     pub(crate) transport: T,
     /// How many bytes one read may return.
     pub(crate) buffer_size: usize,
+    /// Whether each client is told first what the server saw of it.
+    pub(crate) shows_facts: bool,
 }
 
-impl<S, T: Transport<S>> Handshake<S> for Bytes<T> {
+impl<S: Stream, T: Transport<S>> Handshake<S> for Bytes<T> {
     type Echo = StreamEcho<T::Carried>;
 
-    fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo> {
+    fn begin(&self, mut incoming: Incoming<S>, connection: Connection) -> Opening<Self::Echo> {
         let buffer_size = self.buffer_size;
-        match self.transport.carry(stream, connection) {
-            Carrying::Done(stream) => {
-                Opening::Done(Opened::new(StreamEcho::new(stream, buffer_size), None))
+        let seen = self.shows_facts.then(|| Seen::of(&mut incoming, connection));
+        match self.transport.carry(incoming, connection) {
+            Carrying::Done(stream, early) => {
+                let mut echo = StreamEcho::new(stream, buffer_size);
+                if let Some(seen) = seen {
+                    echo = echo.with_greeting(line(&seen));
+                }
+                Opening::Done(Opened::new(echo.with_early_input(early), None))
             }
             Carrying::Handshake(carrying) => {
-                let opened = move |Carried { stream, client, .. }: Carried<_>| {
-                    Opened::new(StreamEcho::new(stream, buffer_size), client)
+                let opened = move |Carried { stream, client, tls, .. }: Carried<_>| {
+                    let mut echo = StreamEcho::new(stream, buffer_size);
+                    if let Some(seen) = seen {
+                        echo = echo.with_greeting(line(&seen.over_tls(tls)));
+                    }
+                    Opened::new(echo, client)
                 };
                 Opening::Handshake(carrying.map(move |carried| carried.map(opened)).boxed())
             }
         }
     }
+}
+
+/// The facts as the line with which a stream begins.
+fn line(seen: &Seen) -> Vec<u8> {
+    let mut line = seen.to_json(None);
+    line.push('\n');
+    line.into_bytes()
 }

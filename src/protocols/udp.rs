@@ -4,7 +4,7 @@ use std::io;
 use std::net::{self, IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
@@ -14,7 +14,10 @@ use tracing::{error, info, warn};
 
 use crate::config::{Protocol, UdpPolicy};
 use crate::connection::{Member, Session, Sessions, Throttle};
-use crate::echo::{Answerable, DatagramEcho, Rules, Traffic, Unanswered};
+use crate::echo::{
+    Answerable, AnsweringEcho, Answers, Asked, DatagramEcho, Rules, Traffic, Unanswered,
+};
+use crate::facts::datagram::{QUESTION, Seen};
 use crate::net::Peer;
 
 /// How often the kernel's drop counters are read.
@@ -49,14 +52,47 @@ pub(crate) struct Udp {
     local: SocketAddr,
     sockets: Vec<Arc<UdpSocket>>,
     /// The echo of each socket, with the worker whose runtime the socket is registered with.
-    echoes: Vec<(DatagramEcho, u16, Handle)>,
+    echoes: Vec<(SocketEcho, u16, Handle)>,
     totals: Arc<Mutex<Traffic>>,
     drops: Arc<KernelDrops>,
 }
 
+/// The echo of one socket. The two are different types, so that a server without facts does not
+/// look for questions.
+#[derive(Debug)]
+enum SocketEcho {
+    Exact(DatagramEcho),
+    WithFacts(AnsweringEcho<Facts>),
+}
+
+/// Answers the datagrams that ask for facts.
+#[derive(Debug, Clone, Copy)]
+struct Facts {
+    /// The address that the socket is bound to.
+    bound: SocketAddr,
+}
+
+impl Answers for Facts {
+    const ANY: bool = true;
+
+    fn answer(&self, asked: &Asked<'_>) -> Option<Vec<u8>> {
+        let Asked { peer, destination, ttl, tos, bytes } = *asked;
+        if !bytes.starts_with(QUESTION) {
+            return None;
+        }
+        let mut local = self.bound;
+        if !destination.is_unspecified() {
+            local.set_ip(destination);
+        }
+        let seen = Seen { time: SystemTime::now(), peer, local, ttl, tos };
+        seen.reply(bytes.len()).map(String::into_bytes)
+    }
+}
+
 impl Udp {
     /// Registers the sockets `bound`, all bound to `local`, each with the runtime of one of
-    /// `workers`. There are at most as many sockets as workers.
+    /// `workers`. There are at most as many sockets as workers. `has_facts` says whether datagrams
+    /// that ask for facts are answered with them.
     ///
     /// # Errors
     /// A socket could not be registered, or one of its options could not be set.
@@ -65,6 +101,7 @@ impl Udp {
         workers: &[(u16, &Handle)],
         local: SocketAddr,
         rules: &Arc<Rules>,
+        has_facts: bool,
     ) -> io::Result<Self> {
         let totals = Arc::default();
         let (mut sockets, mut echoes) = (Vec::new(), Vec::new());
@@ -72,7 +109,13 @@ impl Udp {
             let _guard = runtime.enter();
             let socket = Arc::new(UdpSocket::from_std(socket)?);
             sockets.push(Arc::clone(&socket));
-            let echo = DatagramEcho::new(socket, Arc::clone(rules), Arc::clone(&totals))?;
+            let (rules, totals) = (Arc::clone(rules), Arc::clone(&totals));
+            let echo = if has_facts {
+                let facts = Facts { bound: local };
+                SocketEcho::WithFacts(DatagramEcho::answering(socket, facts, rules, totals)?)
+            } else {
+                SocketEcho::Exact(DatagramEcho::new(socket, rules, totals)?)
+            };
             echoes.push((echo, *worker, Handle::clone(runtime)));
         }
         let drops = Arc::new(KernelDrops::of(&sockets));
@@ -95,7 +138,14 @@ impl Udp {
         let Udp { local, sockets, echoes, totals, drops } = self;
         let mut running = JoinSet::new();
         for (echo, worker, runtime) in echoes {
-            running.spawn_on(Session::of_socket(&sessions, worker, echo), &runtime);
+            match echo {
+                SocketEcho::Exact(echo) => {
+                    running.spawn_on(Session::of_socket(&sessions, worker, echo), &runtime);
+                }
+                SocketEcho::WithFacts(echo) => {
+                    running.spawn_on(Session::of_socket(&sessions, worker, echo), &runtime);
+                }
+            }
         }
         let mut logged = 0;
         let mut checks = interval(DROP_CHECK_INTERVAL);

@@ -11,7 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use super::placement::Workers;
 use crate::config::Protocol;
-use crate::connection::{Handshake, Member, Session, Sessions, Stage};
+use crate::connection::{Handshake, Incoming, Member, Session, Sessions, Stage};
 use crate::net::{Listener, Peer, Stream};
 
 /// The pauses between attempts while accepting fails: the first, and the longest.
@@ -92,10 +92,14 @@ impl<H> Acceptor<H> {
         S: Stream,
         H: Handshake<S>,
     {
-        let Some(admitted) = self.sessions.admit(self.protocol, peer) else { return Ok(()) };
+        let admitted = match self.handshake.is_proxied() {
+            false => self.sessions.admit(self.protocol, peer),
+            true => self.sessions.admit_proxied(self.protocol, peer),
+        };
+        let Some(admitted) = admitted else { return Ok(()) };
         let placed = self.workers.place(&self.sessions, stream, |worker, stream: S| {
             let admitted = admitted.on(worker);
-            let opening = self.handshake.begin(stream, admitted.connection);
+            let opening = self.handshake.begin(Incoming::new(stream), admitted.connection);
             tokio::spawn(Session::of_connection(&self.sessions, admitted, opening));
         });
         placed.inspect_err(

@@ -2,15 +2,16 @@
 //! together.
 
 mod accept;
+mod binding;
 mod connections;
 mod health;
 mod memory;
 mod metrics;
 mod placement;
 mod progress;
+mod starter;
+mod validate;
 
-use std::io;
-use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,20 +20,21 @@ use tokio::runtime::Handle;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::{error, info, warn};
 
-use crate::address::{Address, ListenAddress};
-use crate::config::{Config, Identity, Listen, Protocol, TlsPolicy};
-use crate::connection::{Handshake, Sessions, Stage, Statistics};
+use crate::address::Address;
+#[cfg(feature = "admin")]
+use crate::address::ListenAddress;
+use crate::config::{Config, Identity, Protocol, TlsPolicy};
+use crate::connection::{Sessions, Stage, Statistics};
 use crate::echo::Rules;
-use crate::error::{Setting, StartError};
-use crate::net::{AnyListener, Listener, bind, candidates, inherited};
-use crate::protocols::bytes::Bytes;
+use crate::error::StartError;
+use crate::net::AnyListener;
 use crate::protocols::udp::{self, Udp};
-use crate::protocols::ws::{Answers, Settings, WebSocket};
 use crate::tls::{TlsReloader, TlsSettings};
-use crate::transport::{Plain, Tls};
-use accept::Acceptor;
+use binding::Bound;
 use metrics::Sources;
 use placement::Workers;
+use starter::{Service, Starter};
+use validate::{check_proxies, validate};
 
 pub use connections::Connections;
 pub use health::{Health, Readiness};
@@ -85,20 +87,6 @@ pub struct Server {
     /// `None` if nobody has asked for them, and then nothing is counted for them.
     metrics: Option<Arc<Sources>>,
     health: Health,
-}
-
-/// What is spoken on a listener's streams, and over which transport.
-#[derive(Debug, Clone)]
-enum Service {
-    Bytes(TransportConfig),
-    WebSocket(TransportConfig),
-}
-
-/// A transport and its settings.
-#[derive(Debug, Clone)]
-enum TransportConfig {
-    Plain,
-    Tls(Arc<TlsSettings>),
 }
 
 /// An address that the server is bound to.
@@ -166,59 +154,13 @@ impl Server {
     async fn bind_with(config: Config, workers: Workers) -> Result<Server, StartError> {
         workers.check_drivers();
         validate(&config)?;
-        // A bad file must be found before anything is bound.
-        let tls = tls_settings(&config).await?;
-        let services = config.listeners.iter().map(|listen| service(listen.protocol, tls.as_ref()));
-        let services: Vec<_> = services.collect();
-        let options = bind::Options {
-            stall: config.timeouts.stall,
-            unix_mode: config.unix_mode,
-            workers: workers.threads().len(),
-            recv_buffer: config.udp.recv_buffer,
-        };
-        let mut all = Vec::new();
-        for listen in &config.listeners {
-            all.push(candidates(listen).await?);
-        }
-        let (mut listeners, mut shared, mut local_addrs) = (Vec::new(), Vec::new(), Vec::new());
-        for ((configured, listen), service) in config.listeners.iter().zip(&all).zip(services) {
-            let protocol = listen.protocol;
-            let inherited = match &configured.address {
-                ListenAddress::Inherited { name } => Some((name.as_deref(), &config.inherited)),
-                _ => None,
-            };
-            let refused = |problem| StartError::Address {
-                protocol,
-                address: configured.address.clone(),
-                problem,
-            };
-            let Some(service) = service else {
-                let bound = match inherited {
-                    Some((name, from)) => {
-                        inherited::datagrams(name, from, &options).map_err(refused)
-                    }
-                    None => bind::datagrams(listen, &all, &options),
-                };
-                for (address, sockets) in bound.map_err(|error| twice(error, &local_addrs))? {
-                    local_addrs.push(LocalAddr { protocol, address: address.into() });
-                    shared.push((address, sockets));
-                }
-                continue;
-            };
-            let bound = match inherited {
-                Some((name, from)) => {
-                    inherited::listeners(protocol.name(), name, from, &options).map_err(refused)
-                }
-                None => bind::listeners(listen, &all, &options),
-            };
-            for (address, listener) in bound.map_err(|error| twice(error, &local_addrs))? {
-                local_addrs.push(LocalAddr { protocol, address });
-                listeners.push((protocol, listener, service.clone()));
-            }
-        }
+        let Bound { tls, listeners, datagrams: shared, local_addrs } =
+            binding::bind(&config, workers.threads().len()).await?;
+        check_proxies(&config, &local_addrs)?;
         let own = shared.iter().map(|(address, _)| *address).collect();
         let datagram_rules = udp::rules(&config.udp, own);
-        let datagrams = udp_protocols(shared, &workers, &datagram_rules)?;
+        let has_facts = config.facts.contains(&Protocol::Udp);
+        let datagrams = binding::register(shared, &workers, &datagram_rules, has_facts)?;
         // What is logged before a start that fails would be taken for its cause.
         match &tls {
             Some(tls) => tls.announce(),
@@ -282,32 +224,7 @@ impl Server {
         &self,
         address: &ListenAddress,
     ) -> Result<Vec<(Address, AnyListener)>, StartError> {
-        let as_admin = |error| match error {
-            StartError::Address { address, problem, .. } => {
-                StartError::AdminAddress { address, problem }
-            }
-            StartError::Twice { address, other_protocol, other, .. } => {
-                StartError::AdminTwice { address, other_protocol, other }
-            }
-            StartError::Bind { address, source, .. } => StartError::AdminBind { address, source },
-            other => other,
-        };
-        let options = bind::Options {
-            stall: self.config.timeouts.stall,
-            unix_mode: self.config.unix_mode,
-            workers: 1,
-            recv_buffer: None,
-        };
-        if let ListenAddress::Inherited { name } = address {
-            let from = &self.config.inherited;
-            let taken = inherited::listeners("admin", name.as_deref(), from, &options);
-            return taken
-                .map_err(|problem| StartError::AdminAddress { address: address.clone(), problem });
-        }
-        // It listens like any protocol on streams.
-        let candidates = candidates(&Listen::new(Protocol::Tcp, address.clone())).await;
-        let bound = candidates.and_then(|candidates| bind::listeners(&candidates, &[], &options));
-        bound.map_err(|error| as_admin(twice(error, &self.local_addrs)))
+        binding::bind_admin(&self.config, &self.local_addrs, address).await
     }
 
     /// Checks that all sockets of [`Config::inherited`] are used. It is to be called when everything
@@ -415,110 +332,6 @@ impl Server {
     }
 }
 
-/// `error`, or that an address in use is in use by this server itself.
-fn twice(error: StartError, bound: &[LocalAddr]) -> StartError {
-    let StartError::Bind { protocol, address, source } = error else { return error };
-    let overlaps = |other: &&LocalAddr| {
-        let is_udp = |protocol| protocol == Protocol::Udp;
-        is_udp(other.protocol) == is_udp(protocol)
-            && match (address.ip(), other.address.ip()) {
-                (Some(this), Some(other)) => {
-                    // The IPv6 wildcard covers IPv4, too.
-                    let covers = |this: SocketAddr, other: SocketAddr| {
-                        this.ip().is_unspecified() && (this.is_ipv6() || other.is_ipv4())
-                    };
-                    let is_same = this.ip() == other.ip();
-                    this.port() == other.port()
-                        && (is_same || covers(this, other) || covers(other, this))
-                }
-                _ => address == other.address,
-            }
-    };
-    match bound.iter().find(overlaps) {
-        Some(LocalAddr { protocol: other_protocol, address: other })
-            if source.kind() == io::ErrorKind::AddrInUse =>
-        {
-            let (other_protocol, other) = (*other_protocol, other.clone());
-            StartError::Twice { protocol, address, other_protocol, other }
-        }
-        _ => StartError::Bind { protocol, address, source },
-    }
-}
-
-/// Checks what the types of [`Config`] do not rule out.
-fn validate(config: &Config) -> Result<(), StartError> {
-    if config.listeners.is_empty() {
-        return Err(StartError::setting(Setting::Listeners, "none is configured"));
-    }
-    if config.buffer_size == 0 {
-        return Err(StartError::setting(Setting::BufferSize, "0 bytes; it must be at least 1"));
-    }
-    if config.unix_mode.is_some_and(|mode| mode > 0o777) {
-        return Err(StartError::setting(
-            Setting::UnixMode,
-            "it may have only the nine permission bits, at most 0777",
-        ));
-    }
-    Ok(())
-}
-
-/// The settings of TLS, if a listener speaks it. Reading files blocks, and a disk or a pipe may not
-/// respond, so that a thread of its own reads them.
-async fn tls_settings(config: &Config) -> Result<Option<Arc<TlsSettings>>, StartError> {
-    let is_over_tls = |listen: &Listen| matches!(listen.protocol, Protocol::Tls | Protocol::Wss);
-    if !config.listeners.iter().any(is_over_tls) {
-        return Ok(None);
-    }
-    let (identity, policy) = (config.identity.clone(), config.tls.clone());
-    let loading = tokio::task::spawn_blocking(move || TlsSettings::new(&identity, &policy));
-    match loading.await {
-        Ok(settings) => Ok(Some(Arc::new(settings?))),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime shuts down, and this future with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
-/// The service for `protocol`; `None` for UDP, which has sockets instead of listeners. All services
-/// over TLS share the settings.
-fn service(protocol: Protocol, tls: Option<&Arc<TlsSettings>>) -> Option<Service> {
-    let over_tls =
-        || TransportConfig::Tls(Arc::clone(tls.expect("they are loaded if a listener speaks TLS")));
-    Some(match protocol {
-        Protocol::Tcp => Service::Bytes(TransportConfig::Plain),
-        Protocol::Tls => Service::Bytes(over_tls()),
-        Protocol::Ws => Service::WebSocket(TransportConfig::Plain),
-        Protocol::Wss => Service::WebSocket(over_tls()),
-        Protocol::Udp => return None,
-    })
-}
-
-/// Registers each UDP socket with the runtime that will echo it.
-fn udp_protocols(
-    shared: Vec<(SocketAddr, Vec<UdpSocket>)>,
-    workers: &Workers,
-    rules: &Arc<Rules>,
-) -> Result<Vec<Udp>, StartError> {
-    let threads = workers.threads();
-    let mut taken = 0;
-    let protocols = shared.into_iter().map(|(address, sockets)| {
-        // An inherited address has one socket, whatever the number of threads. Several such
-        // addresses are spread over the threads.
-        let first = if sockets.len() < threads.len() { taken } else { 0 };
-        taken = (first + sockets.len()) % threads.len();
-        let workers: Vec<_> =
-            (0..).zip(threads.iter().copied()).cycle().skip(first).take(sockets.len()).collect();
-        Udp::new(sockets, &workers, address, rules).map_err(|source| StartError::Bind {
-            protocol: Protocol::Udp,
-            address: address.into(),
-            source,
-        })
-    });
-    protocols.collect()
-}
-
 /// The descriptor limit of the process, less what is kept back for runtimes, UDP sockets and the
 /// rest of the process: a tenth of the limit, and at least `reserved` + 32.
 #[cfg(unix)]
@@ -534,58 +347,6 @@ fn default_max_connections(reserved: usize) -> usize {
 #[cfg(not(unix))]
 fn default_max_connections(_reserved: usize) -> usize {
     usize::MAX
-}
-
-/// What every service needs to start.
-struct Starter {
-    config: Config,
-    sessions: Arc<Sessions>,
-    workers: Arc<Workers>,
-}
-
-impl Starter {
-    /// Starts `service` on `listener`.
-    fn serve<L: Listener>(&self, protocol: Protocol, listener: L, service: Service) {
-        let buffer_size = self.config.buffer_size;
-        let tls = |settings, is_for_http| {
-            let counts = self.sessions.counts().cloned();
-            Tls::new(settings, is_for_http, Arc::clone(&self.sessions.log), counts)
-        };
-        let settings = || Settings {
-            answers: Answers::new(&self.config.websocket),
-            buffer_size,
-            sessions: Arc::clone(&self.sessions),
-        };
-        match service {
-            Service::Bytes(TransportConfig::Plain) => {
-                self.accept(protocol, listener, Bytes { transport: Plain, buffer_size });
-            }
-            Service::Bytes(TransportConfig::Tls(tls_settings)) => {
-                let transport = tls(tls_settings, false);
-                self.accept(protocol, listener, Bytes { transport, buffer_size });
-            }
-            Service::WebSocket(TransportConfig::Plain) => {
-                let handshake = WebSocket { transport: Plain, settings: settings() };
-                self.accept(protocol, listener, handshake);
-            }
-            Service::WebSocket(TransportConfig::Tls(tls_settings)) => {
-                let transport = tls(tls_settings, true);
-                self.accept(protocol, listener, WebSocket { transport, settings: settings() });
-            }
-        }
-    }
-
-    fn accept<L, H>(&self, protocol: Protocol, listener: L, handshake: H)
-    where
-        L: Listener,
-        H: Handshake<L::Stream>,
-    {
-        // Join before the task is first polled, so that a drain that starts earlier waits for it.
-        let member = self.sessions.drain.join();
-        let (sessions, workers) = (Arc::clone(&self.sessions), Arc::clone(&self.workers));
-        let acceptor = Acceptor { protocol, handshake, sessions, workers };
-        tokio::spawn(acceptor.run(listener, member));
-    }
 }
 
 /// Aborts a task when dropped.

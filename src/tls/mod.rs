@@ -4,10 +4,12 @@
 //! The handshakes themselves are in `transport/tls.rs`. This module may read files.
 
 mod chain;
+pub(crate) mod client_hello;
 mod files;
 mod fingerprint;
 mod forms;
 mod identity;
+pub(crate) mod ja4;
 mod key_log;
 mod keys;
 pub(crate) mod negotiated;

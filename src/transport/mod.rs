@@ -14,12 +14,13 @@ use futures::future::BoxFuture;
 use tokio::io::{self, AsyncWriteExt};
 
 pub(crate) use plain::Plain;
-pub(crate) use replay::{Meter, Replay};
+pub(crate) use replay::{Meter, Record, Replay, poll_append};
 pub(crate) use strays::http_response;
 pub(crate) use tls::Tls;
 
-use crate::connection::{Connection, End, Refused};
+use crate::connection::{Connection, End, Incoming, Refused};
 use crate::echo::{Carrier, Echo, Goodbye, StreamEcho};
+use crate::facts::TlsSeen;
 
 /// Carries a protocol's bytes over a stream `S`.
 pub(crate) trait Transport<S>: Send + Sync + 'static {
@@ -27,13 +28,13 @@ pub(crate) trait Transport<S>: Send + Sync + 'static {
     type Carried: Carrier + Send + 'static;
 
     /// Begins the transport's handshake, if it has one.
-    fn carry(&self, stream: S, connection: Connection) -> Carrying<Self::Carried>;
+    fn carry(&self, incoming: Incoming<S>, connection: Connection) -> Carrying<Self::Carried>;
 }
 
 /// A transport's handshake.
 pub(crate) enum Carrying<C> {
-    /// There is none.
-    Done(C),
+    /// There is none. The bytes were read of the stream already.
+    Done(C, Vec<u8>),
     Handshake(BoxFuture<'static, Result<Carried<C>, Refused>>),
 }
 
@@ -45,6 +46,15 @@ pub(crate) struct Carried<S> {
     pub(crate) client: Option<String>,
     /// The protocol that ALPN (RFC 7301) selected, if any.
     pub(crate) alpn: Option<Vec<u8>>,
+    /// What the handshake has shown, if that is wanted as a fact.
+    pub(crate) tls: Option<Box<TlsSeen>>,
+}
+
+impl<S> Carried<S> {
+    /// A stream without a handshake.
+    pub(crate) fn plain(stream: S) -> Self {
+        Carried { stream, client: None, alpn: None, tls: None }
+    }
 }
 
 /// How long a refused client has to read the reason, and to close.

@@ -1,7 +1,7 @@
 //! The plain transport: the accepted stream itself, without a handshake.
 
 use super::{Carrying, Transport};
-use crate::connection::Connection;
+use crate::connection::{Connection, Incoming};
 use crate::echo::{Carrier, LowerStream};
 use crate::net::Stream;
 
@@ -23,7 +23,7 @@ impl<S: Stream> Carrier for S {
 impl<S: Stream> Transport<S> for Plain {
     type Carried = S;
 
-    fn carry(&self, stream: S, _connection: Connection) -> Carrying<S> {
-        Carrying::Done(stream)
+    fn carry(&self, incoming: Incoming<S>, _connection: Connection) -> Carrying<S> {
+        Carrying::Done(incoming.stream, incoming.early)
     }
 }

@@ -3,8 +3,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,6 +18,18 @@ pub(crate) struct Replay<S> {
     read: Vec<u8>,
     replayed: usize,
     meter: Arc<Meter>,
+    record: Option<Record>,
+}
+
+/// A copy of what has been read of a stream, shared with whoever wants it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Record(Arc<Mutex<Vec<u8>>>);
+
+impl Record {
+    /// What has been read so far.
+    pub(crate) fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What has moved on a stream that somebody else owns, and how much more may be read of it.
@@ -68,21 +80,26 @@ impl Meter {
 }
 
 impl<S: AsyncRead + Unpin> Replay<S> {
-    /// Reads until it is decided whether `io` begins with `word`, and says so. Nothing is lost.
-    pub(crate) async fn begins_with(mut io: S, word: &[u8]) -> io::Result<(Self, bool)> {
-        let mut read = Vec::new();
+    /// Reads until it is decided whether `io` begins with `word`, and says so. Nothing is lost. Of
+    /// the stream, `read` was read before.
+    pub(crate) async fn begins_with(
+        mut io: S,
+        mut read: Vec<u8>,
+        word: &[u8],
+    ) -> io::Result<(Self, bool)> {
         while read.len() < word.len() && word.starts_with(&read) {
             if poll_fn(|cx| poll_append(&mut io, cx, &mut read)).await? == 0 {
                 break;
             }
         }
         let is_word = read.starts_with(word);
-        Ok((Replay { io, read, replayed: 0, meter: Arc::default() }, is_word))
+        let meter = Arc::default();
+        Ok((Replay { io, read, replayed: 0, meter, record: None }, is_word))
     }
 }
 
 /// Reads once, by way of the stack: while nothing comes, there is no buffer.
-fn poll_append<S: AsyncRead + Unpin>(
+pub(crate) fn poll_append<S: AsyncRead + Unpin>(
     io: &mut S,
     cx: &mut Context<'_>,
     read: &mut Vec<u8>,
@@ -104,6 +121,11 @@ impl<S> Replay<S> {
     /// The first byte that was read and nobody has taken.
     pub(crate) fn first(&self) -> Option<u8> {
         self.read.get(self.replayed).copied()
+    }
+
+    /// Records what is read from now on.
+    pub(crate) fn record(&mut self) -> Record {
+        self.record.get_or_insert_default().clone()
     }
 
     pub(crate) fn meter(&self) -> Arc<Meter> {
@@ -136,6 +158,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
             }
         }
         let read = into.filled().len() - before;
+        if let Some(record) = &self.record {
+            record.bytes().extend_from_slice(&into.filled()[before..]);
+        }
         self.meter.inward.fetch_add(read as u64, Ordering::Relaxed);
         self.meter.allowance.store(allowance.saturating_sub(read), Ordering::Relaxed);
         Poll::Ready(Ok(()))

@@ -23,7 +23,10 @@ use self::wire::Wire;
 use super::strays::is_http_request;
 use super::{Carried, Carrying, Transport, http_response};
 use crate::causes::{self, Peer};
-use crate::connection::{Connection, Counts, End, HandshakeError, LogLimit, Refused, shows};
+use crate::connection::{
+    Connection, Counts, End, HandshakeError, Incoming, LogLimit, Refused, shows,
+};
+use crate::facts::TlsSeen;
 use crate::net::Stream;
 use crate::tls::{TlsSettings, describe, negotiated};
 
@@ -33,6 +36,8 @@ pub(crate) struct Tls {
     settings: Arc<TlsSettings>,
     /// Whether HTTP runs over it, which has ALPN protocols of its own.
     is_for_http: bool,
+    /// Whether what the handshake shows is wanted as a fact.
+    shows_facts: bool,
     log: Arc<LogLimit>,
     counts: Option<Arc<Counts>>,
 }
@@ -47,10 +52,11 @@ impl Tls {
     pub(crate) fn new(
         settings: Arc<TlsSettings>,
         is_for_http: bool,
+        shows_facts: bool,
         log: Arc<LogLimit>,
         counts: Option<Arc<Counts>>,
     ) -> Self {
-        Tls { settings, is_for_http, log, counts }
+        Tls { settings, is_for_http, shows_facts, log, counts }
     }
 
     /// Counts a failed handshake for metrics, by the alert that `error` brought or asks for.
@@ -108,6 +114,7 @@ impl Tls {
             alpn: client.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect(),
         };
         drop(hello);
+        let mut seen = self.shows_facts.then(|| TlsSeen::of_hello(wire.unread()));
         let config = self.config_for(&offer);
         let tls = match handshake::accept(&mut wire, config).await {
             Ok(tls) => tls,
@@ -125,8 +132,15 @@ impl Tls {
             log_handshake(connection, &tls, &offer, client.as_deref(), began.elapsed());
         }
         let alpn = tls.alpn_protocol().map(<[u8]>::to_vec);
+        if let Some(seen) = &mut seen {
+            let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+            seen.complete(negotiated::names(&tls), alpn.as_deref(), resumed, client.clone());
+        }
+        let tls_seen = seen.map(Box::new);
         match Records::take_over(tls) {
-            Ok(records) => Ok(Carried { stream: TlsStream::new(wire, records), client, alpn }),
+            Ok(records) => {
+                Ok(Carried { stream: TlsStream::new(wire, records), client, alpn, tls: tls_seen })
+            }
             Err(error) => Err(refuse(wire, &io::Error::other(error), &offer)),
         }
     }
@@ -140,12 +154,16 @@ fn is_grease(name: &[u8]) -> bool {
 impl<S: Stream> Transport<S> for Tls {
     type Carried = TlsStream<S>;
 
-    fn carry(&self, stream: S, connection: Connection) -> Carrying<Self::Carried> {
+    fn carry(&self, incoming: Incoming<S>, connection: Connection) -> Carrying<Self::Carried> {
         let tls = self.clone();
         let handshake = async move {
-            let mut wire = Wire::new(stream);
+            let mut wire = Wire::new(incoming.stream, incoming.early);
             // A client that says nothing costs its stream, and not the state of a handshake.
-            match poll_fn(|cx| wire.poll_more(cx)).await {
+            let first = match wire.unread().is_empty() {
+                true => poll_fn(|cx| wire.poll_more(cx)).await,
+                false => Ok(wire.unread().len()),
+            };
+            match first {
                 Ok(_) if is_http_request(wire.unread()) => Err(tls.refuse_http(wire)),
                 Ok(_) => Box::pin(tls.handshake(wire, connection)).await,
                 Err(error) => {

@@ -2,6 +2,7 @@
 
 use echo_server::Protocol;
 use futures::{SinkExt, StreamExt};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_rustls::rustls::ALL_VERSIONS;
@@ -86,6 +87,25 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// The facts with which the server begins, where `--facts` makes it.
+    pub async fn facts(&mut self) -> Value {
+        let text = match self {
+            Client::Bytes(stream) => {
+                let mut line = Vec::new();
+                while !line.ends_with(b"\n") {
+                    line.push(stream.read_u8().await.expect("a line of facts"));
+                }
+                String::from_utf8(line).unwrap()
+            }
+            Client::Messages(socket) => match socket.next().await {
+                Some(Ok(Message::Text(text))) => text.to_string(),
+                other => panic!("not a text message: {other:?}"),
+            },
+            Client::Datagrams(_) => panic!("datagrams have no beginning"),
+        };
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
     /// Closes as the protocol prescribes, and checks that the server does too.

@@ -8,6 +8,7 @@ pub mod browser;
 pub mod client;
 pub mod http;
 pub mod impair;
+pub mod log;
 pub mod tools;
 
 use std::net::SocketAddr;

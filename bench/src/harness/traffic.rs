@@ -15,8 +15,8 @@ use crate::certificates::certs;
 /// How long a server is warmed up, by 50 connections at most.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// The beginning of a load that is not measured: its first messages are sent all at once. The probe
-/// reports progress every 0.2 s.
+/// The beginning of a load that is not measured: its first messages are sent all at once, while the
+/// server may still be accepting the last connections. The probe reports progress every 0.2 s.
 const SETTLING: Duration = Duration::from_millis(150);
 
 /// With fewer connections than this, memory per connection is not computed: it would mostly be the
@@ -129,6 +129,7 @@ async fn run(
         .connections(load.connections)
         .in_flight(load.in_flight)
         .duration(duration)
+        .warm_up(SETTLING)
         .timeout(match server.protocol {
             // A lost datagram must not leave its flow idle for long.
             Protocol::Udp => Duration::from_millis(250),

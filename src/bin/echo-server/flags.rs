@@ -13,9 +13,15 @@ pub fn start_error(error: &StartError) -> String {
             Setting::TlsVersions => "--tls-min is higher than --tls-max".to_owned(),
             Setting::ClientAuth => "--client-auth needs --client-ca".to_owned(),
             Setting::Crls => "--crl needs --client-ca".to_owned(),
-            other => match flag_of(*other) {
-                Some(flag) => format!("{flag}: {problem}"),
-                None => error.to_string(),
+            Setting::ProxyFrom if problem.starts_with("no listener") => {
+                "--proxy-from needs --proxy-protocol".to_owned()
+            }
+            other => match (flag_of(*other), problem.strip_prefix("no listener speaks ")) {
+                (Some(flag), Some(protocol)) => {
+                    format!("{flag} {protocol}: no listener speaks it; --{protocol} starts one")
+                }
+                (Some(flag), None) => format!("{flag}: {problem}"),
+                (None, _) => error.to_string(),
             },
         },
         StartError::Excluded { setting, problem, with } => {
@@ -138,6 +144,9 @@ fn flag_of(setting: Setting) -> Option<&'static str> {
         Setting::Groups => "--tls-groups",
         Setting::KeyLog => "--key-log",
         Setting::Identity => "--cert",
+        Setting::ProxyProtocol => "--proxy-protocol",
+        Setting::ProxyFrom => "--proxy-from",
+        Setting::Facts => "--facts",
         _ => return None,
     })
 }

@@ -43,6 +43,9 @@ pub struct Received {
     pub(super) ancillary: Ancillary,
     /// It was sent to a broadcast or multicast address.
     pub(super) is_to_many: bool,
+    /// The TTL, or under IPv6 the hop limit, that it arrived with. `None` if the kernel was not asked
+    /// for it.
+    pub(super) ttl: Option<u8>,
 }
 
 /// The ancillary data (RFC 3542 section 6) of a request. With the same data, its reply leaves from
@@ -72,6 +75,7 @@ impl Received {
             segment: 0,
         },
         is_to_many: false,
+        ttl: None,
     };
 
     /// How many datagrams it stands for.
@@ -104,6 +108,21 @@ impl Batch {
 
     pub(super) fn payload(&self, received: &Received) -> &[u8] {
         &self.slots[received.slot * SLOT..][..received.length]
+    }
+
+    /// Puts the answers of `answer` in the place of the datagrams that it has one for. An answer that
+    /// is longer than its datagram is dropped, and the datagram is echoed. Trains are passed over: a
+    /// socket that gets questions receives none.
+    pub(super) fn replace(&mut self, mut answer: impl FnMut(&Received, &[u8]) -> Option<Vec<u8>>) {
+        for received in self.received.iter_mut().filter(|each| each.ancillary.segment == 0) {
+            let datagram = &mut self.slots[received.slot * SLOT..][..received.length];
+            if let Some(reply) = answer(received, datagram)
+                && let Some(place) = datagram.get_mut(..reply.len())
+            {
+                place.copy_from_slice(&reply);
+                received.length = reply.len();
+            }
+        }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -227,6 +246,27 @@ mod tests {
         assert_eq!(batch.without_ancillary(1), 1..1);
         batch.received[2].ancillary.segment = 10;
         assert_eq!(batch.without_ancillary(2), 2..2, "a train that was received as one");
+    }
+
+    #[test]
+    fn an_answer_takes_the_place_of_its_datagram_unless_it_is_longer() {
+        let mut batch = Batch::new();
+        let (slots, received) = batch.begin();
+        for (slot, place) in slots.enumerate().take(4) {
+            place[..10].fill(b'a' + slot as u8);
+            received.push(Received { slot, length: 10, ..Received::NOTHING });
+        }
+        // The rules removed the first one, so that places and slots differ.
+        received.remove(0);
+        received[2].ancillary.segment = 5;
+        let mut asked = Vec::new();
+        batch.replace(|received, datagram| {
+            asked.push((received.slot, datagram.to_vec()));
+            Some(vec![b'x'; if received.slot == 1 { 9 } else { 11 }])
+        });
+        assert_eq!(asked, [(1, vec![b'b'; 10]), (2, vec![b'c'; 10])], "a train is not asked");
+        let payloads: Vec<_> = batch.received.iter().map(|each| batch.payload(each)).collect();
+        assert_eq!(payloads, [&b"xxxxxxxxx"[..], b"cccccccccc", b"dddddddddd"]);
     }
 
     #[test]

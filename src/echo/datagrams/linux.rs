@@ -35,53 +35,63 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Has the kernel report the ancillary data of each datagram.
-    pub(super) fn prepare(socket: &UdpSocket) -> io::Result<Self> {
+    /// Has the kernel report the ancillary data of each datagram, with its TTL if it may be `asked`
+    /// for.
+    pub(super) fn prepare(socket: &UdpSocket, asked: bool) -> io::Result<Self> {
         let local = socket.local_addr()?.ip();
         let (is_v6, asks) = (local.is_ipv6(), local.is_unspecified());
         if is_v6 {
             setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &asks)?;
             setsockopt(socket, sockopt::Ipv6RecvTClass, &true)?;
+            if asked {
+                setsockopt(socket, sockopt::Ipv6RecvHopLimit, &true)?;
+            }
         }
         // A dual-stack socket needs these too. On an IPv6-only socket they may fail.
         let v4 = setsockopt(socket, sockopt::Ipv4PacketInfo, &asks)
-            .and_then(|()| setsockopt(socket, sockopt::IpRecvTos, &true));
+            .and_then(|()| setsockopt(socket, sockopt::IpRecvTos, &true))
+            .and_then(
+                |()| if asked { setsockopt(socket, sockopt::Ipv4RecvTtl, &true) } else { Ok(()) },
+            );
         if !is_v6 {
             v4?;
         }
-        // If this fails, trains arrive as single datagrams, which is only slower.
-        let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+        // If this fails, trains arrive as single datagrams, which is only slower. Each datagram of a
+        // train may be a question, so a socket that gets questions has them one by one.
+        let _ = setsockopt(socket, sockopt::UdpGroSegment, &!asked);
         Ok(Calls { is_v6, fixed: (!asks).then_some(local) })
     }
 
     /// Receives what has come: up to a batch if `many` are to be expected, else up to two, since
     /// headers for a batch cost more than a single datagram. Returns how many messages came.
-    pub(super) fn receive(
+    pub(super) fn receive<const ASKED: bool>(
         &self,
         socket: &UdpSocket,
         batch: &mut Batch,
         many: bool,
     ) -> io::Result<usize> {
         if many {
-            self.receive_up_to::<LIMIT>(socket, batch)
+            self.receive_up_to::<LIMIT, ASKED>(socket, batch)
         } else {
-            self.receive_up_to::<2>(socket, batch)
+            self.receive_up_to::<2, ASKED>(socket, batch)
         }
     }
 
-    fn receive_up_to<const N: usize>(
+    /// The last control message that there is space for is either the size of a train's segments or
+    /// the TTL: no socket reports both.
+    fn receive_up_to<const N: usize, const ASKED: bool>(
         &self,
         socket: &UdpSocket,
         batch: &mut Batch,
     ) -> io::Result<usize> {
         if self.is_v6 {
             let space = cmsg_space!(in6_pktinfo, in_pktinfo, i32, u8, i32);
-            receive::<SockaddrIn6, N>(socket, space, self.fixed, batch, |peer| {
+            receive::<SockaddrIn6, N, ASKED>(socket, space, self.fixed, batch, |peer| {
                 SocketAddrV6::new(peer.ip(), peer.port(), peer.flowinfo(), peer.scope_id()).into()
             })
         } else {
             let space = cmsg_space!(in_pktinfo, u8, i32);
-            receive::<SockaddrIn, N>(socket, space, self.fixed, batch, |peer| {
+            receive::<SockaddrIn, N, ASKED>(socket, space, self.fixed, batch, |peer| {
                 SocketAddrV4::new(peer.ip(), peer.port()).into()
             })
         }
@@ -272,7 +282,7 @@ fn send_without_ancillary(
     Ok(rustix::net::sendmmsg(socket, &mut messages[..datagrams.len()], SendFlags::DONTWAIT)?)
 }
 
-fn receive<S: SockaddrLike + Copy, const N: usize>(
+fn receive<S: SockaddrLike + Copy, const N: usize, const ASKED: bool>(
     socket: &UdpSocket,
     space: Vec<u8>,
     fixed: Option<IpAddr>,
@@ -292,7 +302,7 @@ fn receive<S: SockaddrLike + Copy, const N: usize>(
             datagram.peer = address(peer);
         }
         for control in message.cmsgs()? {
-            apply(&mut datagram, control);
+            apply::<ASKED>(&mut datagram, control);
         }
         received.push(datagram);
     }
@@ -300,7 +310,7 @@ fn receive<S: SockaddrLike + Copy, const N: usize>(
 }
 
 /// Records the content of one control message in `datagram`.
-fn apply(datagram: &mut Received, control: ControlMessageOwned) {
+fn apply<const ASKED: bool>(datagram: &mut Received, control: ControlMessageOwned) {
     let ancillary = &mut datagram.ancillary;
     let v4 = |address: in_addr| IpAddr::V4(Ipv4Addr::from(address.s_addr.to_ne_bytes()));
     match control {
@@ -320,6 +330,9 @@ fn apply(datagram: &mut Received, control: ControlMessageOwned) {
         }
         ControlMessageOwned::Ipv4Tos(tos) => ancillary.tos = tos,
         ControlMessageOwned::Ipv6TClass(class) => ancillary.tos = class as u8,
+        ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) if ASKED => {
+            datagram.ttl = u8::try_from(ttl).ok();
+        }
         ControlMessageOwned::UdpGroSegments(size) if (size as usize) < datagram.length => {
             ancillary.segment = size as u16;
         }

@@ -4,6 +4,7 @@
 //! A *train* is a run of datagrams of one peer and one size that the kernel passes on as one
 //! buffer: received with UDP_GRO, sent with UDP_SEGMENT.
 
+mod answers;
 mod batch;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "plain.rs")]
@@ -27,9 +28,10 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::{Echo, EchoError, Goodbye, Moved, Step, Traffic};
-use batch::{Batch, LIMIT};
+use batch::{Batch, LIMIT, Received};
 use socket::{DatagramSocket, KernelSocket};
 
+pub use answers::{Answers, Asked, Verbatim};
 pub(crate) use batch::LARGEST;
 pub use rules::{Answerable, Rules, Unanswered};
 
@@ -55,8 +57,9 @@ thread_local! {
 /// It never ends by itself: what a peer or the network does to one datagram is no reason to stop
 /// answering the others. A datagram that has no answer is counted by its [`Rules`].
 #[derive(Debug)]
-pub struct DatagramEcho<S: DatagramSocket = KernelSocket> {
+pub struct DatagramEcho<S: DatagramSocket = KernelSocket, A: Answers = Verbatim> {
     socket: S,
+    answers: A,
     rules: Arc<Rules>,
     /// Where its traffic is added when it ends.
     totals: Arc<Mutex<Traffic>>,
@@ -71,6 +74,9 @@ pub struct DatagramEcho<S: DatagramSocket = KernelSocket> {
     traffic: Traffic,
 }
 
+/// An echo that has other answers, of type `A`, for some datagrams.
+pub type AnsweringEcho<A> = DatagramEcho<KernelSocket<true>, A>;
+
 impl DatagramEcho {
     /// Echoes what `socket` receives and `rules` let through. When it ends, what has gone through
     /// is added to `totals`.
@@ -82,15 +88,31 @@ impl DatagramEcho {
         rules: Arc<Rules>,
         totals: Arc<Mutex<Traffic>>,
     ) -> io::Result<Self> {
-        Ok(DatagramEcho::over(KernelSocket::new(socket)?, rules, totals))
+        Ok(DatagramEcho::over(KernelSocket::new(socket)?, Verbatim, rules, totals))
     }
 }
 
-impl<S: DatagramSocket> DatagramEcho<S> {
-    fn over(socket: S, rules: Arc<Rules>, totals: Arc<Mutex<Traffic>>) -> Self {
+impl<A: Answers> AnsweringEcho<A> {
+    /// Like [`DatagramEcho::new`], with what `answers` has in the place of echoes.
+    ///
+    /// # Errors
+    /// The socket cannot be told to say where its datagrams were sent to, or what their TTL is.
+    pub fn answering(
+        socket: Arc<UdpSocket>,
+        answers: A,
+        rules: Arc<Rules>,
+        totals: Arc<Mutex<Traffic>>,
+    ) -> io::Result<Self> {
+        Ok(DatagramEcho::over(KernelSocket::new(socket)?, answers, rules, totals))
+    }
+}
+
+impl<S: DatagramSocket, A: Answers> DatagramEcho<S, A> {
+    fn over(socket: S, answers: A, rules: Arc<Rules>, totals: Arc<Mutex<Traffic>>) -> Self {
         let traffic = Traffic::default();
         DatagramEcho {
             socket,
+            answers,
             rules,
             totals,
             many: false,
@@ -150,6 +172,16 @@ impl<S: DatagramSocket> DatagramEcho<S> {
                 received.cut(answered);
             }
             answered > 0
+        });
+    }
+
+    /// Puts other answers in the place of the datagrams that have one.
+    fn replace(&self, batch: &mut Batch) {
+        batch.replace(|received, bytes| {
+            let Received { peer, ancillary, ttl, .. } = *received;
+            let asked =
+                Asked { peer, destination: ancillary.source, ttl, tos: ancillary.tos, bytes };
+            self.answers.answer(&asked)
         });
     }
 
@@ -232,7 +264,7 @@ impl<S: DatagramSocket> DatagramEcho<S> {
     }
 }
 
-impl<S: DatagramSocket> Echo for DatagramEcho<S> {
+impl<S: DatagramSocket, A: Answers> Echo for DatagramEcho<S, A> {
     /// A datagram socket has no peer that closes.
     const LINGER: Duration = Duration::ZERO;
 
@@ -245,6 +277,9 @@ impl<S: DatagramSocket> Echo for DatagramEcho<S> {
             return Poll::Pending;
         }
         self.filter(&mut batch);
+        if A::ANY {
+            self.replace(&mut batch);
+        }
         if self.answer(&mut batch) {
             BATCH.set(Some(batch));
         } else {
@@ -270,7 +305,7 @@ impl<S: DatagramSocket> Echo for DatagramEcho<S> {
     }
 }
 
-impl<S: DatagramSocket> Drop for DatagramEcho<S> {
+impl<S: DatagramSocket, A: Answers> Drop for DatagramEcho<S, A> {
     fn drop(&mut self) {
         *self.totals.lock().unwrap_or_else(PoisonError::into_inner) += self.traffic;
     }

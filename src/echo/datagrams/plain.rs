@@ -14,11 +14,12 @@ pub(super) struct Calls;
 
 impl Calls {
     #[expect(clippy::unnecessary_wraps, reason = "the Linux version can fail")]
-    pub(super) fn prepare(_socket: &UdpSocket) -> io::Result<Self> {
+    pub(super) fn prepare(_socket: &UdpSocket, _asked: bool) -> io::Result<Self> {
         Ok(Calls)
     }
 
-    pub(super) fn receive(
+    /// Receives one datagram. Its TTL stays unknown, whether or not questions are asked.
+    pub(super) fn receive<const ASKED: bool>(
         &self,
         socket: &UdpSocket,
         batch: &mut Batch,

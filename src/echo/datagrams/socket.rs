@@ -44,21 +44,22 @@ pub trait DatagramSocket: Unpin {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-/// A UDP socket of the kernel.
+/// A UDP socket of the kernel. `ASKED` says that its datagrams may be questions: each then arrives
+/// by itself, with its TTL. It is known at compile time because all others would pay for it, too.
 #[derive(Debug)]
-pub struct KernelSocket {
+pub struct KernelSocket<const ASKED: bool = false> {
     socket: Arc<UdpSocket>,
     calls: Calls,
 }
 
-impl KernelSocket {
+impl<const ASKED: bool> KernelSocket<ASKED> {
     pub(super) fn new(socket: Arc<UdpSocket>) -> io::Result<Self> {
-        let calls = Calls::prepare(&socket)?;
+        let calls = Calls::prepare(&socket, ASKED)?;
         Ok(KernelSocket { socket, calls })
     }
 }
 
-impl DatagramSocket for KernelSocket {
+impl<const ASKED: bool> DatagramSocket for KernelSocket<ASKED> {
     fn name(&self) -> String {
         self.socket.local_addr().map_or_else(|_| "unknown".to_owned(), |local| local.to_string())
     }
@@ -74,7 +75,7 @@ impl DatagramSocket for KernelSocket {
             let mut count = 0;
             let result = readiness.and_then(|()| {
                 self.socket.try_io(Interest::READABLE, || {
-                    count = self.calls.receive(&self.socket, batch, many)?;
+                    count = self.calls.receive::<ASKED>(&self.socket, batch, many)?;
                     // We asked for two at least and got one: report WouldBlock now, and save a call
                     // that would fail with EAGAIN.
                     if count < LIMIT.min(2) {

@@ -1,16 +1,20 @@
 //! The datagram echo on a socket whose system calls are scripted.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::FutureExt;
 use nix::libc::{EAGAIN, EMSGSIZE, ENOBUFS, ENOMEM, ENOSYS, EPERM};
+use proptest::prelude::*;
 use tokio::time::Instant;
 
+use super::answers::{Answers, Asked, Verbatim};
 use super::batch::{Ancillary, Batch, LIMIT, Received};
 use super::rules::{Answerable, Rules, Unanswered};
 use super::socket::DatagramSocket;
@@ -26,9 +30,16 @@ type Script<T> = VecDeque<Result<T, i32>>;
 #[derive(Default)]
 struct Scripted {
     received: Script<Vec<usize>>,
+    /// How the received datagrams begin. Those that are left over hold what their slot held.
+    beginnings: VecDeque<Vec<u8>>,
+    /// What the received datagrams have in common, beside their peer.
+    ancillary: Option<Ancillary>,
+    ttl: Option<u8>,
     sent: Script<()>,
     sent_alone: Script<()>,
     calls: Arc<Mutex<Calls>>,
+    /// The datagrams that were sent.
+    replies: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -56,9 +67,15 @@ impl DatagramSocket for Scripted {
         let Some(result) = self.received.pop_front() else { return Poll::Pending };
         self.calls.lock().unwrap().receive += 1;
         let sizes = result.map_err(io::Error::from_raw_os_error)?;
-        let (_slots, received) = batch.begin();
-        for (slot, length) in sizes.iter().copied().enumerate() {
-            received.push(Received { slot, length, peer: peer(), ..Received::NOTHING });
+        let (slots, received) = batch.begin();
+        for ((slot, place), length) in slots.enumerate().zip(sizes.iter().copied()) {
+            if let Some(beginning) = self.beginnings.pop_front() {
+                place[..beginning.len()].copy_from_slice(&beginning);
+            }
+            let mut datagram = Received { slot, length, peer: peer(), ..Received::NOTHING };
+            datagram.ancillary = self.ancillary.unwrap_or(datagram.ancillary);
+            datagram.ttl = self.ttl;
+            received.push(datagram);
         }
         Poll::Ready(Ok(sizes.len()))
     }
@@ -75,20 +92,27 @@ impl DatagramSocket for Scripted {
         }
         match self.sent.pop_front() {
             Some(Err(number)) => Err(io::Error::from_raw_os_error(number)),
-            Some(Ok(())) | None => Ok(count),
+            Some(Ok(())) | None => {
+                let sent = batch.received[batch.answered..].iter();
+                self.replies.lock().unwrap().extend(sent.map(|each| batch.payload(each).to_vec()));
+                Ok(count)
+            }
         }
     }
 
     fn try_send_one(
         &mut self,
-        _payload: &[u8],
+        payload: &[u8],
         _peer: SocketAddr,
         _ancillary: Ancillary,
     ) -> io::Result<()> {
         self.calls.lock().unwrap().send_one += 1;
         match self.sent_alone.pop_front() {
             Some(Err(number)) => Err(io::Error::from_raw_os_error(number)),
-            Some(Ok(())) | None => Ok(()),
+            Some(Ok(())) | None => {
+                self.replies.lock().unwrap().push(payload.to_vec());
+                Ok(())
+            }
         }
     }
 
@@ -101,11 +125,46 @@ impl DatagramSocket for Scripted {
 fn echo(socket: Scripted) -> (DatagramEcho<Scripted>, Arc<Rules>, Arc<Mutex<Calls>>) {
     let rules = Arc::new(Rules::new(Answerable::default(), Box::new(|_, _| {})));
     let calls = Arc::clone(&socket.calls);
-    (DatagramEcho::over(socket, Arc::clone(&rules), Arc::default()), rules, calls)
+    (DatagramEcho::over(socket, Verbatim, Arc::clone(&rules), Arc::default()), rules, calls)
+}
+
+/// Peer, destination, TTL, TOS and bytes of a datagram that was asked about.
+type Question = (SocketAddr, IpAddr, Option<u8>, u8, Vec<u8>);
+
+/// Answers each datagram that begins with `?` with its second byte, as often as its third says.
+#[derive(Debug, Default)]
+struct Repeat {
+    /// What it was asked.
+    asked: RefCell<Vec<Question>>,
+}
+
+impl Answers for Repeat {
+    const ANY: bool = true;
+
+    fn answer(&self, asked: &Asked<'_>) -> Option<Vec<u8>> {
+        let Asked { peer, destination, ttl, tos, bytes } = *asked;
+        self.asked.borrow_mut().push((peer, destination, ttl, tos, bytes.to_vec()));
+        match *bytes {
+            [b'?', byte, times, ..] => Some(vec![byte; times.into()]),
+            _ => None,
+        }
+    }
+}
+
+/// An echo of `datagrams`, all of one batch, that answers questions.
+fn answering(
+    datagrams: &[&[u8]],
+    mut socket: Scripted,
+    answerable: Answerable,
+) -> DatagramEcho<Scripted, Repeat> {
+    socket.received.push_back(Ok(datagrams.iter().map(|each| each.len()).collect()));
+    socket.beginnings.extend(datagrams.iter().map(|each| each.to_vec()));
+    let rules = Rules::new(answerable, Box::new(|_, _| {}));
+    DatagramEcho::over(socket, Repeat::default(), Arc::new(rules), Arc::default())
 }
 
 /// Makes `steps` steps.
-async fn run(echo: &mut DatagramEcho<Scripted>, steps: usize) {
+async fn run<A: Answers>(echo: &mut DatagramEcho<Scripted, A>, steps: usize) {
     for _ in 0..steps {
         assert_eq!(poll_fn(|cx| echo.poll_step(cx)).await.unwrap(), Step::Moved);
     }
@@ -221,4 +280,94 @@ async fn replies_that_find_room_in_time_are_all_sent() {
     assert_eq!(rules.unanswered(Unanswered::NoRoom), 0);
     assert_eq!(*calls.lock().unwrap(), Calls { receive: 2, send: 3, send_one: 0 });
     assert_eq!(echo.traffic(), Traffic { received: 70, sent: 70, messages: 3 });
+}
+
+#[tokio::test]
+async fn questions_are_answered_among_echoes() {
+    let mut socket = Scripted { ttl: Some(61), ..Scripted::default() };
+    let destination = IpAddr::from([192, 0, 2, 1]);
+    socket.ancillary =
+        Some(Ancillary { source: destination, tos: 0xb9, ..Received::NOTHING.ancillary });
+    let datagrams: [&[u8]; 5] = [b"first", b"?a\x04.....", b"", b"?b\x00..", b"last"];
+    let mut echo = answering(&datagrams, socket, Answerable::default());
+    let replies = Arc::clone(&echo.socket.replies);
+    run(&mut echo, 1).await;
+    assert_eq!(*replies.lock().unwrap(), [&b"first"[..], b"aaaa", b"", b"", b"last"]);
+    assert_eq!(echo.traffic(), Traffic { received: 22, sent: 13, messages: 5 });
+    let asked = datagrams.map(|each| (peer(), destination, Some(61), 0xb9, each.to_vec()));
+    assert_eq!(*echo.answers.asked.borrow(), asked);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_longer_than_its_question_is_not_sent() {
+    let datagrams: [&[u8]; 3] = [b"?a\x05.", b"?b\x04.", b"?c\xff"];
+    let mut echo = answering(&datagrams, Scripted::default(), Answerable::default());
+    let replies = Arc::clone(&echo.socket.replies);
+    run(&mut echo, 1).await;
+    assert_eq!(*replies.lock().unwrap(), [&b"?a\x05."[..], b"bbbb", b"?c\xff"]);
+}
+
+#[tokio::test]
+async fn what_the_rules_refuse_is_not_asked() {
+    let limited = Answerable { rate: Some(1), ..Answerable::default() };
+    let mut echo = answering(&[&b"?a\x01"[..]; 5], Scripted::default(), limited);
+    run(&mut echo, 1).await;
+    // A burst has two.
+    assert_eq!(echo.answers.asked.borrow().len(), 2);
+    assert_eq!(echo.rules.unanswered(Unanswered::RateLimit), 3);
+    assert_eq!(*echo.socket.replies.lock().unwrap(), [b"a", b"a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_waits_for_room_is_sent_as_it_was() {
+    // Its answer begins as a question does, so that asking again would be seen.
+    let mut socket = Scripted::default();
+    socket.sent.extend([Err(EAGAIN)]);
+    let mut echo = answering(&[&b"??\x02."[..]], socket, Answerable::default());
+    run(&mut echo, 1).await;
+    assert!(echo.owes());
+    echo.socket.received.push_back(Ok(vec![]));
+    run(&mut echo, 1).await;
+    assert_eq!(*echo.socket.replies.lock().unwrap(), [b"??"]);
+    assert_eq!(echo.answers.asked.borrow().len(), 1);
+}
+
+#[tokio::test]
+async fn answers_of_one_length_are_a_train_and_go_one_by_one_if_it_is_refused() {
+    let datagrams: [&[u8]; 3] = [b"?a\x04...", b"?b\x04.", b"?c\x03.."];
+    let mut socket = Scripted::default();
+    socket.sent.extend([Err(EMSGSIZE)]);
+    let mut echo = answering(&datagrams, socket, Answerable::default());
+    run(&mut echo, 1).await;
+    let calls = Calls { receive: 1, send: 1, send_one: 3 };
+    assert_eq!(*echo.socket.calls.lock().unwrap(), calls);
+    assert_eq!(*echo.socket.replies.lock().unwrap(), [&b"aaaa"[..], b"bbbb", b"ccc"]);
+}
+
+proptest! {
+    #[test]
+    fn no_reply_is_longer_than_its_datagram(
+        datagrams in prop::collection::vec(
+            prop_oneof![
+                (any::<u8>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..300))
+                    .prop_map(|(byte, times, rest)| [&[b'?', byte, times][..], &rest].concat()),
+                prop::collection::vec(any::<u8>(), 0..300),
+            ],
+            1..LIMIT,
+        ),
+    ) {
+        let each: Vec<&[u8]> = datagrams.iter().map(Vec::as_slice).collect();
+        let mut echo = answering(&each, Scripted::default(), Answerable::default());
+        run(&mut echo, 1).now_or_never().expect("nothing is waited for");
+        let replies = echo.socket.replies.lock().unwrap();
+        prop_assert_eq!(replies.len(), datagrams.len());
+        for (reply, datagram) in replies.iter().zip(&datagrams) {
+            match datagram[..] {
+                [b'?', byte, times, ..] if usize::from(times) <= datagram.len() => {
+                    prop_assert_eq!(reply, &vec![byte; times.into()]);
+                }
+                _ => prop_assert_eq!(reply, datagram),
+            }
+        }
+    }
 }

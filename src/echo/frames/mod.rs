@@ -114,6 +114,19 @@ struct Violation {
     detail: &'static str,
 }
 
+/// A text message of a server, in one frame.
+pub fn text_message(text: &str) -> Vec<u8> {
+    let payload = text.as_bytes().to_vec();
+    let frame = tokio_tungstenite::tungstenite::protocol::frame::Frame::message(
+        payload,
+        OpCode::Data(Data::Text),
+        true,
+    );
+    let mut message = Vec::new();
+    frame.format(&mut message).expect("memory takes every byte");
+    message
+}
+
 impl Frames {
     /// `compression` says that permessage-deflate was negotiated, with the same parameters in both
     /// directions and with `client_no_context_takeover`. A text frame whose echo has up to

@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use crate::net::accept::{AcceptSocket, Accepted};
-use crate::net::{Listener, Peer, Stream};
+use crate::net::{Listener, Peer, SocketFacts, Stream};
 
 /// A TCP listener that is registered with a runtime.
 #[derive(Debug)]
@@ -103,6 +103,10 @@ impl Stream for TcpStream {
         // its descriptor open. This one does, and the replacement is an unsafe function.
         #[expect(deprecated)]
         Ok(TcpStream(AsyncFd::with_interest(stream, interest)?))
+    }
+
+    fn facts(&self) -> SocketFacts {
+        SocketFacts::of_tcp(&self.0.get_ref().into())
     }
 }
 

@@ -6,13 +6,17 @@ use std::net;
 pub(crate) use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 
-use crate::net::{Listener, Peer, Stream, would_block};
+use crate::net::{Listener, Peer, SocketFacts, Stream, would_block};
 
 impl Stream for TcpStream {
     type Detached = net::TcpStream;
 
     fn attach(stream: net::TcpStream) -> io::Result<Self> {
         TcpStream::from_std(stream)
+    }
+
+    fn facts(&self) -> SocketFacts {
+        SocketFacts::of_tcp(&self.into())
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_EXTENSIONS,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
@@ -17,6 +18,7 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response;
 use super::fields::{elements, has_element, is_token};
 use super::{deflate, page};
 use crate::config::WebSocketPolicy;
+use crate::facts;
 
 /// What a client and the server have negotiated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,12 +52,13 @@ impl Answers {
         Answers { policy: Arc::new(policy.clone()) }
     }
 
-    /// The response to the request with this head.
-    pub(crate) fn answer(&self, head: Parts) -> Answer {
+    /// The response to the request with this head. `facts` are what the server saw of it, if its
+    /// client may know.
+    pub(crate) fn answer(&self, head: Parts, facts: Option<&str>) -> Answer {
         let (version, is_head) = (head.version, head.method == Method::HEAD);
         let answered = match version {
-            Version::HTTP_2 => self.over_http2(&head),
-            _ => self.over_http1(head),
+            Version::HTTP_2 => self.over_http2(&head, facts),
+            _ => self.over_http1(head, facts),
         };
         let (mut response, agreed) = answered.unwrap_or_else(|refusal| (refusal.into(), None));
         if version == Version::HTTP_2 {
@@ -75,13 +78,13 @@ impl Answers {
         (response, agreed)
     }
 
-    fn over_http1(&self, mut head: Parts) -> Result<Answer, Refusal> {
+    fn over_http1(&self, mut head: Parts, facts: Option<&str>) -> Result<Answer, Refusal> {
         let hosts = head.headers.get_all(HOST).iter().count();
         if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
             return Err(bad_request("a request must have exactly one Host field"));
         }
         if !has_element(&head.headers, UPGRADE, "websocket") {
-            return without_upgrade(&head, false);
+            return without_upgrade(&head, false, facts);
         }
         if head.method != Method::GET {
             return Err(wrong_method());
@@ -108,9 +111,9 @@ impl Answers {
     }
 
     /// RFC 8441 section 5: the request is an extended CONNECT, and success is 200 instead of 101.
-    fn over_http2(&self, head: &Parts) -> Result<Answer, Refusal> {
+    fn over_http2(&self, head: &Parts, facts: Option<&str>) -> Result<Answer, Refusal> {
         if head.method != Method::CONNECT {
-            return without_upgrade(head, true);
+            return without_upgrade(head, true, facts);
         }
         match head.extensions.get::<h2::ext::Protocol>() {
             None => return Err(wrong_method()),
@@ -186,18 +189,34 @@ fn is_of(origin: &[u8], allowed: &str) -> bool {
 }
 
 /// The response to a request that does not ask for a WebSocket.
-fn without_upgrade(head: &Parts, is_http2: bool) -> Result<Answer, Refusal> {
+fn without_upgrade(head: &Parts, is_http2: bool, facts: Option<&str>) -> Result<Answer, Refusal> {
     if head.method != Method::GET && head.method != Method::HEAD {
         return Err(wrong_method());
     }
-    if head.uri.path() == "/" {
-        return Ok((page::response(), None));
+    match (head.uri.path(), facts) {
+        ("/", _) => return Ok((page::response(), None)),
+        (facts::PATH, Some(facts)) => return Ok((facts_response(facts), None)),
+        (facts::PATH, None) => {
+            let why = "it tells no facts; the flag --facts makes it".to_owned();
+            return Err(Refusal { status: StatusCode::NOT_FOUND, why, field: None });
+        }
+        _ => {}
     }
     let why = "the page is at /, and a WebSocket can be opened at every path".to_owned();
     if is_http2 || head.uri.path() == "/favicon.ico" {
         return Err(Refusal { status: StatusCode::NOT_FOUND, why, field: None });
     }
     Err(Refusal { status: StatusCode::UPGRADE_REQUIRED, why, field: None })
+}
+
+/// What the server saw of the request, for nobody else.
+fn facts_response(facts: &str) -> Response<Bytes> {
+    let mut response = Response::new(format!("{facts}\n").into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// The response to a stream beyond the connection limit.

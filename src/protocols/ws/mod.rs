@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use http_body_util::Full;
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body;
 use hyper::http::{StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,9 +29,13 @@ pub(crate) use handshake::Answers;
 pub(crate) use settings::Settings;
 
 use crate::causes;
-use crate::connection::{Connection, End, Handshake, HandshakeError, Opened, Opening, Refused};
+use crate::connection::{
+    Connection, End, Handshake, HandshakeError, Incoming, Opened, Opening, Refused,
+};
 use crate::echo::{Carrier, Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
-use crate::transport::{self, Carried, Carrying, Replay, Transport};
+use crate::facts::{HttpSeen, Seen};
+use crate::net::Stream;
+use crate::transport::{self, Carried, Carrying, Record, Replay, Transport};
 use http2::Http2;
 use settings::{MAX_HEAD, log_opened, open};
 
@@ -47,19 +51,23 @@ pub(crate) struct WebSocket<T> {
     pub(crate) settings: Settings,
 }
 
-impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
+impl<S: Stream, T: Transport<S>> Handshake<S> for WebSocket<T> {
     type Echo = OverHttp<T::Carried>;
 
-    fn begin(&self, stream: S, connection: Connection) -> Opening<Self::Echo> {
-        let carrying = self.transport.carry(stream, connection);
+    fn begin(&self, mut incoming: Incoming<S>, connection: Connection) -> Opening<Self::Echo> {
         let settings = self.settings.clone();
+        let seen = settings.shows_facts.then(|| Seen::of(&mut incoming, connection));
+        let carrying = self.transport.carry(incoming, connection);
         let opening = async move {
-            let Carried { stream, client, alpn } = match carrying {
-                Carrying::Done(stream) => Carried { stream, client: None, alpn: None },
-                Carrying::Handshake(carrying) => carrying.await?,
+            let (carried, early) = match carrying {
+                Carrying::Done(stream, early) => (Carried::plain(stream), early),
+                Carrying::Handshake(carrying) => (carrying.await?, Vec::new()),
             };
-            let failed = |error| End::Failed(EchoError::Read(error));
-            let (stream, is_http2) = Replay::begins_with(stream, PREFACE).await.map_err(failed)?;
+            let Carried { stream, client, alpn, tls } = carried;
+            let seen = seen.map(|seen| seen.over_tls(tls));
+            let beginning = Replay::begins_with(stream, early, PREFACE).await;
+            let (stream, is_http2) =
+                beginning.map_err(|error| End::Failed(EchoError::Read(error)))?;
             // Without ALPN, or with a name that is not HTTP's, the preface alone decides.
             match (alpn.as_deref(), is_http2) {
                 (Some(b"h2"), false) => {
@@ -72,10 +80,11 @@ impl<S, T: Transport<S>> Handshake<S> for WebSocket<T> {
                 _ => {}
             }
             if is_http2 {
-                let carrier = Box::pin(Http2::first_request(stream, settings, connection)).await?;
+                let carrier = Http2::first_request(stream, settings, connection, seen);
+                let carrier = Box::pin(carrier).await?;
                 return Ok(Opened::carrier(OverHttp::Http2(Box::new(carrier)), client));
             }
-            let upgrading = upgrade(stream, connection, &settings);
+            let upgrading = upgrade(stream, connection, &settings, seen);
             let socket = Box::pin(upgrading).await?;
             Ok(Opened::new(OverHttp::Socket(socket), client))
         };
@@ -122,9 +131,10 @@ const SENT_NOTHING: &str = "the client closed the connection without one";
 /// Reads one HTTP/1.1 request and answers it. If the answer opens a WebSocket, bytes that the
 /// client has already sent after its request are its first input.
 async fn upgrade<S>(
-    stream: Replay<S>,
+    mut stream: Replay<S>,
     connection: Connection,
     settings: &Settings,
+    seen: Option<Seen>,
 ) -> Result<StreamEcho<S, Frames>, Refused>
 where
     S: Carrier + Send + 'static,
@@ -134,19 +144,24 @@ where
         return Err(refuse(stream, IS_TLS, answer("400 Bad Request", IS_TLS)));
     }
     let answered = Arc::new(OnceLock::new());
+    let record = seen.is_some().then(|| stream.record());
     // hyper answers what is no request by itself, and without words. So it is not heard before there
     // is one.
     let meter = stream.meter();
     meter.mute(true);
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|request: Request<body::Incoming>| {
         meter.mute(false);
         let (head, _body) = request.into_parts();
         let uri = head.uri.clone();
-        let (response, agreed) = settings.answers.answer(head);
+        let facts = seen.as_ref().map(|seen| {
+            let raw = record.as_ref().map(Record::bytes);
+            seen.to_json(Some(&HttpSeen::of(&head, raw.as_deref().map(Vec::as_slice))))
+        });
+        let (response, agreed) = settings.answers.answer(head, facts.as_deref());
         if let Some(agreed) = &agreed {
             log_opened(connection, Version::HTTP_11, uri.path(), agreed, settings);
         }
-        let _ = answered.set((response.status(), agreed));
+        let _ = answered.set((response.status(), agreed.map(|agreed| (agreed, facts))));
         ready(Ok::<_, Infallible>(response.map(Full::new)))
     });
     let mut http1 = http1::Builder::new()
@@ -159,10 +174,10 @@ where
     let served = poll_fn(|cx| http1.poll_without_shutdown(cx)).await;
     let parts = http1.into_parts();
     let (stream, rest) = parts.io.into_inner().into_parts();
-    if let (Ok(()), Some((_, Some(agreed)))) = (&served, answered.get()) {
+    if let (Ok(()), Some((_, Some((agreed, facts))))) = (&served, answered.get()) {
         let mut input = Vec::from(parts.read_buf);
         input.extend(rest);
-        return Ok(open(stream, agreed, settings, &input));
+        return Ok(open(stream, agreed, settings, &input, facts.as_deref()));
     }
     let unheard = match (&served, answered.get()) {
         (Err(error), None) => to_no_request(error, first),

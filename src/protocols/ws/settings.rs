@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::handshake::{Agreed, Answers};
 use crate::connection::{Connection, Sessions, shows};
-use crate::echo::{Frames, StreamEcho};
+use crate::echo::{Frames, StreamEcho, text_message};
 
 /// A request's head may have this many bytes; with more, the response is 431.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -22,21 +22,29 @@ const COMPRESSED_BATCH: usize = 16 * 1024;
 pub(crate) struct Settings {
     pub(crate) answers: Answers,
     pub(crate) buffer_size: usize,
+    /// Whether each client can ask what the server saw of it, and is told first on a WebSocket.
+    pub(crate) shows_facts: bool,
     pub(crate) sessions: Arc<Sessions>,
 }
 
 /// The WebSocket on `stream`, whose handshake is done and has read `early_input` past its own end.
+/// `facts` are its first message.
 pub(super) fn open<S>(
     stream: S,
     agreed: &Agreed,
     settings: &Settings,
     early_input: &[u8],
+    facts: Option<&str>,
 ) -> StreamEcho<S, Frames> {
     let compression = agreed.deflate.is_some();
     let most = if compression { COMPRESSED_BATCH } else { usize::MAX };
     let batch = settings.buffer_size.min(most);
     let frames = Frames::new(compression, settings.buffer_size).with_early_input(early_input);
-    StreamEcho::framed(stream, batch, frames)
+    let socket = StreamEcho::framed(stream, batch, frames);
+    match facts {
+        Some(facts) => socket.with_greeting(text_message(facts)),
+        None => socket,
+    }
 }
 
 /// Logs what was negotiated.

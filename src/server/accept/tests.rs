@@ -77,7 +77,7 @@ impl Running {
             Scripted { script: Mutex::new(script.into()), then, calls: Arc::clone(&calls) };
         let acceptor = Acceptor {
             protocol: Protocol::Tcp,
-            handshake: Bytes { transport: Plain, buffer_size: 1024 },
+            handshake: Bytes { transport: Plain, buffer_size: 1024, shows_facts: false },
             sessions: Arc::clone(&sessions),
             workers: Arc::new(Workers::over(vec![Handle::current()])),
         };

@@ -182,7 +182,7 @@ fn connect_with(
     near: &Near,
     config: Arc<ServerConfig>,
 ) -> io::Result<TlsStream<Near>> {
-    let mut wire = Wire::new(near.clone());
+    let mut wire = Wire::new(near.clone(), Vec::new());
     let tls = {
         let mut work = pin!(async {
             assert!(handshake::read_hello(&mut wire).await.is_ok());
@@ -980,7 +980,7 @@ fn each_record_of_a_handshake_is_answered_in_a_turn() {
     let mut client = client_with(Arc::new(client_config(of_client)));
     let near = Near::default();
     near.script().piece = usize::MAX;
-    let mut wire = Wire::new(near.clone());
+    let mut wire = Wire::new(near.clone(), Vec::new());
     let mut work = pin!(async {
         assert!(handshake::read_hello(&mut wire).await.is_ok());
         handshake::accept(&mut wire, of_server).await
@@ -1050,7 +1050,7 @@ fn a_finished_message_in_a_heartbeat_is_refused() {
     let mut client = client(new_suite());
     let near = Near::default();
     near.script().piece = usize::MAX;
-    let mut wire = Wire::new(near.clone());
+    let mut wire = Wire::new(near.clone(), Vec::new());
     let mut work = Box::pin(async {
         assert!(handshake::read_hello(&mut wire).await.is_ok());
         handshake::accept(&mut wire, server_config()).await.err()

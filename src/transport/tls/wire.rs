@@ -38,8 +38,10 @@ pub(super) struct Wire<S> {
 }
 
 impl<S> Wire<S> {
-    pub(super) fn new(io: S) -> Self {
-        Wire { io, buffer: Vec::new(), used: 0, filled: 0, unsent: Vec::new(), sent: 0 }
+    /// The wire on `io`, of which `read` was read before.
+    pub(super) fn new(io: S, read: Vec<u8>) -> Self {
+        let filled = read.len();
+        Wire { io, buffer: read, used: 0, filled, unsent: Vec::new(), sent: 0 }
     }
 
     /// What was read and is not consumed.

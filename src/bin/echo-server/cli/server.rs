@@ -5,10 +5,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use echo_server::{
-    ClientAuth, Config, Credentials, Identity, Listen, Protocol, Source, TlsVersion,
+    Cidr, ClientAuth, Config, Credentials, Identity, Listen, Protocol, Source, TlsVersion,
 };
 
 use super::values::{
@@ -30,6 +31,8 @@ pub(super) struct ServerArgs {
     websocket: WebSocket,
     #[command(flatten)]
     udp: Udp,
+    #[command(flatten)]
+    proxies: Proxies,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
@@ -304,6 +307,76 @@ impl Udp {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Proxies and facts")]
+struct Proxies {
+    /// Expect a PROXY header, version 1 or 2, at the beginning of each connection; it announces the
+    /// client
+    #[arg(long, value_name = "PROTOCOL", value_delimiter = ',', num_args = 1..)]
+    #[arg(value_parser = PossibleValuesParser::new(["tcp", "tls", "ws", "wss", "all"])
+        .try_map(|name| Served::from_str(&name, false)))]
+    proxy_protocol: Vec<Served>,
+
+    /// Networks of the proxies, such as 10.0.0.0/8; other connections there are closed [needed,
+    /// except on loopback addresses and Unix sockets]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', num_args = 1..)]
+    proxy_from: Vec<Cidr>,
+
+    /// Tell each client first, as JSON, what the server saw of it: its addresses, TLS, header fields,
+    /// which can hold secrets
+    #[arg(long, value_name = "PROTOCOL", value_delimiter = ',', num_args = 1..)]
+    facts: Vec<Served>,
+}
+
+impl Proxies {
+    /// All listeners of `config` are there already.
+    fn configure(self, mut config: Config) -> Result<Config, String> {
+        config.proxy.protocols = Served::protocols(&self.proxy_protocol, &config.listeners);
+        if self.proxy_protocol.contains(&Served::All) {
+            config.proxy.protocols.retain(|protocol| *protocol != Protocol::Udp);
+            if config.proxy.protocols.is_empty() {
+                return Err(
+                    "--proxy-protocol all: there is no listener but for UDP, which has no \
+                            PROXY headers"
+                        .to_owned(),
+                );
+            }
+        }
+        config.proxy.from = self.proxy_from;
+        config.facts = Served::protocols(&self.facts, &config.listeners);
+        Ok(config)
+    }
+}
+
+/// A protocol that is served, as a flag's value, or all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Served {
+    Tcp,
+    Tls,
+    Udp,
+    Ws,
+    Wss,
+    All,
+}
+
+impl Served {
+    fn protocols(given: &[Served], served: &[Listen]) -> Vec<Protocol> {
+        let served = served.iter().map(|listen| listen.protocol);
+        let mut protocols = Vec::new();
+        for one in given {
+            match one {
+                Served::Tcp => protocols.push(Protocol::Tcp),
+                Served::Tls => protocols.push(Protocol::Tls),
+                Served::Udp => protocols.push(Protocol::Udp),
+                Served::Ws => protocols.push(Protocol::Ws),
+                Served::Wss => protocols.push(Protocol::Wss),
+                Served::All => protocols.extend(served.clone()),
+            }
+        }
+        protocols
+    }
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct Limits {
     /// Maximum number of connections at a time; 0: no limit [90% of the descriptor limit]
@@ -320,7 +393,7 @@ struct Limits {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_buffered: Option<u64>,
 
-    /// Close a connection whose TLS handshake or WebSocket upgrade takes longer
+    /// Close a connection whose PROXY header, TLS handshake and WebSocket upgrade take longer together
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     handshake_timeout: Duration,
 
@@ -436,7 +509,7 @@ impl TryFrom<ServerArgs> for Options {
     type Error = String;
 
     fn try_from(args: ServerArgs) -> Result<Options, String> {
-        let ServerArgs { listeners, tls, websocket, udp, limits, process, log } = args;
+        let ServerArgs { listeners, tls, websocket, udp, proxies, limits, process, log } = args;
         let mut config = Config::new().buffer_size(process.buffer_size);
         (config.listeners, config.unix_mode) = listeners.listen();
         config = tls.configure(config)?;
@@ -444,7 +517,8 @@ impl TryFrom<ServerArgs> for Options {
             settings.subprotocols = websocket.ws_subprotocol;
             settings.origins = websocket.ws_origin;
         });
-        config = limits.configure(websocket.ws_ping_interval, udp.configure(config));
+        config = proxies.configure(udp.configure(config))?;
+        config = limits.configure(websocket.ws_ping_interval, config);
         if process.admin.len() > 1 {
             return Err("--admin: it was given more than once, and has one address".to_owned());
         }

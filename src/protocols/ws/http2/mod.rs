@@ -29,6 +29,7 @@ use super::settings::{MAX_HEAD, Settings, log_opened, open};
 use crate::causes::{self, Peer};
 use crate::connection::{Connection, End, Opened, Opening, Session};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
+use crate::facts::{HttpSeen, Seen};
 use crate::transport::{Meter, Replay};
 use stream::Http2Stream;
 
@@ -66,6 +67,8 @@ pub(crate) struct Http2<S> {
     settings: Settings,
     /// The connection that carries the streams.
     carrier: Connection,
+    /// What the server saw of it, if its client may know.
+    seen: Option<Seen>,
     phase: Phase,
 }
 
@@ -140,6 +143,7 @@ where
         stream: Replay<S>,
         settings: Settings,
         carrier: Connection,
+        seen: Option<Seen>,
     ) -> Result<Self, End> {
         let meter = stream.meter();
         let connection = server::Builder::new()
@@ -162,6 +166,7 @@ where
             streams: Arc::default(),
             settings,
             carrier,
+            seen,
             phase: Phase::Serving,
         };
         poll_fn(|cx| http2.poll_requests(cx)).await.map_err(End::Failed)?;
@@ -224,7 +229,10 @@ where
     fn answer(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let (head, receiving) = request.into_parts();
         let uri = head.uri.clone();
-        let (response, agreed) = self.settings.answers.answer(head);
+        let http = self.seen.is_some().then(|| HttpSeen::of(&head, None));
+        let seen = self.seen.as_ref().zip(http.as_ref());
+        let facts = seen.map(|(seen, http)| seen.to_json(Some(http)));
+        let (response, agreed) = self.settings.answers.answer(head, facts.as_deref());
         let Some(agreed) = agreed else { return reply(respond, response) };
         let sessions = &self.settings.sessions;
         let Some(admitted) = sessions.admit(self.carrier.protocol, self.carrier.peer) else {
@@ -232,10 +240,12 @@ where
         };
         let admitted = admitted.on(self.carrier.worker);
         let connection = admitted.connection;
+        let facts = seen.map(|(seen, http)| seen.to_json_of(connection, http));
         let opened = match respond.send_response(dated(response.map(drop)), false) {
             Ok(sending) => {
                 log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
-                Opening::Done(Opened::new(self.websocket(receiving, sending, &agreed), None))
+                let socket = self.websocket(receiving, sending, &agreed, facts.as_deref());
+                Opening::Done(Opened::new(socket, None))
             }
             Err(error) => {
                 let end = End::Failed(EchoError::Read(causes::of_http2(error, Peer::Client)));
@@ -250,9 +260,10 @@ where
         receiving: RecvStream,
         sending: h2::SendStream<Bytes>,
         agreed: &Agreed,
+        facts: Option<&str>,
     ) -> StreamEcho<Http2Stream, Frames> {
         let stream = Http2Stream::new(receiving, sending, Arc::clone(&self.streams));
-        open(stream, agreed, &self.settings, &[])
+        open(stream, agreed, &self.settings, &[], facts)
     }
 }
 

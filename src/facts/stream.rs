@@ -1,0 +1,82 @@
+//! What the server saw of a connection.
+
+use std::time::SystemTime;
+
+use super::object::Object;
+use super::{HttpSeen, TlsSeen, VERSION};
+use crate::connection::{Connection, Incoming, Proxy};
+use crate::net::{Peer, SocketFacts, Stream};
+
+/// What the server saw of a connection.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    connection: Connection,
+    socket: SocketFacts,
+    proxy: Option<Box<Proxy>>,
+    tls: Option<Box<TlsSeen>>,
+}
+
+impl Seen {
+    /// What is to be seen of a connection before its handshake. It takes the PROXY header.
+    pub(crate) fn of<S: Stream>(incoming: &mut Incoming<S>, connection: Connection) -> Self {
+        let socket = incoming.stream.facts();
+        Seen { connection, socket, proxy: incoming.proxy.take(), tls: None }
+    }
+
+    /// The same, with what the TLS handshake showed.
+    pub(crate) fn over_tls(self, tls: Option<Box<TlsSeen>>) -> Self {
+        Seen { tls, ..self }
+    }
+
+    /// The facts of another connection that this one carries: an HTTP/2 stream.
+    pub(crate) fn to_json_of(&self, connection: Connection, http: &HttpSeen) -> String {
+        self.write(connection, Some(http))
+    }
+
+    /// One line of JSON, without its end. `http` is the request.
+    pub(crate) fn to_json(&self, http: Option<&HttpSeen>) -> String {
+        self.write(self.connection, http)
+    }
+
+    fn write(&self, connection: Connection, http: Option<&HttpSeen>) -> String {
+        let Connection { protocol, number, peer, .. } = connection;
+        // humantime panics at a time before 1970, which a clock that was never set may show.
+        let now = SystemTime::now().max(SystemTime::UNIX_EPOCH);
+        let mut facts = Object::new();
+        facts.put("echo_facts", VERSION);
+        facts.put("door", protocol.name());
+        facts.put("connection", number);
+        facts.put("time", humantime::format_rfc3339_micros(now).to_string());
+        facts.put("peer", address(peer));
+        if let Some(uid) = peer.uid() {
+            let mut unix = Object::new();
+            unix.put("uid", uid);
+            unix.put_some("pid", &peer.pid());
+            facts.put_written("unix", &unix.end());
+        }
+        facts.put_some("local", &self.socket.local.as_ref().map(ToString::to_string));
+        if let Some(proxy) = &self.proxy {
+            facts.put("proxy", proxy.header.to_json(&address(proxy.peer)));
+        }
+        if let Some(tls) = &self.tls {
+            facts.put_written("tls", &tls.to_json());
+        }
+        if let Some(http) = http {
+            facts.put_written("http", &http.to_json());
+        }
+        if let Some(mss) = self.socket.mss {
+            let mut tcp = Object::new();
+            tcp.put("mss", mss);
+            facts.put_written("tcp", &tcp.end());
+        }
+        facts.end()
+    }
+}
+
+/// IP:PORT, or that it is a process at a Unix socket.
+fn address(peer: Peer) -> String {
+    match peer.uid() {
+        None => peer.to_string(),
+        Some(_) => "unix".to_owned(),
+    }
+}

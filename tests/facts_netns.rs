@@ -1,0 +1,222 @@
+//! Facts over UDP across a router that changes what passes it: TTL, DSCP, addresses. Each test makes
+//! three network namespaces, a client's, a router's and a server's. Where that is not permitted, it
+//! says so and is skipped.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs::File;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use common::tools;
+use echo_server::{Config, Protocol, blocking};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{setsockopt, sockopt};
+use serde_json::{Value, json};
+
+/// The longest that a test waits for a datagram.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Three namespaces, which are removed with the test.
+struct Net {
+    client: String,
+    router: String,
+    server: String,
+}
+
+impl Net {
+    /// Makes the namespaces: 10.77.1.0/24 and fd77:1::/64 are the client's side, 10.77.2.0/24 and
+    /// fd77:2::/64 the server's. `None` if that is not permitted here.
+    fn new() -> Option<Net> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let [client, router, server] = ["c", "r", "s"].map(|each| format!("facts-{each}-{id}"));
+        let net = Net { client, router, server };
+        let Net { client: c, router: r, server: s } = &net;
+        if ![c, r, s].iter().all(|each| ip(&format!("netns add {each}"))) {
+            eprintln!("skipped: network namespaces are not permitted here");
+            return None;
+        }
+        for command in [
+            format!("link add fc netns {c} type veth peer name rc netns {r}"),
+            format!("link add fs netns {s} type veth peer name rs netns {r}"),
+            format!("-n {c} addr add 10.77.1.9/24 dev fc"),
+            format!("-n {c} addr add fd77:1::9/64 dev fc nodad"),
+            format!("-n {r} addr add 10.77.1.1/24 dev rc"),
+            format!("-n {r} addr add fd77:1::1/64 dev rc nodad"),
+            format!("-n {r} addr add 10.77.2.1/24 dev rs"),
+            format!("-n {r} addr add fd77:2::1/64 dev rs nodad"),
+            format!("-n {s} addr add 10.77.2.2/24 dev fs"),
+            format!("-n {s} addr add fd77:2::2/64 dev fs nodad"),
+            format!("-n {c} link set fc up"),
+            format!("-n {r} link set rc up"),
+            format!("-n {r} link set rs up"),
+            format!("-n {s} link set fs up"),
+            format!("-n {c} route add default via 10.77.1.1"),
+            format!("-n {c} -6 route add default via fd77:1::1"),
+            format!("-n {s} route add default via 10.77.2.1"),
+            format!("-n {s} -6 route add default via fd77:2::1"),
+        ] {
+            assert!(ip(&command), "ip {command}");
+        }
+        within(r, || {
+            for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
+            }
+        });
+        Some(net)
+    }
+
+    /// A server with facts in the server's namespace, at a port of all of its addresses.
+    fn start(&self) -> (blocking::TestServer, u16) {
+        let address: SocketAddr = "[::]:0".parse().unwrap();
+        let config = Config::new().listen(Protocol::Udp, address).facts([Protocol::Udp]);
+        // The threads that it starts inherit the namespace.
+        let server = within(&self.server, move || blocking::TestServer::with(config).unwrap());
+        let port = server.addr(Protocol::Udp).port();
+        (server, port)
+    }
+
+    /// Has the router apply `rules`, in nftables' language. Returns whether it can.
+    fn apply(&self, rules: &str) -> bool {
+        if !tools::have(&["nft", "--version"], "nftables") {
+            return false;
+        }
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.router, "nft", "-f", "-"]);
+        let output = tools::run(&mut command, rules.as_bytes());
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            eprintln!("skipped: the kernel takes no such rules: {error}");
+        }
+        output.status.success()
+    }
+
+    /// The facts of a datagram from the client, with this TTL and TOS, to `address`; and the
+    /// client's own address.
+    fn ask(&self, address: SocketAddr, ttl: i32, tos: i32) -> (Value, SocketAddr) {
+        within(&self.client, move || {
+            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let client = UdpSocket::bind(any).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.connect(address).unwrap();
+            if address.is_ipv4() {
+                setsockopt(&client, sockopt::Ipv4Ttl, &ttl).unwrap();
+                setsockopt(&client, sockopt::Ipv4Tos, &tos).unwrap();
+            } else {
+                setsockopt(&client, sockopt::Ipv6Ttl, &ttl).unwrap();
+                setsockopt(&client, sockopt::Ipv6TClass, &tos).unwrap();
+            }
+            let mut datagram = [b'.'; 400];
+            datagram[..11].copy_from_slice(b"ECHO-FACTS?");
+            client.send(&datagram).unwrap();
+            let length = client.recv(&mut datagram).expect("a reply");
+            let facts = serde_json::from_slice(&datagram[..length]).expect("facts");
+            (facts, client.local_addr().unwrap())
+        })
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for each in [&self.client, &self.router, &self.server] {
+            ip(&format!("netns del {each}"));
+        }
+    }
+}
+
+fn ip(arguments: &str) -> bool {
+    let mut command = Command::new("ip");
+    command.args(arguments.split(' ')).stdin(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Runs `work` in a namespace, on a thread of its own, since each thread has its namespace.
+fn within<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
+    let thread = thread::spawn(move || {
+        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    });
+    thread.join().unwrap()
+}
+
+#[test]
+fn a_router_takes_one_from_the_ttl() {
+    let Some(net) = Net::new() else { return };
+    let (_server, port) = net.start();
+    for (host, client) in [("10.77.2.2", "10.77.1.9"), ("fd77:2::2", "fd77:1::9")] {
+        let address = SocketAddr::new(host.parse().unwrap(), port);
+        // With 1, it would not pass the router.
+        for ttl in [64, 2, 255] {
+            let (facts, from) = net.ask(address, ttl, 0xb8);
+            assert_eq!(from.ip().to_string(), client);
+            assert_eq!(facts["peer"], from.to_string());
+            assert_eq!(facts["local"], address.to_string());
+            assert_eq!(facts["ip"], json!({ "ttl": ttl - 1, "dscp": 46, "ecn": "Not-ECT" }));
+        }
+    }
+}
+
+#[test]
+fn a_dscp_that_the_path_changed_is_told_as_it_arrived() {
+    let Some(net) = Net::new() else { return };
+    let (_server, port) = net.start();
+    // What comes from the client loses its class, as at the edge of many networks.
+    let bleach = "table inet facts {
+        chain forward {
+            type filter hook forward priority mangle;
+            iifname rc meta nfproto ipv4 ip dscp set cs1
+            iifname rc meta nfproto ipv6 ip6 dscp set cs1
+        }
+    }";
+    if !net.apply(bleach) {
+        return;
+    }
+    for host in ["10.77.2.2", "fd77:2::2"] {
+        let address = SocketAddr::new(host.parse().unwrap(), port);
+        for (tos, ecn) in [(0xb8, "Not-ECT"), (0xb9, "ECT(1)"), (0xba, "ECT(0)"), (0x03, "CE")] {
+            let (facts, _) = net.ask(address, 64, tos);
+            assert_eq!(facts["ip"], json!({ "ttl": 63, "dscp": 8, "ecn": ecn }), "{host} {tos:#x}");
+        }
+    }
+}
+
+#[test]
+fn behind_a_nat_the_peer_is_the_address_that_it_translates_to() {
+    let Some(net) = Net::new() else { return };
+    let (_server, port) = net.start();
+    // Source and destination: the client asks the router, and the server hears the router ask.
+    let translate = format!(
+        "table inet facts {{
+            chain in {{
+                type nat hook prerouting priority dstnat;
+                iifname rc udp dport 7777 meta nfproto ipv4 dnat ip to 10.77.2.2:{port}
+                iifname rc udp dport 7777 meta nfproto ipv6 dnat ip6 to [fd77:2::2]:{port}
+            }}
+            chain out {{
+                type nat hook postrouting priority srcnat;
+                oifname rs udp dport {port} meta nfproto ipv4 snat ip to 10.77.2.1:50000
+                oifname rs udp dport {port} meta nfproto ipv6 snat ip6 to [fd77:2::1]:50000
+            }}
+        }}"
+    );
+    if !net.apply(&translate) {
+        return;
+    }
+    for (asked, peer, local) in [
+        ("10.77.1.1:7777", "10.77.2.1:50000", format!("10.77.2.2:{port}")),
+        ("[fd77:1::1]:7777", "[fd77:2::1]:50000", format!("[fd77:2::2]:{port}")),
+    ] {
+        let (facts, from) = net.ask(asked.parse().unwrap(), 64, 0);
+        assert_ne!(from.to_string(), peer);
+        assert_eq!(facts["peer"], peer);
+        assert_eq!(facts["local"], local);
+        assert_eq!(facts["ip"]["ttl"], 63);
+    }
+}
