@@ -9,18 +9,16 @@ use std::time::SystemTime;
 use common::binary::{Running, command};
 use common::client::{Client, noise};
 use common::http::{self, Response};
+use common::schema::Schema;
 use common::{TestServer, ca_certificates, cert};
 use echo_server::{Config, Protocol, UnixAddress};
-use futures::StreamExt;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ProtocolVersion, RootCertStore};
-use tokio_tungstenite::tungstenite::Message;
 
 const STREAMS: [Protocol; 4] = [Protocol::Tcp, Protocol::Tls, Protocol::Ws, Protocol::Wss];
 
@@ -34,29 +32,6 @@ fn roots() -> RootCertStore {
     roots
 }
 
-/// The facts with which `client` begins, as JSON.
-async fn facts(client: &mut Client) -> Value {
-    let line = match client {
-        Client::Bytes(stream) => {
-            let mut line = Vec::new();
-            // Not a buffered reader, which would take what comes behind the line.
-            while line.last() != Some(&b'\n') {
-                line.push(stream.read_u8().await.expect("a line"));
-            }
-            String::from_utf8(line).unwrap()
-        }
-        Client::Messages(socket) => match socket.next().await {
-            Some(Ok(Message::Text(text))) => {
-                assert!(!text.contains('\n'), "one line: {text}");
-                text.to_string()
-            }
-            other => panic!("not a text message: {other:?}"),
-        },
-        Client::Datagrams(_) => unreachable!("datagrams have no beginning"),
-    };
-    serde_json::from_str(&line).expect("JSON")
-}
-
 #[tokio::test]
 async fn every_stream_begins_with_facts_and_echoes_exactly_behind_them() {
     for protocol in STREAMS {
@@ -65,9 +40,9 @@ async fn every_stream_begins_with_facts_and_echoes_exactly_behind_them() {
         let local = stream.local_addr().unwrap();
         let mut client = Client::over(protocol, stream).await;
         let before = SystemTime::now();
-        let facts = facts(&mut client).await;
+        let facts = client.facts().await;
         assert_eq!(facts["echo_facts"], 1);
-        assert_eq!(facts["door"], protocol.name());
+        assert_eq!(facts["protocol"], protocol.name());
         assert_eq!(facts["connection"], 1);
         assert_eq!(facts["peer"], local.to_string());
         assert_eq!(facts["local"], server.address.to_string());
@@ -122,7 +97,7 @@ async fn tls_facts_are_what_was_offered_and_negotiated() {
         let version = tls.get_ref().1.protocol_version().unwrap();
         assert_eq!(version, ProtocolVersion::TLSv1_3);
         let mut client = Client::Bytes(Box::new(tls));
-        let facts = facts(&mut client).await;
+        let facts = client.facts().await;
         let tls = &facts["tls"];
         assert_eq!(tls["version"], "TLSv1.3");
         assert_eq!(tls["sni"], "localhost");
@@ -160,7 +135,7 @@ async fn a_client_certificate_is_a_fact() {
     let tcp = TcpStream::connect(server.address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let tls = TlsConnector::from(Arc::new(client)).connect(name, tcp).await.unwrap();
-    let facts = facts(&mut Client::Bytes(Box::new(tls))).await;
+    let facts = Client::Bytes(Box::new(tls)).facts().await;
     assert!(facts["tls"]["client"].as_str().unwrap().contains("CN="), "{facts}");
 }
 
@@ -173,7 +148,7 @@ fn http_fields_are_told_as_they_were_written() {
     assert_eq!(response.status, 200);
     assert!(response.head.contains("content-type: application/json\r\n"), "{}", response.head);
     assert!(response.head.contains("cache-control: no-store"), "{}", response.head);
-    let facts: Value = serde_json::from_str(&response.body).unwrap();
+    let facts = Schema::of_facts().facts(&response.body);
     let http = &facts["http"];
     assert_eq!((&http["method"], &http["path"]), (&json!("GET"), &json!("/facts?x=%20y")));
     assert_eq!(http["version"], "HTTP/1.1");
@@ -205,7 +180,7 @@ fn a_request_in_pieces_is_told_whole() {
     for piece in request.as_bytes().chunks(7) {
         stream.write_all(piece).unwrap();
     }
-    let facts: Value = serde_json::from_str(&Response::read(stream).body).unwrap();
+    let facts = Schema::of_facts().facts(&Response::read(stream).body);
     assert_eq!(facts["http"]["fields"][2], json!(["X-Long", "0123456789"]));
 }
 
@@ -227,7 +202,8 @@ async fn http2_streams_tell_facts_of_their_own() {
         hyper::Request::get("http://localhost/facts").header("x-a", "1").body(()).unwrap();
     let (response, _) = client.send_request(request, true).unwrap();
     let mut body = response.await.unwrap().into_body();
-    let facts: Value = serde_json::from_slice(&body.data().await.unwrap().unwrap()).unwrap();
+    let body = body.data().await.unwrap().unwrap();
+    let facts = Schema::of_facts().facts(std::str::from_utf8(&body).unwrap());
     assert_eq!(facts["http"]["version"], "HTTP/2");
     assert_eq!(facts["http"]["authority"], "localhost");
     assert_eq!(facts["http"]["fields"], json!([["x-a", "1"]]));
@@ -251,7 +227,7 @@ async fn http2_streams_tell_facts_of_their_own() {
             assert_eq!(frame[..2], [0x81, 126]);
             let length = usize::from(u16::from_be_bytes([frame[2], frame[3]]));
             if frame.len() == 4 + length {
-                break serde_json::from_slice(&frame[4..]).unwrap();
+                break Schema::of_facts().facts(std::str::from_utf8(&frame[4..]).unwrap());
             }
         }
     };
@@ -267,7 +243,7 @@ async fn a_process_at_a_unix_socket_is_told_by_its_ids() {
     let config = Config::new().listen(Protocol::Tcp, address).facts([Protocol::Tcp]);
     let _server = echo_server::TestServer::with(config).await.unwrap();
     let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
-    let facts = facts(&mut Client::Bytes(Box::new(stream))).await;
+    let facts = Client::Bytes(Box::new(stream)).facts().await;
     assert_eq!(facts["peer"], "unix");
     assert_eq!(facts["unix"]["pid"], std::process::id());
     assert_eq!(facts["local"], format!("unix:{}", path.display()));
@@ -281,4 +257,39 @@ fn facts_need_a_listener() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("--facts") && said.contains("ws"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+/// The probe's words and the server's facts are of one mind, over every protocol.
+#[test]
+fn the_probe_finds_nothing_changed_where_nothing_is_between() {
+    let (pem, key, ca) = (cert("server.pem"), cert("server.key"), cert("ca.pem"));
+    let [pem, key, ca] = [&pem, &key, &ca].map(|path| path.to_str().unwrap());
+    let listeners = ["--tcp=0", "--tls=0", "--udp=0", "--ws=0", "--wss=0", "--facts=all"];
+    let plain = Running::start(&[&listeners[..], &["--cert", pem, "--key", key]].concat());
+    let proxied = Running::start(
+        &[&listeners[..], &["--cert", pem, "--key", key, "--proxy-protocol=all"]].concat(),
+    );
+    let of_tls: &[&str] = &["--ca", ca];
+    let over_h2: &[&str] = &["--ca", ca, "--alpn", "h2"];
+    let header: &[&str] = &["--proxy-protocol", "2", "--proxy-client", "192.0.2.1:61000"];
+    for (server, protocol, more) in [
+        (&plain, "tcp", &[][..]),
+        (&plain, "tls", of_tls),
+        (&plain, "udp", &["--dscp", "EF"]),
+        (&plain, "ws", &["--header", "X-Test: a"]),
+        (&plain, "ws", &["--alpn", "h2"]),
+        (&plain, "wss", of_tls),
+        (&plain, "wss", over_h2),
+        (&proxied, "tcp", header),
+        (&proxied, "tls", &[of_tls, header].concat()),
+        (&proxied, "wss", &[over_h2, &["--proxy-protocol", "1"]].concat()),
+        (&proxied, "ws", &["--proxy-protocol", "local"]),
+    ] {
+        let url = format!("{protocol}://localhost:{}", server.address(protocol).port());
+        let output = command().args(["probe", &url, "-4", "--facts"]).args(more).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{url} {more:?}: {said}");
+        assert!(said.contains("nothing that it tells has changed"), "{url} {more:?}: {said}");
+        assert!(said.contains("it echoes: 64 bytes"), "{url} {more:?}: {said}");
+    }
 }

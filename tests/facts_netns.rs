@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use common::binary;
+use common::schema::Schema;
 use common::tools;
 use echo_server::{Config, Protocol, blocking};
 use nix::sched::{CloneFlags, setns};
@@ -116,7 +118,8 @@ impl Net {
             datagram[..11].copy_from_slice(b"ECHO-FACTS?");
             client.send(&datagram).unwrap();
             let length = client.recv(&mut datagram).expect("a reply");
-            let facts = serde_json::from_slice(&datagram[..length]).expect("facts");
+            let reply = std::str::from_utf8(&datagram[..length]).unwrap();
+            let facts = Schema::of_facts().facts(reply);
             (facts, client.local_addr().unwrap())
         })
     }
@@ -219,4 +222,55 @@ fn behind_a_nat_the_peer_is_the_address_that_it_translates_to() {
         assert_eq!(facts["local"], local);
         assert_eq!(facts["ip"]["ttl"], 63);
     }
+}
+
+/// What the probe says of a server across the router.
+fn probe(net: &Net, arguments: &[&str]) -> (String, bool) {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &net.client, binary::PATH, "probe"]).args(arguments);
+    let output = tools::run(&mut command, b"");
+    (String::from_utf8(output.stdout).unwrap(), output.status.success())
+}
+
+#[test]
+fn the_probe_says_what_the_path_has_changed() {
+    let Some(net) = Net::new() else { return };
+    let address: SocketAddr = "[::]:0".parse().unwrap();
+    let (udp, tcp) = (address, address);
+    let config = Config::new().listen(Protocol::Udp, udp).listen(Protocol::Tcp, tcp);
+    let config = config.facts([Protocol::Udp, Protocol::Tcp]);
+    let server = within(&net.server, move || blocking::TestServer::with(config).unwrap());
+    let [udp, tcp] = [Protocol::Udp, Protocol::Tcp].map(|each| server.addr(each).port());
+    let url = |scheme: &str, port: u16| format!("{scheme}://10.77.2.2:{port}");
+
+    // A router alone changes the TTL.
+    let (said, is_success) = probe(&net, &[&url("udp", udp), "--facts", "--dscp", "EF"]);
+    assert!(is_success && said.contains("TTL fell by 1\n"), "{said}");
+    assert!(!said.contains("NAT") && !said.contains("DSCP 46 became"), "{said}");
+    let (said, is_success) = probe(&net, &[&url("tcp", tcp), "--facts"]);
+    assert!(is_success && said.contains("nothing that it tells has changed"), "{said}");
+
+    let rules = "table inet facts {
+        chain forward {
+            type filter hook forward priority mangle;
+            iifname rc ip dscp set cs0
+        }
+        chain out {
+            type nat hook postrouting priority srcnat;
+            oifname rs meta l4proto { tcp, udp } snat ip to 10.77.2.1:50000-50999
+        }
+    }";
+    if !net.apply(rules) {
+        return;
+    }
+    let (said, is_success) = probe(&net, &[&url("udp", udp), "--facts", "--dscp", "EF"]);
+    assert!(is_success, "{said}");
+    for part in ["NAT: from 10.77.1.9:", ", seen as 10.77.2.1:50", "DSCP 46 became 0\n"] {
+        assert!(said.contains(part), "'{part}' is not in {said}");
+    }
+    let (said, is_success) = probe(&net, &[&url("tcp", tcp), "--facts", "--json"]);
+    let facts: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert!(is_success, "{said}");
+    assert_eq!(facts["differences"][0]["kind"], "source", "{facts:#}");
+    assert_eq!(facts["echoed"], true);
 }

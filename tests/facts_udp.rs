@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, SystemTime};
 
 use common::TestServer;
+use common::schema::Schema;
 use echo_server::{Config, Inherited, ListenAddress, Protocol, blocking};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
@@ -69,9 +70,7 @@ fn ask(client: &UdpSocket) -> Value {
 }
 
 fn facts(reply: &[u8]) -> Value {
-    serde_json::from_slice(reply).unwrap_or_else(|error| {
-        panic!("{error}: {}", String::from_utf8_lossy(reply));
-    })
+    Schema::of_facts().facts(std::str::from_utf8(reply).expect("text"))
 }
 
 /// The number of bytes that facts take.
@@ -111,7 +110,7 @@ fn a_question_is_answered_with_what_the_server_saw() {
         assert!(before <= instant && instant <= after, "{time}");
         let expected = json!({
             "echo_facts": 1,
-            "door": "udp",
+            "protocol": "udp",
             "peer": client.local_addr().unwrap().to_string(),
             "local": local.to_string(),
             "ip": { "ttl": 61, "dscp": 0, "ecn": "Not-ECT" },
@@ -125,7 +124,7 @@ fn the_facts_are_one_line_that_begins_with_the_schemas_version() {
     let server = server("127.0.0.1:0");
     let client = connect(server.addr(Protocol::Udp));
     let reply = String::from_utf8(exchange(&client, &question(400))).unwrap();
-    assert!(reply.starts_with(r#"{"echo_facts":1,"door":"udp","time":""#), "{reply}");
+    assert!(reply.starts_with(r#"{"echo_facts":1,"protocol":"udp","time":""#), "{reply}");
     assert!(!reply.contains('\n'), "{reply}");
 }
 
@@ -146,7 +145,7 @@ fn a_reply_is_never_longer_than_its_question() {
                 assert_eq!(facts(&reply), json!({ "echo_facts": 1, "need": need }), "{size} bytes");
             } else {
                 assert_eq!(reply.len(), need, "{size} bytes");
-                assert_eq!(facts(&reply)["door"], "udp", "{size} bytes");
+                assert_eq!(facts(&reply)["protocol"], "udp", "{size} bytes");
             }
         }
         // The largest datagram that IP carries.
@@ -326,7 +325,7 @@ async fn questions_are_within_the_rate_limit() {
     // A burst has two.
     for _ in 0..2 {
         let length = client.recv(&mut buffer).await.unwrap();
-        assert_eq!(facts(&buffer[..length])["door"], "udp");
+        assert_eq!(facts(&buffer[..length])["protocol"], "udp");
     }
     server.stop().await;
     let mut more = 0;

@@ -9,6 +9,7 @@ use std::process::Output;
 use common::binary::{Running, command};
 use common::impair::{Wrong, wrong_tcp, wrong_udp};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 
 /// The fields of each section of the document, and their types.
 fn schema() -> BTreeMap<String, BTreeMap<String, String>> {
@@ -139,11 +140,38 @@ async fn every_event_is_documented() {
     assert!(kinds_of.contains(&"failed") && kinds_of.contains(&"reconnected"), "{kinds_of:?}");
     let error = events(&run(&["tcp://127.0.0.1:1", "-c", "1"]).await);
     assert_eq!(kinds(&error), ["error"]);
+    let asked = events(&run(&[&tcp(has_facts().await), "--facts"]).await);
+    assert_eq!(kinds(&asked), ["facts"], "one object");
+    assert_eq!(
+        (&asked[0]["facts"]["protocol"], &asked[0]["echoed"]),
+        (&"tcp".into(), &true.into())
+    );
+    let differences = asked[0]["differences"].as_array().unwrap();
+    assert_eq!(differences.len(), 2, "{differences:?}");
+    differences.iter().for_each(|difference| check(difference, &["difference"], &schema()));
+    let none = events(&run(&[&format!("udp://{}", server.address("udp")), "--facts"]).await);
+    assert_eq!((kinds(&none), &none[0]["facts"]), (vec!["facts"], &Value::Null));
+    assert!(none[0]["why"].as_str().unwrap().contains(" echoed the question"), "{none:?}");
     if cfg!(target_os = "linux") {
         let url = format!("udp://{}", server.address("udp"));
         let found = events(&run(&[&url, "--find-mtu"]).await);
         assert_eq!(found.last().unwrap()["event"], "mtu");
     }
+}
+
+/// Sends facts with other addresses than the real ones, and echoes.
+async fn has_facts() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let facts = "{\"echo_facts\":1,\"protocol\":\"tcp\",\"time\":\"2026-11-28T01:25:03.123456Z\",\
+                 \"peer\":\"192.0.2.1:1\",\"local\":\"192.0.2.2:2\"}\n";
+    tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        tcp.write_all(facts.as_bytes()).await.unwrap();
+        let (mut read, mut write) = tcp.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
+    address
 }
 
 /// Closes its first connection at once, and echoes on the others.

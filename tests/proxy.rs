@@ -16,6 +16,7 @@ use common::cert;
 use common::client::{Client, noise};
 use common::http::{Metrics, admin, wait_for};
 use common::log::Log;
+use common::schema::Schema;
 use echo_server::Protocol;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -97,7 +98,7 @@ fn read_line(client: &mut TcpStream) -> String {
 
 /// The facts with which a stream begins.
 fn facts(client: &mut TcpStream) -> Value {
-    serde_json::from_str(&read_line(client)).expect("a line of JSON")
+    Schema::of_facts().facts(&read_line(client))
 }
 
 /// Echoes 300 kB.
@@ -375,7 +376,7 @@ fn messages_in_one_segment_with_the_header_are_echoed_behind_the_facts() {
         let mut tcp = connect(&server, "tcp");
         tcp.write_all(&[&header[..], b"early, and "].concat()).unwrap();
         let said = facts(&mut tcp);
-        assert_eq!((&said["peer"], &said["door"]), (&json!(CLIENT), &json!("tcp")), "{said}");
+        assert_eq!((&said["peer"], &said["protocol"]), (&json!(CLIENT), &json!("tcp")), "{said}");
         tcp.write_all(b"late").unwrap();
         tcp.shutdown(Shutdown::Write).unwrap();
         let mut echo = String::new();
@@ -391,8 +392,8 @@ fn messages_in_one_segment_with_the_header_are_echoed_behind_the_facts() {
         // A text frame, whose length has 16 bits.
         let [0x81, 126, high, low, ref messages @ ..] = rest[..] else { panic!("{rest:?}") };
         let (text, echo) = messages.split_at(usize::from(u16::from_be_bytes([high, low])));
-        let said: Value = serde_json::from_slice(text).expect("a message of JSON");
-        assert_eq!((&said["peer"], &said["door"]), (&json!(CLIENT), &json!("ws")), "{said}");
+        let said = Schema::of_facts().facts(std::str::from_utf8(text).unwrap());
+        assert_eq!((&said["peer"], &said["protocol"]), (&json!(CLIENT), &json!("ws")), "{said}");
         assert_eq!(echo, b"\x82\x05early\x88\x00");
     }
     check_log(server, 4);
@@ -541,7 +542,6 @@ fn a_start_that_cannot_be_meant_is_refused_on_one_line() {
         (&["--tcp=0", "--proxy-protocol=ws"], &["--proxy-protocol", "ws"]),
         (&["--tcp=0", "--proxy-protocol=tcp,wss"], &["--proxy-protocol", "wss"]),
         (&["--tcp=0", "--proxy-protocol=sctp"], &["--proxy-protocol", "sctp"]),
-        (&["--udp=0", "--proxy-protocol=all"], &["--proxy-protocol"]),
         (&["--tcp=0", "--proxy-from=10.0.0.0/8"], &["--proxy-from", "--proxy-protocol"]),
         (&["--tcp=0.0.0.0:0", "--proxy-protocol=tcp"], &["--proxy-from", "tcp on 0.0.0.0:"]),
         (&["--tcp=[::]:0", "--proxy-protocol=all"], &["--proxy-from", "tcp on [::]:"]),

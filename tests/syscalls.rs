@@ -120,7 +120,7 @@ fn wait_until_read(client: &TcpStream) {
             let fields: Vec<_> = line.split_ascii_whitespace().collect();
             (*fields.get(2)? == remote).then(|| fields[4].ends_with(":00000000"))
         });
-        if unread.last() == Some(true) {
+        if unread.collect::<Vec<_>>().last() == Some(&true) {
             return;
         }
         assert!(began.elapsed() < Duration::from_secs(30), "nobody reads: {table}");

@@ -360,7 +360,7 @@ impl Config {
     /// datagram[..11].copy_from_slice(b"ECHO-FACTS?");
     /// client.send_to(&datagram, server.addr(Protocol::Udp))?;
     /// let (length, _) = client.recv_from(&mut datagram)?;
-    /// assert!(datagram[..length].starts_with(br#"{"echo_facts":1,"door":"udp","#));
+    /// assert!(datagram[..length].starts_with(br#"{"echo_facts":1,"protocol":"udp","#));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]

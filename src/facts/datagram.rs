@@ -49,7 +49,7 @@ impl Display for Seen {
         let [peer, local] = [self.peer, self.local].map(|each| Address::from(each).canonical());
         write!(
             f,
-            r#"{{"echo_facts":1,"door":"udp","time":"{time}","peer":"{peer}","local":"{local}""#
+            r#"{{"echo_facts":1,"protocol":"udp","time":"{time}","peer":"{peer}","local":"{local}""#
         )?;
         if let Some(ttl) = self.ttl {
             let (dscp, ecn) = (self.tos >> 2, ecn(self.tos));
@@ -88,7 +88,7 @@ mod tests {
     fn the_facts_are_one_line_of_json_in_the_schemas_order() {
         let facts = seen("192.0.2.1:61000", "203.0.113.9:8080", Some(61), 0xba).to_string();
         let expected = concat!(
-            r#"{"echo_facts":1,"door":"udp","time":"2026-11-28T01:25:03.123456Z","#,
+            r#"{"echo_facts":1,"protocol":"udp","time":"2026-11-28T01:25:03.123456Z","#,
             r#""peer":"192.0.2.1:61000","local":"203.0.113.9:8080","#,
             r#""ip":{"ttl":61,"dscp":46,"ecn":"ECT(0)"}}"#
         );
@@ -100,7 +100,7 @@ mod tests {
         let facts = seen("192.0.2.1:1", "192.0.2.2:2", None, 0xff).to_string();
         let facts: Value = serde_json::from_str(&facts).unwrap();
         let keys: Vec<_> = facts.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["door", "echo_facts", "local", "peer", "time"]);
+        assert_eq!(keys, ["echo_facts", "local", "peer", "protocol", "time"]);
     }
 
     #[test]

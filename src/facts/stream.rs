@@ -44,7 +44,7 @@ impl Seen {
         let now = SystemTime::now().max(SystemTime::UNIX_EPOCH);
         let mut facts = Object::new();
         facts.put("echo_facts", VERSION);
-        facts.put("door", protocol.name());
+        facts.put("protocol", protocol.name());
         facts.put("connection", number);
         facts.put("time", humantime::format_rfc3339_micros(now).to_string());
         facts.put("peer", address(peer));

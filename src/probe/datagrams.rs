@@ -68,6 +68,10 @@ impl From<UdpSocket> for Datagrams {
 }
 
 impl Datagrams {
+    pub(super) fn socket(&self) -> &UdpSocket {
+        &self.socket
+    }
+
     /// Ignores the next datagrams.
     pub(super) fn skip_first(&mut self, count: u64) {
         self.to_skip = count;

@@ -21,6 +21,9 @@
 //! over all protocols of [`Protocol`](crate::Protocol) and over Unix sockets, and compare each
 //! reply with what was sent, byte for byte.
 //!
+//! [`Probe::facts`] asks a server that tells it what it saw of a connection: addresses, TLS, header
+//! fields. It compares that with what was sent.
+//!
 //! This module uses the crate's configuration types, addresses, errors and TLS settings. It knows
 //! nothing of the server.
 
@@ -29,6 +32,7 @@ mod datagrams;
 mod error;
 mod event;
 mod exchange;
+mod facts;
 mod first_bytes;
 mod link;
 mod load;
@@ -46,6 +50,7 @@ mod tracker;
 pub use connect::{ConnectOptions, Connected, Family, ProxyHeader, ProxyKind};
 pub use error::{ProbeError, ProbeSetting};
 pub use event::Event;
+pub use facts::{Arrival, AskFacts, Change, ChangeKind, EchoCheck, Facts, FactsOptions, NoFacts};
 pub use load::{Connecting, Load, LoadOptions, Progress};
 pub use messages::{LineEnding, Messages};
 pub use mtu::{FindMtu, MtuOptions};
@@ -131,6 +136,25 @@ impl Probe {
     /// target, and Linux. [`Messages`] has no effect.
     pub fn find_mtu(&self, options: MtuOptions) -> FindMtu {
         FindMtu::new(self.clone(), options)
+    }
+
+    /// Prepares to ask what the server saw, and to compare it with what was sent. It needs a server
+    /// that tells its facts.
+    ///
+    /// ```no_run
+    /// use echo_server::probe::{ChangeKind, FactsOptions, Probe};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let probe = Probe::new("tls://balancer.test:443".parse()?);
+    /// let arrival = probe.facts(FactsOptions::new()).run().await?;
+    /// let facts = arrival.facts?;
+    /// assert_eq!(facts.text("/tls/sni"), Some("balancer.test"));
+    /// assert!(!arrival.differences.iter().any(|change| change.kind == ChangeKind::Source));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn facts(&self, options: FactsOptions) -> AskFacts {
+        AskFacts::new(self.clone(), options)
     }
 }
 

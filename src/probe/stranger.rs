@@ -34,6 +34,15 @@ pub enum Oddity {
         /// The beginning of it.
         quoted: Vec<u8>,
     },
+    /// It sends facts about the connection before the first echo. [`Probe::facts`](super::Probe::facts)
+    /// asks for them.
+    #[non_exhaustive]
+    SendsFacts {
+        /// How much: bytes of a stream, or messages. `None` if it is not known.
+        amount: Option<u64>,
+        /// Whether that is in bytes.
+        in_bytes: bool,
+    },
     /// Each reply has more than the message that it answers.
     #[non_exhaustive]
     Adds {
@@ -109,7 +118,7 @@ impl Transcript {
         if self.bytes.is_empty() {
             return None;
         }
-        if let Some(oddity) = self.other_protocol(target) {
+        if let Some(oddity) = self.other_protocol(target).or_else(|| self.sends_facts(target)) {
             return Some(oddity);
         }
         match self.is_stream {
@@ -130,6 +139,26 @@ impl Transcript {
             _ => return None,
         };
         Some(Oddity::Speaks { name, instead: target.over(protocol) })
+    }
+
+    /// A line of JSON on a stream, or a text message, with the version that all facts have.
+    fn sends_facts(&self, target: &Target) -> Option<Oddity> {
+        if target.protocol() == Protocol::Udp {
+            return None;
+        }
+        let line = match self.is_stream {
+            true => self.bytes.split(|byte| *byte == b'\n').next()?,
+            false => &self.bytes[..*self.ends.first()?],
+        };
+        if !line.starts_with(b"{") || find(line, b"\"echo_facts\":").is_none() {
+            return None;
+        }
+        let amount = match self.is_stream {
+            true if line.len() < self.bytes.len() => Some(line.len() as u64 + 1),
+            true => None,
+            false => Some(1),
+        };
+        Some(Oddity::SendsFacts { amount, in_bytes: self.is_stream })
     }
 
     fn of_stream(&self, payloads: &Payloads) -> Option<Oddity> {
@@ -244,7 +273,7 @@ fn greets(amount: usize, greeting: &[u8]) -> Option<Oddity> {
     })
 }
 
-fn quote(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn quote(bytes: &[u8]) -> Vec<u8> {
     bytes[..bytes.len().min(QUOTED)].to_vec()
 }
 
@@ -269,6 +298,11 @@ impl fmt::Display for Oddity {
                     Bytes(quoted)
                 )
             }
+            Oddity::SendsFacts { amount: Some(amount), in_bytes } => {
+                let what = if *in_bytes { "byte" } else { "message" };
+                write!(f, "it sends facts first, which are {}", Count(*amount, what))
+            }
+            Oddity::SendsFacts { amount: None, .. } => f.write_str("it sends facts first"),
             Oddity::Adds { before, behind, quoted } => {
                 let more = Count((before + behind) as u64, "byte");
                 write!(f, "each reply has {more} more than its message")?;
@@ -305,7 +339,7 @@ impl fmt::Display for Count {
 }
 
 /// The first line as text if it is, else bytes in hexadecimal.
-struct Bytes<'a>(&'a [u8]);
+pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Bytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -402,6 +436,36 @@ mod tests {
             (&[b"no"], Some("it does not echo: it answered \"no\"")),
         ] {
             assert_eq!(told("ws://localhost:1", &payloads, received).as_deref(), said);
+        }
+    }
+
+    #[test]
+    fn facts_that_come_first_are_told() {
+        let payloads = Payloads::new(&Messages::new());
+        let first = &*payloads.message(0);
+        let facts = &b"{\"protocol\":\"tcp\",\"echo_facts\":1}"[..];
+        let oddity = |url: &str, received: &[&[u8]]| {
+            let mut transcript = Transcript::new(64, url.starts_with("t"));
+            received.iter().for_each(|bytes| transcript.push(bytes));
+            transcript.oddity(&url.parse().unwrap(), &payloads, 1)
+        };
+        let line = [facts, b"\n"].concat();
+        assert_eq!(
+            oddity("tcp://localhost:1", &[&line, first]),
+            Some(Oddity::SendsFacts { amount: Some(34), in_bytes: true })
+        );
+        assert_eq!(
+            oddity("tls://localhost:1", &[facts]),
+            Some(Oddity::SendsFacts { amount: None, in_bytes: true })
+        );
+        assert_eq!(
+            oddity("ws://localhost:1", &[facts, first]),
+            Some(Oddity::SendsFacts { amount: Some(1), in_bytes: false })
+        );
+        for (url, received) in [("udp://localhost:1", facts), ("tcp://localhost:1", b"{\"a\":1}\n")]
+        {
+            let other = oddity(url, &[received]);
+            assert!(!matches!(other, Some(Oddity::SendsFacts { .. })), "{url}: {other:?}");
         }
     }
 

@@ -19,6 +19,7 @@ use super::{ProbeError, ProbeSetting, Target};
 use crate::causes::{self, Peer};
 use crate::config::{Credentials, Source};
 use crate::error::{Credential, CredentialError};
+use crate::tls::client_hello::{self, ClientHello};
 use crate::tls::trust::{self, Purpose, Trusted};
 use crate::tls::{self, Fingerprint, negotiated, pem};
 
@@ -197,6 +198,15 @@ impl ClientTls {
         config.alpn_protocols = options.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config.enable_sni = options.sni != Sni::Omitted;
         Ok(ClientTls { config: Arc::new(config), name, verifier })
+    }
+
+    /// A `ClientHello` of this configuration. Each has random values of its own.
+    pub(super) fn hello(&self) -> Option<ClientHello> {
+        let config = Arc::clone(&self.config);
+        let mut connection = ClientConnection::new(config, self.name.clone()).ok()?;
+        let mut records = Vec::new();
+        connection.write_tls(&mut records).ok()?;
+        client_hello::parse(&records)
     }
 
     /// Describes `connection`, which must have been made with this configuration.

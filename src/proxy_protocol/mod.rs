@@ -2,7 +2,7 @@
 //! connection's bytes, to announce the client on whose behalf it has connected. Sections are those
 //! of the specification (proxy-protocol.txt of the HAProxy distribution, as of 2026-04-27).
 //!
-//! [`parse`] reads a header, `encode` writes one. Neither does any input or output.
+//! [`parse()`] reads a header, `encode` writes one. Neither does any input or output.
 
 mod crc32c;
 pub(crate) mod encode;

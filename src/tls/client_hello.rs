@@ -18,7 +18,6 @@ const LONGEST: usize = 0xFFFF;
 /// Types of extensions, by their names in IANA's registry.
 pub(crate) mod extension {
     pub(crate) const SERVER_NAME: u16 = 0;
-    pub(crate) const SUPPORTED_GROUPS: u16 = 10;
     pub(crate) const SIGNATURE_ALGORITHMS: u16 = 13;
     pub(crate) const ALPN: u16 = 16;
     pub(crate) const SUPPORTED_VERSIONS: u16 = 43;
@@ -115,11 +114,6 @@ impl ClientHello {
     /// The schemes of the `signature_algorithms` extension (RFC 8446 section 4.2.3).
     pub(crate) fn signature_algorithms(&self) -> impl Iterator<Item = u16> {
         numbers(self.list_u16(extension::SIGNATURE_ALGORITHMS).unwrap_or_default())
-    }
-
-    /// The groups for the key exchange: the `supported_groups` extension (RFC 8446 section 4.2.7).
-    pub(crate) fn supported_groups(&self) -> impl Iterator<Item = u16> {
-        numbers(self.list_u16(extension::SUPPORTED_GROUPS).unwrap_or_default())
     }
 
     /// The list that is the body of an extension, without its length of two bytes.

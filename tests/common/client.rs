@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use super::schema::Schema;
 use super::{TestServer, ca_certificates, tls_over};
 
 /// A byte stream of any kind.
@@ -105,7 +106,7 @@ impl Client {
             },
             Client::Datagrams(_) => panic!("datagrams have no beginning"),
         };
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+        Schema::of_facts().facts(&text)
     }
 
     /// Closes as the protocol prescribes, and checks that the server does too.

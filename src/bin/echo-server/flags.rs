@@ -1,6 +1,6 @@
 //! Words the library's errors for the command line: they name settings, but users gave flags.
 
-use echo_server::probe::{Oddity, ProbeError, ProbeSetting};
+use echo_server::probe::{NoFacts, Oddity, ProbeError, ProbeSetting, Target};
 use echo_server::{Address, Credential, CredentialError, Cure, Setting, StartError};
 
 /// A line names at most this many descriptors; a process may inherit thousands.
@@ -98,6 +98,12 @@ pub fn probe_error(error: &ProbeError) -> String {
 /// What a service does that an echo service does not, and the flag that takes it into account.
 pub fn oddity(oddity: &Oddity) -> String {
     let cure = match oddity {
+        Oddity::SendsFacts { amount, .. } => {
+            let amount = amount.map_or_else(|| "N".to_owned(), |amount| amount.to_string());
+            return format!(
+                "the server sends facts first (--facts): use probe --facts, or --skip-first {amount}"
+            );
+        }
         Oddity::Greets { amount: 1, .. } => "--skip-first 1 ignores it".to_owned(),
         Oddity::Greets { amount, .. } => format!("--skip-first {amount} ignores them"),
         Oddity::AnswersLines => "--lines ends each message with one".to_owned(),
@@ -105,6 +111,19 @@ pub fn oddity(oddity: &Oddity) -> String {
         _ => return oddity.to_string(),
     };
     format!("{oddity}; {cure}")
+}
+
+/// Why there are no facts, and the server's flag that may be missing.
+pub fn no_facts(target: &Target, why: &NoFacts) -> String {
+    let url = target.to_string();
+    let place = url.split_once("://").map_or(&*url, |(_, place)| place).trim_end_matches('/');
+    let hint = match why {
+        NoFacts::Silent { .. } | NoFacts::Echoed => {
+            format!("; is the server started with --facts {}?", target.protocol())
+        }
+        _ => String::new(),
+    };
+    format!("no facts: {place} {why}{hint}")
 }
 
 /// What the words of a TLS failure contain, and the flags that help.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use echo_server::probe::{Event, ProbeError, Summary};
+use echo_server::probe::{Arrival, EchoCheck, Event, ProbeError, Summary};
 use futures::FutureExt;
 use futures::future::join_all;
 use tokio::sync::Notify;
@@ -78,6 +78,14 @@ async fn execute(Probe { probes, mode, output }: Probe) -> u8 {
                     () = stop.clone() => Ok(Outcome::Stopped),
                 }
             }
+            Mode::Facts(options) => {
+                let asked = probe.facts(options.clone());
+                let asked = asked.on_event(|event| report.event(&event));
+                tokio::select! {
+                    arrival = asked.run() => Ok(Outcome::Facts(Box::new(arrival?))),
+                    () = stop.clone() => Ok(Outcome::Stopped),
+                }
+            }
         }
     });
     let outcomes = join_all(runs).await;
@@ -106,7 +114,9 @@ enum Outcome {
     Summary(Box<Summary>),
     /// The largest datagram, if there is one.
     Mtu(Option<usize>),
-    /// The search for it was stopped.
+    /// What the server saw.
+    Facts(Box<Arrival>),
+    /// The search, or the question, was stopped.
     Stopped,
 }
 
@@ -120,6 +130,18 @@ fn conclude(report: &mut Report, outcome: Result<Outcome, ProbeError>) -> u8 {
         Ok(Outcome::Mtu(found)) => {
             report.mtu(found);
             if found.is_some() { 0 } else { IMPERFECT }
+        }
+        Ok(Outcome::Facts(arrival)) => {
+            report.arrival(&arrival);
+            match (&arrival.facts, &arrival.echo) {
+                (Ok(_), Some(EchoCheck::Exact(_))) => 0,
+                (Ok(_), Some(EchoCheck::Different)) => DIFFERENT,
+                (Ok(_), _) => IMPERFECT,
+                (Err(why), _) => {
+                    crate::fail(IMPERFECT, &flags::no_facts(report.target(), why));
+                    IMPERFECT
+                }
+            }
         }
         Ok(Outcome::Stopped) => IMPERFECT,
         Err(error) => {

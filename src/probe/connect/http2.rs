@@ -118,7 +118,7 @@ fn poll_settled(
 
 /// The request of HTTP/1.1 as an extended CONNECT (RFC 8441 section 4): without the fields of the
 /// upgrade, and with the Host field as the authority.
-fn extended_connect(request: &WebSocketRequest) -> Request<()> {
+pub(super) fn extended_connect(request: &WebSocketRequest) -> Request<()> {
     let uri = request.uri();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let scheme = if uri.scheme_str() == Some("wss") { "https" } else { "http" };

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 
 pub use options::{ConnectOptions, Family};
 pub use proxy::{ProxyHeader, ProxyKind};
@@ -80,13 +81,42 @@ pub(super) async fn connect(
     target: &Target,
     options: &ConnectOptions,
 ) -> Result<(Link, Connected), ProbeError> {
-    let (link, connected) = establish(target, options).await?;
+    connect_with(target, options, request(target, options)?).await
+}
+
+/// Connects to `target`. `request` is that of [`request`], for whoever wants to know it.
+pub(super) async fn connect_with(
+    target: &Target,
+    options: &ConnectOptions,
+    request: Option<Request>,
+) -> Result<(Link, Connected), ProbeError> {
+    let (link, connected) = establish(target, options, request).await?;
     Ok((link.skip_first(options.skip_first), connected))
+}
+
+/// The request that opens a WebSocket. `None` for the other protocols.
+pub(super) fn request(
+    target: &Target,
+    options: &ConnectOptions,
+) -> Result<Option<Request>, ProbeError> {
+    match target.protocol() {
+        Protocol::Ws | Protocol::Wss => websocket::request(target, options).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// `request` as it was sent on a connection, which may be one of HTTP/2.
+pub(super) fn as_sent(request: &Request, connected: &Connected) -> Request {
+    match connected.http2 {
+        Some(_) => http2::extended_connect(request),
+        None => request.clone(),
+    }
 }
 
 async fn establish(
     target: &Target,
     options: &ConnectOptions,
+    request: Option<Request>,
 ) -> Result<(Link, Connected), ProbeError> {
     options.check(target)?;
     // What can be wrong with the options is found before anything is sent, and the files are read
@@ -94,10 +124,6 @@ async fn establish(
     let tls = match target.protocol().is_over_tls() {
         true => Some(ClientTls::new(target, &options.tls)?),
         false => None,
-    };
-    let request = match target.protocol() {
-        Protocol::Ws | Protocol::Wss => Some(websocket::request(target, options)?),
-        _ => None,
     };
     let mut phases = Phases::begin(target, options.timeout);
     let (mut stream, mut connected) = match target.endpoint() {

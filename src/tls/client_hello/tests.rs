@@ -11,6 +11,9 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 use super::*;
 use crate::tls::ja4;
 
+/// The `supported_groups` extension (RFC 8446 section 4.2.7).
+const SUPPORTED_GROUPS: u16 = 10;
+
 /// A `ClientHello` to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::tls) struct Hello {
@@ -110,7 +113,7 @@ fn full() -> Hello {
             (extension::SERVER_NAME, server_name(b"echo.test")),
             (extension::ALPN, alpn(&[b"h2", b"http/1.1"])),
             (extension::SUPPORTED_VERSIONS, versions(&[0x3A3A, 0x0304, 0x0303])),
-            (extension::SUPPORTED_GROUPS, list(&[0x4A4A, 0x11EC, 29])),
+            (SUPPORTED_GROUPS, list(&[0x4A4A, 0x11EC, 29])),
         ],
     )
 }
@@ -128,7 +131,6 @@ fn a_hello_is_read_in_the_order_of_the_client() {
     assert_eq!(hello.alpn().collect::<Vec<_>>(), [&b"h2"[..], b"http/1.1"]);
     assert_eq!(hello.supported_versions().collect::<Vec<_>>(), [0x3A3A, 0x0304, 0x0303]);
     assert_eq!(hello.signature_algorithms().collect::<Vec<_>>(), [0x0804, 0x0403]);
-    assert_eq!(hello.supported_groups().collect::<Vec<_>>(), [0x4A4A, 0x11EC, 29]);
 }
 
 #[test]
@@ -146,7 +148,6 @@ fn a_hello_of_rustls_is_read() {
     assert_eq!(hello.sni(), Some("localhost"));
     assert_eq!(hello.alpn().collect::<Vec<_>>(), [&b"one"[..], b"another"]);
     assert_eq!(hello.supported_versions().collect::<Vec<_>>(), [0x0304, 0x0303]);
-    assert!(hello.supported_groups().any(|group| group == 29), "X25519");
 }
 
 #[test]
@@ -155,7 +156,7 @@ fn a_hello_without_extensions_is_read() {
     assert_eq!((hello.legacy_version(), hello.extensions().count()), (0x0301, 0));
     assert_eq!((hello.sni(), hello.alpn().next()), (None, None));
     assert_eq!(hello.supported_versions().count(), 0);
-    assert_eq!(hello.signature_algorithms().count() + hello.supported_groups().count(), 0);
+    assert_eq!(hello.signature_algorithms().count(), 0);
 }
 
 #[test]
@@ -257,7 +258,7 @@ fn a_hello_may_have_64_kib() {
 /// Reads everything that there is to read, and checks what is always so.
 fn exercise(records: &[u8]) -> Option<ClientHello> {
     let hello = parse(records)?;
-    let _ = (hello.sni(), hello.alpn().count(), hello.supported_groups().count());
+    let _ = (hello.sni(), hello.alpn().count());
     let ja4 = ja4::fingerprint(&hello);
     assert_eq!(ja4.hash.len(), 36, "{ja4:?}");
     assert_eq!(ja4.raw.as_bytes()[..11], ja4.hash.as_bytes()[..11], "{ja4:?}");
@@ -275,7 +276,7 @@ pub(in crate::tls) fn some_hello() -> impl Strategy<Value = Hello> {
             .prop_map(|numbers| (extension::SUPPORTED_VERSIONS, versions(&numbers))),
         1 => vec(number(), 0..6)
             .prop_map(|numbers| (extension::SIGNATURE_ALGORITHMS, list(&numbers))),
-        1 => vec(number(), 0..6).prop_map(|numbers| (extension::SUPPORTED_GROUPS, list(&numbers))),
+        1 => vec(number(), 0..6).prop_map(|numbers| (SUPPORTED_GROUPS, list(&numbers))),
         1 => vec(name, 0..4).prop_map(|names| {
             let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
             (extension::ALPN, alpn(&names))

@@ -12,8 +12,8 @@ use clap::{ArgAction, Args};
 use super::usage::without_scheme;
 use super::values::{parse_number, parse_time as parse_any_time};
 use echo_server::probe::{
-    self, ConnectOptions, Family, LineEnding, LoadOptions, Messages, MtuOptions, PingOptions,
-    ProxyHeader, ProxyKind, Sni, Target,
+    self, ConnectOptions, FactsOptions, Family, LineEnding, LoadOptions, Messages, MtuOptions,
+    PingOptions, ProxyHeader, ProxyKind, Sni, Target,
 };
 use echo_server::{Credentials, Fingerprint, FingerprintError, Source};
 
@@ -32,6 +32,7 @@ pub enum Mode {
     Ping(PingOptions),
     Load(LoadOptions),
     FindMtu(MtuOptions),
+    Facts(FactsOptions),
 }
 
 /// How the probe reports.
@@ -188,6 +189,13 @@ pub(super) struct ProbeArgs {
     #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "threads", "warm_up", "size"])]
     find_mtu: bool,
 
+    /// Show what the server saw, where it tells (--facts of the server), and what has changed on the
+    /// way
+    #[arg(long, help_heading = "Connection")]
+    #[arg(conflicts_with_all = ["count", "connections", "in_flight", "duration", "rate", "threads", "warm_up", "find_mtu"])]
+    #[arg(conflicts_with_all = PING_FLAGS)]
+    facts: bool,
+
     /// Send a PROXY header first, before TLS: of version 1 or 2, or LOCAL, which announces no client
     #[arg(long, value_name = "1|2|local", help_heading = "Connection")]
     #[arg(value_parser = parse_proxy_kind)]
@@ -265,7 +273,7 @@ pub(super) struct ProbeArgs {
     json: bool,
 
     /// One line per reply; of a load, one line
-    #[arg(long, help_heading = "Output", conflicts_with_all = ["timestamps", "find_mtu"])]
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["timestamps", "find_mtu", "facts"])]
     csv: bool,
 
     /// Print this help
@@ -298,6 +306,8 @@ impl TryFrom<ProbeArgs> for Probe {
         };
         let mode = if args.find_mtu {
             Mode::FindMtu(MtuOptions::new().timeout(args.timeout))
+        } else if args.facts {
+            Mode::Facts(FactsOptions::new().timeout(args.timeout))
         } else if is_load {
             let mut load = LoadOptions::new().timeout(args.timeout);
             load.connections = args.connections.unwrap_or(load.connections);

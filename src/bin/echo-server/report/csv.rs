@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use echo_server::probe::{Event, Summary, Target};
+use echo_server::probe::{Arrival, Event, Summary, Target};
 
 use super::{Largest, Printer, microseconds, now, print, verdict};
 use crate::cli::Mode;
@@ -85,6 +85,9 @@ impl Printer for Csv {
         fields.push(us(rtt.max()));
         self.print(&fields);
     }
+
+    // The flag excludes facts.
+    fn arrival(&mut self, _arrival: &Arrival) {}
 
     fn mtu(&mut self, _found: Option<Largest>) {}
 }

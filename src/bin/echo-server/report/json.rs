@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use echo_server::probe::{Connected, Event, Phase, Summary, Target, Times};
+use echo_server::probe::{Arrival, Connected, Event, Phase, Summary, Target, Times};
 use serde_json::{Map, Value, json};
 
-use super::{Largest, Printer, hexadecimal, microseconds, now, print, verdict};
+use super::{Largest, Printer, facts, hexadecimal, microseconds, now, print, verdict};
+use crate::cli::Mode;
 use crate::flags;
 
 /// The version of the schema. It changes if a program that reads it may break.
@@ -16,11 +17,13 @@ const BUCKETS: usize = usize::MAX;
 
 pub(super) struct Json {
     target: Target,
+    /// Whether the server is asked for facts. They are one object, with the connection.
+    is_facts: bool,
 }
 
 impl Json {
-    pub(super) fn new(target: Target) -> Self {
-        Json { target }
+    pub(super) fn new(target: Target, mode: &Mode) -> Self {
+        Json { target, is_facts: matches!(mode, Mode::Facts(_)) }
     }
 
     /// Prints an object that has the fields of all events, and those of `fields`.
@@ -38,6 +41,7 @@ impl Json {
 impl Printer for Json {
     fn event(&mut self, event: &Event) {
         match event {
+            Event::Connected(_) if self.is_facts => {}
             Event::Connected(connected) => self.print("connected", connection(connected)),
             Event::Reply(reply) => self.print(
                 "reply",
@@ -95,6 +99,16 @@ impl Printer for Json {
         let payload = found.map(|found| found.payload);
         let mtu = found.and_then(|found| Some(found.payload + found.headers?));
         self.print("mtu", json!({ "largest_payload": payload, "mtu": mtu }));
+    }
+
+    fn arrival(&mut self, arrival: &Arrival) {
+        let mut fields = connection(&arrival.connected);
+        if let (Value::Object(fields), Value::Object(mut more)) =
+            (&mut fields, facts::json(&self.target, arrival))
+        {
+            fields.append(&mut more);
+        }
+        self.print("facts", fields);
     }
 
     fn failure(&mut self, reason: &str) {

@@ -3,18 +3,20 @@
 //! A format prints what it is given; all its numbers are those of the library's summary.
 
 mod csv;
+mod facts;
 mod json;
 mod text;
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use echo_server::probe::{Event, Probe, Summary, Target, Verdict};
+use echo_server::probe::{Arrival, Event, Probe, Summary, Target, Verdict};
 
 use crate::cli::{Format, Mode, Output};
 
 /// Prints the events and the summary of one target.
 pub struct Report {
+    target: Target,
     printer: Box<dyn Printer>,
     is_quiet: bool,
     /// The bytes of the headers of IP and UDP, once the address is known.
@@ -41,6 +43,9 @@ trait Printer {
     /// Prints the result of the search for the largest datagram.
     fn mtu(&mut self, found: Option<Largest>);
 
+    /// Prints what the server saw.
+    fn arrival(&mut self, arrival: &Arrival);
+
     /// Prints why there is no summary, if standard error is not enough.
     fn failure(&mut self, _reason: &str) {}
 }
@@ -53,10 +58,11 @@ impl Report {
             let target = probe.target().clone();
             let printer: Box<dyn Printer> = match output.format {
                 Format::Text => Box::new(text::Text::new(probe, mode, output, is_one_of_many)),
-                Format::Json => Box::new(json::Json::new(target)),
+                Format::Json => Box::new(json::Json::new(target, mode)),
                 Format::Csv => Box::new(csv::Csv::new(target, mode, number == 0)),
             };
-            Report { printer, is_quiet: output.is_quiet, headers: None }
+            let target = probe.target().clone();
+            Report { target, printer, is_quiet: output.is_quiet, headers: None }
         };
         probes.iter().enumerate().map(report).collect()
     }
@@ -81,6 +87,14 @@ impl Report {
     pub fn mtu(&mut self, payload: Option<usize>) {
         let headers = self.headers;
         self.printer.mtu(payload.map(|payload| Largest { payload, headers }));
+    }
+
+    pub fn arrival(&mut self, arrival: &Arrival) {
+        self.printer.arrival(arrival);
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     pub fn failure(&mut self, reason: &str) {

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::styling::{AnsiColor, Style};
 use echo_server::probe::{
-    Connected, Connecting, Difference, Event, LoadOptions, Probe, Progress, Reply, Summary, Target,
-    Verdict,
+    Arrival, Connected, Connecting, Difference, Event, LoadOptions, Probe, Progress, Reply,
+    Summary, Target, Verdict,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Largest, Printer, hexadecimal, label, print, verdict};
+use super::{Largest, Printer, facts, hexadecimal, label, print, verdict};
 use crate::cli::{Mode, Output};
 use crate::flags;
 
@@ -244,6 +244,15 @@ impl Printer for Text {
             }
             None => "nothing comes back".to_owned(),
         });
+    }
+
+    fn arrival(&mut self, arrival: &Arrival) {
+        for line in facts::words(arrival) {
+            match line {
+                facts::Line::Plain(text) => self.line(&text),
+                facts::Line::Wrong(text) => self.wrong(&text),
+            }
+        }
     }
 
     fn failure(&mut self, _reason: &str) {

@@ -1,0 +1,286 @@
+//! Asks for facts on a connection, and checks that it echoes.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::received::{Facts, Parsed, parse};
+use super::{EchoCheck, NoFacts};
+use crate::causes::{self, Peer};
+use crate::probe::link::{Inbox, Incoming, Link, Outbox};
+use crate::probe::messages::MAX_DATAGRAM_PAYLOAD;
+use crate::probe::pace::later;
+use crate::probe::payload::Payloads;
+use crate::probe::stranger::quote;
+
+/// The most bytes of a first line that are read.
+const LONGEST: usize = 256 * 1024;
+
+/// What a datagram that asks for facts begins with.
+const QUESTION: &[u8] = b"ECHO-FACTS?";
+
+/// What fills it up. A service that drops NUL or trims spaces leaves a dot alone.
+const PADDING: u8 = b'.';
+
+/// How long the first question is in bytes: almost every path carries it unfragmented.
+const FIRST_QUESTION: usize = 1200;
+
+/// How often a question is asked: a datagram can be lost.
+const TRIES: usize = 3;
+
+/// How many bytes of a stream are read at once.
+const CHUNK: usize = 16 * 1024;
+
+/// Why there are no facts.
+pub(super) enum Stopped {
+    NoFacts(NoFacts),
+    /// The connection has failed.
+    Failed(io::Error),
+}
+
+impl From<NoFacts> for Stopped {
+    fn from(why: NoFacts) -> Self {
+        Stopped::NoFacts(why)
+    }
+}
+
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        Stopped::Failed(error)
+    }
+}
+
+/// What is said and heard on a connection.
+pub(super) struct Conversation<'a> {
+    link: &'a mut Link,
+    timeout: Duration,
+    inbox: Inbox,
+    outbox: Outbox,
+    is_text: bool,
+    is_unflushed: bool,
+    /// What has come of a stream behind the facts.
+    rest: Vec<u8>,
+    /// The last question over UDP, whose echo may come late.
+    question: Vec<u8>,
+}
+
+/// What was received.
+enum Heard {
+    Bytes(Vec<u8>),
+    Datagrams(Vec<Vec<u8>>),
+    /// Whether it is text comes second.
+    Message(Vec<u8>, bool),
+    End(String),
+}
+
+impl From<Incoming<'_>> for Heard {
+    fn from(incoming: Incoming<'_>) -> Self {
+        match incoming {
+            Incoming::Bytes(bytes) => Heard::Bytes(bytes.to_vec()),
+            Incoming::Datagrams(received) => {
+                Heard::Datagrams(received.iter().map(<[u8]>::to_vec).collect())
+            }
+            Incoming::Message(bytes, is_text) => Heard::Message(bytes.to_vec(), is_text),
+            Incoming::End(how) => Heard::End(how),
+        }
+    }
+}
+
+impl<'a> Conversation<'a> {
+    pub(super) fn new(link: &'a mut Link, timeout: Duration) -> Self {
+        Conversation {
+            link,
+            timeout,
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            is_text: false,
+            is_unflushed: false,
+            rest: Vec::new(),
+            question: Vec::new(),
+        }
+    }
+
+    /// Waits for the facts. Over UDP it asks for them.
+    pub(super) async fn facts(&mut self) -> Result<Facts, Stopped> {
+        match self.link {
+            Link::Bytes(_) => self.first_line().await,
+            Link::Messages(_) => self.first_message().await,
+            Link::Datagrams(_) => self.answer().await,
+        }
+    }
+
+    async fn first_line(&mut self) -> Result<Facts, Stopped> {
+        let deadline = self.deadline();
+        let mut line = Vec::new();
+        loop {
+            let bytes = match self.hear(deadline).await? {
+                Some(Heard::Bytes(bytes)) => bytes,
+                Some(Heard::End(_)) if !line.is_empty() => return Err(other(&line)),
+                Some(Heard::End(how)) => return Err(NoFacts::Closed(how).into()),
+                None if !line.is_empty() => return Err(other(&line)),
+                _ => return Err(NoFacts::Silent { timeout: self.timeout }.into()),
+            };
+            let before = line.len();
+            line.extend(bytes);
+            if let Some(end) = line[before..].iter().position(|byte| *byte == b'\n') {
+                self.rest = line.split_off(before + end + 1);
+                return only_facts(&line);
+            }
+            if !line.starts_with(b"{") {
+                return Err(other(&line));
+            }
+            if line.len() >= LONGEST {
+                return Err(NoFacts::TooLong.into());
+            }
+        }
+    }
+
+    async fn first_message(&mut self) -> Result<Facts, Stopped> {
+        match self.hear(self.deadline()).await? {
+            Some(Heard::Message(bytes, true)) => only_facts(&bytes),
+            Some(Heard::Message(bytes, false)) => Err(other(&bytes)),
+            Some(Heard::End(how)) => Err(NoFacts::Closed(how).into()),
+            _ => Err(NoFacts::Silent { timeout: self.timeout }.into()),
+        }
+    }
+
+    /// Asks, and asks with a longer question if the reply needs one.
+    async fn answer(&mut self) -> Result<Facts, Stopped> {
+        let mut size = FIRST_QUESTION;
+        let mut tries = 0;
+        loop {
+            self.ask(size);
+            let Some(reply) = self.reply().await? else {
+                tries += 1;
+                if tries < TRIES {
+                    continue;
+                }
+                return Err(NoFacts::Silent { timeout: self.timeout }.into());
+            };
+            match parse(&reply) {
+                // Each question is longer than the one before, so this ends.
+                Parsed::Need(bytes) => match usize::try_from(bytes) {
+                    Ok(longer) if (size + 1..=MAX_DATAGRAM_PAYLOAD).contains(&longer) => {
+                        (size, tries) = (longer, 0);
+                    }
+                    Ok(longer) if longer <= size => return Err(other(&reply)),
+                    _ => return Err(NoFacts::Needs { bytes }.into()),
+                },
+                _ if reply == self.question => return Err(NoFacts::Echoed.into()),
+                _ => return only_facts(&reply),
+            }
+        }
+    }
+
+    fn ask(&mut self, size: usize) {
+        let mut question = QUESTION.to_vec();
+        question.resize(size, PADDING);
+        self.outbox = Outbox::default();
+        self.outbox.refill(1, |bytes| bytes.extend_from_slice(&question));
+        self.question = question;
+    }
+
+    /// The next datagram. `None` if none comes in time.
+    async fn reply(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let deadline = self.deadline();
+        while let Some(heard) = self.hear(deadline).await? {
+            let Heard::Datagrams(datagrams) = heard else { continue };
+            // A second reply to a question that was asked twice says the same.
+            if let Some(first) = datagrams.into_iter().next() {
+                return Ok(Some(first));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends a message, and waits for it to come back.
+    pub(super) async fn echo(&mut self, payloads: &Payloads) -> EchoCheck {
+        let message = payloads.message(0);
+        self.is_text = payloads.is_text() && matches!(self.link, Link::Messages(_));
+        self.outbox = Outbox::default();
+        self.outbox.refill(1, |bytes| bytes.extend_from_slice(&message));
+        let deadline = self.deadline();
+        let mut received = std::mem::take(&mut self.rest);
+        loop {
+            let is_prefix = message.starts_with(&received);
+            if !received.is_empty() && (!is_prefix || received.len() == message.len()) {
+                return verdict(&message, &received);
+            }
+            match self.hear(deadline).await {
+                Ok(Some(Heard::Bytes(bytes))) => received.extend(bytes),
+                Ok(Some(Heard::Message(bytes, is_text))) => {
+                    return match is_text == self.is_text {
+                        true => verdict(&message, &bytes),
+                        false => EchoCheck::Different,
+                    };
+                }
+                Ok(Some(Heard::Datagrams(datagrams))) => {
+                    let mut own = datagrams.into_iter().filter(|bytes| !self.is_late(bytes));
+                    if let Some(reply) = own.next() {
+                        return verdict(&message, &reply);
+                    }
+                }
+                Ok(Some(Heard::End(how))) => {
+                    return EchoCheck::Missing(format!("closed by the other side: {how}"));
+                }
+                Ok(None) => {
+                    let waited = humantime::format_duration(self.timeout);
+                    return EchoCheck::Missing(format!("it did not come back within {waited}"));
+                }
+                Err(error) if matches!(self.link, Link::Datagrams(_)) => {
+                    return EchoCheck::Missing(causes::of_datagram(&error));
+                }
+                Err(error) => return EchoCheck::Missing(causes::of_io(&error, Peer::Server)),
+            }
+        }
+    }
+
+    /// Whether a datagram is another reply to a question.
+    fn is_late(&self, datagram: &[u8]) -> bool {
+        datagram.starts_with(QUESTION) || !matches!(parse(datagram), Parsed::Other)
+    }
+
+    fn deadline(&self) -> Instant {
+        later(Instant::now(), self.timeout)
+    }
+
+    /// What comes next, while what is to be sent is sent. `None` if nothing comes in time.
+    async fn hear(&mut self, deadline: Instant) -> io::Result<Option<Heard>> {
+        match timeout_at(deadline, poll_fn(|cx| self.poll_hear(cx))).await {
+            Ok(heard) => heard.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn poll_hear(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Heard>> {
+        if self.outbox.is_full()
+            && let Poll::Ready(sent) = self.link.poll_send(cx, &mut self.outbox, self.is_text)
+        {
+            sent?;
+            self.is_unflushed = true;
+        }
+        if self.is_unflushed && self.link.poll_flush(cx)?.is_ready() {
+            self.is_unflushed = false;
+        }
+        self.link.poll_receive(cx, &mut self.inbox, CHUNK, false).map_ok(Heard::from)
+    }
+}
+
+fn only_facts(bytes: &[u8]) -> Result<Facts, Stopped> {
+    match parse(bytes) {
+        Parsed::Facts(facts) => Ok(facts),
+        Parsed::Version(version) => Err(NoFacts::Version(version).into()),
+        Parsed::Need(_) | Parsed::Other => Err(other(bytes)),
+    }
+}
+
+fn other(bytes: &[u8]) -> Stopped {
+    NoFacts::Other { quoted: quote(bytes) }.into()
+}
+
+fn verdict(message: &[u8], received: &[u8]) -> EchoCheck {
+    if message == received { EchoCheck::Exact(message.len()) } else { EchoCheck::Different }
+}
