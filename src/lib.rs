@@ -163,7 +163,6 @@ mod logged;
 mod net;
 pub mod probe;
 mod protocols;
-#[allow(dead_code, unused_imports, reason = "the server is going to read headers")]
 mod proxy_protocol;
 mod server;
 mod testing;

@@ -6,8 +6,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use super::parse::{FIXED_LENGTH, MAX_BLOCK};
 use super::tests::to_list;
 use super::*;
+
+/// With so many bytes, the parser has decided.
+const MAX_LENGTH: usize = FIXED_LENGTH + MAX_BLOCK;
 
 /// xorshift64*, which gives the same sequence on every platform.
 struct Noise(u64);

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde_json::{Map, Value};
 
-pub(crate) use parse::{HeaderError, MAX_LENGTH, parse};
+pub(crate) use parse::parse;
 
 /// The signature of version 2 (section 2.2).
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";

@@ -20,14 +20,12 @@ use super::{
 const MAX_LINE: usize = 107;
 
 /// Signature, version and command, family and protocol, length (section 2.2).
-const FIXED_LENGTH: usize = 16;
+pub(super) const FIXED_LENGTH: usize = 16;
 
 /// The longest block of a version 2 header that is taken, in bytes. The length field could say 65,535,
-/// but a header is meant to fit into one TCP segment, and this is memory for anybody who connects.
-const MAX_BLOCK: usize = 4096;
-
-/// The longest header, in bytes. With so many bytes, [`parse`] needs no more.
-pub(crate) const MAX_LENGTH: usize = FIXED_LENGTH + MAX_BLOCK;
+/// but a header is meant to fit into one TCP segment, and this is memory for anybody who connects. So
+/// with `FIXED_LENGTH + MAX_BLOCK` bytes, [`parse`] has decided.
+pub(super) const MAX_BLOCK: usize = 4096;
 
 /// What is wrong with a header. The text is the end of a sentence about the header, and has nothing
 /// in it that the sender could choose but numbers.

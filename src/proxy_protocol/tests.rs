@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;
 
-use super::parse::End;
+use super::parse::{End, FIXED_LENGTH, HeaderError, MAX_BLOCK};
 use super::*;
 
 const VERSION_2_TCP4: [u8; 2] = [0x21, 0x11];
@@ -296,7 +296,7 @@ fn what_version_2_does_not_define_is_refused() {
         assert_eq!(verdict_byte_by_byte(&bytes[..bytes.len().min(300)]), Err(error));
     }
     let longest = version_2([0x20, 0], &[0; 4096]);
-    assert_eq!(longest.len(), MAX_LENGTH);
+    assert_eq!(longest.len(), FIXED_LENGTH + MAX_BLOCK);
     parsed(&longest);
 }
 
