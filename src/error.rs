@@ -30,6 +30,14 @@ pub enum StartError {
         /// The settings that exclude it.
         with: Vec<Setting>,
     },
+    /// A setting is for a protocol that no listener speaks.
+    #[error("{setting}: no listener speaks {protocol}")]
+    NotServed {
+        /// The setting.
+        setting: Setting,
+        /// The protocol.
+        protocol: Protocol,
+    },
     /// A certificate, a key or a revocation list could not be used.
     #[error(transparent)]
     Credential(#[from] CredentialError),
@@ -189,6 +197,7 @@ impl StartError {
         matches!(
             self,
             StartError::Setting { .. }
+                | StartError::NotServed { .. }
                 | StartError::Excluded { .. }
                 | StartError::Credential(_)
                 | StartError::Address { .. }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -48,8 +48,8 @@ async fn every_stream_begins_with_facts_and_echoes_exactly_behind_them() {
         assert_eq!(facts["local"], server.address.to_string());
         assert!(facts["tcp"]["mss"].as_u64().unwrap() > 500, "{facts}");
         let time = humantime::parse_rfc3339(facts["time"].as_str().unwrap()).unwrap();
-        let age = before.duration_since(time).unwrap_or_default();
-        assert!(age.as_secs() < 60, "{facts}");
+        let apart = before.duration_since(time).unwrap_or_else(|later| later.duration());
+        assert!(apart.as_secs() < 60, "{facts}");
         assert_eq!(facts.get("tls").is_some(), protocol.is_over_tls(), "{facts}");
         let is_http = matches!(protocol, Protocol::Ws | Protocol::Wss);
         assert_eq!(facts.get("http").is_some(), is_http, "{facts}");
@@ -208,7 +208,7 @@ async fn http2_streams_tell_facts_of_their_own() {
     assert_eq!(facts["http"]["authority"], "localhost");
     assert_eq!(facts["http"]["fields"], json!([["x-a", "1"]]));
     assert_eq!(facts["connection"], 1);
-    // RFC 8441: the stream is a connection of its own, and its first message the facts.
+    // RFC 8441: each stream is a connection of its own; the first message is the facts.
     let upgrade = hyper::Request::connect("http://localhost/chat")
         .version(hyper::Version::HTTP_2)
         .header("sec-websocket-version", "13")
@@ -231,7 +231,7 @@ async fn http2_streams_tell_facts_of_their_own() {
             }
         }
     };
-    assert_eq!((&facts["connection"], &facts["http"]["path"]), (&json!(2), &json!("/chat")));
+    assert_eq!((&facts["connection"], &facts["http"]["path"]), (&json!(3), &json!("/chat")));
 }
 
 #[cfg(unix)]
@@ -291,5 +291,103 @@ fn the_probe_finds_nothing_changed_where_nothing_is_between() {
         assert!(output.status.success(), "{url} {more:?}: {said}");
         assert!(said.contains("nothing that it tells has changed"), "{url} {more:?}: {said}");
         assert!(said.contains("it echoes: 64 bytes"), "{url} {more:?}: {said}");
+    }
+}
+
+/// A client that opens no window and asks a hundred times, with the longest fields that a head takes.
+#[test]
+fn facts_that_a_client_does_not_take_are_memory_that_counts() {
+    let args = ["--ws=0", "--facts=ws", "--max-buffered=256KiB", "--log-format=json"];
+    let server = Running::start(&args);
+    let mut stream = std::net::TcpStream::connect(server.address("ws")).unwrap();
+    // The preface, and SETTINGS with INITIAL_WINDOW_SIZE 0 (RFC 9113 section 6.5.2).
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0")
+        .unwrap();
+    let value = "v".repeat(4000);
+    for stream_id in (1..200_u32).step_by(2) {
+        // Literal fields without indexing (RFC 7541 section 6.2.2), and three of the static table.
+        let mut block = vec![0x82, 0x86, 0x04, 6];
+        block.extend(b"/facts");
+        block.extend([0x01, 1]);
+        block.push(b'h');
+        block.extend([0x00, 1, b'x', 0x7F]);
+        let mut rest = value.len() - 0x7F;
+        while rest >= 128 {
+            block.push((rest % 128) as u8 | 0x80);
+            rest /= 128;
+        }
+        block.push(rest as u8);
+        block.extend(value.as_bytes());
+        // HEADERS with END_STREAM and END_HEADERS.
+        let length = (block.len() as u32).to_be_bytes();
+        let frame = [&length[1..], &[1, 0x05], &stream_id.to_be_bytes(), &block].concat();
+        stream.write_all(&frame).unwrap();
+    }
+    server.wait_for_line("The limit on buffered bytes is reached");
+    // A client with a window gets its own meanwhile.
+    let response = http::send(server.address("ws"), "GET", "/facts", "");
+    assert_eq!(response.status, 200);
+}
+
+/// What nobody asks for is not written: a request costs no more because of what the server saw.
+#[tokio::test]
+async fn large_client_hellos_are_told_in_part() {
+    let server = server(Protocol::Tls).await;
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots())
+        .with_no_client_auth();
+    config.alpn_protocols = (0..6000_u32).map(|n| format!("name-{n}").into_bytes()).collect();
+    let tcp = TcpStream::connect(server.address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    let mut client = Client::Bytes(Box::new(tls));
+    let facts = client.facts().await;
+    let offered = facts["tls"]["alpn_offered"].as_array().unwrap();
+    assert!((100..1000).contains(&offered.len()), "{}", offered.len());
+    assert_eq!(offered[0], "name-0");
+    assert!(facts.to_string().len() < 10_000, "{facts}");
+    assert_eq!(client.echo(b"hello").await, b"hello");
+}
+
+/// `sent` counts the facts, on every protocol.
+#[test]
+fn facts_count_as_sent() {
+    for protocol in ["tcp", "ws"] {
+        let args = [&format!("--{protocol}=0"), "--facts=all", "--log-format=json"];
+        let server = Running::start(&args);
+        let mut stream = std::net::TcpStream::connect(server.address(protocol)).unwrap();
+        let sent = if protocol == "ws" {
+            common::client::upgrade(&mut stream);
+            let mut head = [0; 4];
+            stream.read_exact(&mut head).unwrap();
+            let length = u16::from_be_bytes([head[2], head[3]]);
+            stream.read_exact(&mut vec![0; length.into()]).unwrap();
+            u64::from(length)
+        } else {
+            let mut line = Vec::new();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            stream.read_to_end(&mut line).unwrap();
+            line.len() as u64
+        };
+        drop(stream);
+        server.wait_for_line("Connection closed");
+        let (_, log) = server.terminate();
+        let closed = log.lines().find(|line| line.contains("Connection closed")).unwrap();
+        let closed: Value = serde_json::from_str(closed).unwrap();
+        assert_eq!(closed["sent"], sent, "{protocol}: {closed}");
+        assert_eq!(closed["received"], 0, "{protocol}: {closed}");
+    }
+}
+
+#[test]
+fn a_page_of_another_origin_is_not_told() {
+    let server = Running::start(&["--ws=0", "--facts=ws", "--ws-origin=https://example.com"]);
+    for (origin, status) in [("https://example.com", 200), ("https://example.org", 403)] {
+        let fields = format!("Origin: {origin}\r\n");
+        let response = http::send(server.address("ws"), "GET", "/facts", &fields);
+        assert_eq!(response.status, status, "{origin}");
     }
 }

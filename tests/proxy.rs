@@ -584,3 +584,76 @@ fn refusal(args: &[&str]) -> String {
     assert_eq!(errors.len(), 1, "{args:?}: {said}");
     errors[0].to_owned()
 }
+
+/// What the kernel has of a client when the drain begins, a header with something behind it, is
+/// answered.
+#[test]
+fn a_drain_echoes_what_was_sent_behind_a_header() {
+    let server = start(&["--tcp=0", "--proxy-protocol=tcp", "--threads=1"]);
+    server.signal(Signal::STOP);
+    let clients = (0..50).map(|_| {
+        let mut client = connect(&server, "tcp");
+        client.write_all(&[LINE, b"hello"].concat()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        client
+    });
+    let clients: Vec<_> = clients.collect();
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    for mut client in clients {
+        let mut echo = String::new();
+        client.read_to_string(&mut echo).unwrap();
+        assert_eq!(echo, "hello");
+    }
+}
+
+#[test]
+fn an_ipv4_network_may_be_written_as_ipv6() {
+    for networks in ["::ffff:127.0.0.1", "::ffff:127.0.0.0/104", "127.0.0.0/8"] {
+        let from = format!("--proxy-from={networks}");
+        let server = start(&["--tcp=[::]:0", "--proxy-protocol=tcp", &from]);
+        let mut client = TcpStream::connect(("127.0.0.1", server.address("tcp").port())).unwrap();
+        client.write_all(&[LINE, b"x"].concat()).unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    }
+}
+
+/// An HTTP/2 stream is a connection of the client that was announced for the one that carries it.
+#[test]
+fn the_streams_of_a_connection_have_its_proxy() {
+    let server = start(&["--ws=0", "--proxy-protocol=ws", "--facts=ws"]);
+    let mut client = connect(&server, "ws");
+    let proxy = client.local_addr().unwrap().to_string();
+    // GET /facts of h (RFC 7541): END_STREAM and END_HEADERS.
+    let block = b"\x82\x86\x04\x06/facts\x01\x01h";
+    let length = u8::try_from(block.len()).unwrap();
+    let headers = [&[0, 0, length, 1, 5, 0, 0, 0, 1], &block[..]].concat();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    client.write_all(&[LINE, preface, &headers].concat()).unwrap();
+    server.wait_for_line("Connection closed");
+    let log = Log::of(server);
+    for line in log.all(&format!("New connection from: {CLIENT}")) {
+        assert_eq!(line["proxy"], *proxy, "{line}");
+    }
+    let closed = log.all(&format!("Connection closed: {CLIENT}"));
+    assert_eq!(closed.len(), 2, "{log}");
+    assert!(closed.iter().all(|line| line["proxy"] == *proxy), "{log}");
+}
+
+/// A hint for HTTP on a TLS port does not depend on where the bytes behind a header are cut.
+#[test]
+fn http_at_a_tls_port_is_told_wherever_a_read_ends() {
+    let server = start(&["--tls=0", "--proxy-protocol=tls"]);
+    // A read takes 1,024 bytes.
+    for length in 1010..=1024 {
+        let padding = length - 16 - ADDRESSES.len() - 3;
+        let noop = [&[0x04], &u16::try_from(padding).unwrap().to_be_bytes()[..], &vec![0; padding]];
+        let header = header(PROXY, TCP4, &[&ADDRESSES[..], &noop.concat()].concat());
+        assert_eq!(header.len(), length);
+        let mut client = connect(&server, "tls");
+        client.write_all(&[&header, &b"GET / HTTP/1.1\r\n\r\n"[..]].concat()).unwrap();
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{length}: {said}");
+    }
+}

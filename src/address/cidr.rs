@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// A network of IP addresses: an address with the length of its prefix (RFC 4632), or one address.
 ///
@@ -47,14 +47,26 @@ impl FromStr for Cidr {
 
     fn from_str(text: &str) -> Result<Cidr, CidrError> {
         if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Cidr(address.into()));
+            return Ok(Cidr(address.to_canonical().into()));
         }
         let given: IpNet = text.parse().map_err(|_| CidrError::Form)?;
+        let given = canonical(given);
         match given.trunc() {
             network if network == given => Ok(Cidr(network)),
             network => Err(CidrError::HostBits { network: Cidr(network) }),
         }
     }
+}
+
+/// A network of IPv4-mapped IPv6 addresses as the IPv4 network that it stands for.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    let mapped = match network {
+        IpNet::V6(v6) => v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(MAPPED)),
+        IpNet::V4(_) => None,
+    };
+    let v4 = mapped.and_then(|(address, length)| Ipv4Net::new(address, length).ok());
+    v4.map_or(network, IpNet::V4)
 }
 
 impl fmt::Display for Cidr {
@@ -75,6 +87,9 @@ mod tests {
             ("0.0.0.0/0", "203.0.113.1", "2001:db8::1"),
             ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
             ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+            ("::ffff:10.0.0.0/104", "10.0.0.1", "11.0.0.1"),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
+            ("::/0", "2001:db8::1", "10.0.0.1"),
             ("::1", "::1", "::2"),
         ] {
             let network: Cidr = text.parse().unwrap();

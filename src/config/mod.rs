@@ -225,7 +225,8 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From accept until the PROXY header, the TLS handshake and the WebSocket upgrade are done. Default: 10 seconds.
+    /// From accept until the PROXY header, the TLS handshake and the WebSocket upgrade are done.
+    /// Default: 10 seconds.
     pub handshake: Option<Duration>,
     /// Without a byte in either direction. Default: 10 minutes.
     pub idle: Option<Duration>,

@@ -20,7 +20,7 @@ pub(crate) enum End {
     NotAdmitted(Refusal),
     /// An HTTP request that asked for no WebSocket was answered.
     Answered(u16),
-    /// TLS or the WebSocket upgrade took too long.
+    /// The PROXY header, TLS and the WebSocket upgrade took too long.
     HandshakeTimeout,
     /// Nothing moved for too long.
     Idle,

@@ -9,8 +9,9 @@
 //! | session | the future that drives one [`Echo`], of a connection or of a datagram socket |
 //!
 //! A protocol brings a [`Handshake`], which turns an accepted stream into an [`Echo`]; everything
-//! after that happens here. This module uses the echo core, [`crate::net`]'s peers and tokio; it
-//! knows protocols only by the name that the log gives them, and nothing of accepting.
+//! after that happens here. This module uses the echo core, [`crate::net`]'s peers, PROXY headers as
+//! plain data, and tokio; it knows protocols only by the name that the log gives them, and nothing of
+//! accepting.
 
 mod admission;
 mod clock;

@@ -184,9 +184,11 @@ impl<E: Echo> Session<E> {
     ) -> Self {
         let worker = admitted.connection.worker;
         let (phase, client) = Phase::of(opening);
+        let proxy = admitted.proxy;
         let mut session = Session::new(sessions, worker, Some(admitted), phase);
-        if client.is_some() {
-            session.rare.get_or_insert_default().client = client;
+        if client.is_some() || proxy.is_some() {
+            let rare = session.rare.get_or_insert_default();
+            (rare.client, rare.proxy) = (client, proxy);
         }
         session
     }
@@ -288,46 +290,10 @@ impl<E: Echo> Future for Session<E> {
 impl<E: Echo> Session<E> {
     /// Drives handshake, echo and farewell as far as possible. Ready when the session is over.
     fn poll_life(mut self: Pin<&mut Self>, cx: &mut Context<'_>, stage: Stage) -> Poll<()> {
-        if let Phase::Announcing(announcing) = self.as_mut().project().phase {
-            match announcing.as_mut().poll(cx) {
-                Poll::Ready(Ok(announced)) => {
-                    if let Err(reason) = self.as_mut().meet(announced) {
-                        return self.finish(End::NotAdmitted(reason));
-                    }
-                }
-                Poll::Ready(Err(Refused { end, .. })) => return self.finish(end),
-                Poll::Pending if stage == Stage::Draining => return self.finish(End::GoingAway),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        let this = self.as_mut().project();
-        if let Phase::Opening(opening) = this.phase {
-            match opening.as_mut().poll(cx) {
-                Poll::Ready(Ok(Opened { echo, client, is_carrier })) => {
-                    *this.phase = Phase::Open(echo);
-                    if client.is_some() {
-                        this.rare.get_or_insert_default().client = client;
-                    }
-                    if let (Some(counts), Some(connection), false) =
-                        (this.sessions.counts(), this.connection, is_carrier)
-                    {
-                        counts
-                            .handshake(connection.protocol, this.sessions.clock.since(*this.began));
-                    }
-                }
-                Poll::Ready(Err(Refused { end, farewell: None })) => return self.finish(end),
-                Poll::Ready(Err(Refused { end, farewell: Some(farewell) })) => {
-                    *this.end = Some(Box::new(end));
-                    *this.phase = Phase::Refused(farewell);
-                }
-                Poll::Pending if stage == Stage::Draining => return self.finish(End::GoingAway),
-                Poll::Pending => return Poll::Pending,
-            }
-            *this.moved = this.sessions.clock.now();
-            *this.pinged = *this.moved;
-        }
-        if let Phase::Refused(farewell) = self.as_mut().project().phase {
-            return farewell.as_mut().poll(cx);
+        if !matches!(self.phase, Phase::Open(_))
+            && let Some(polled) = self.as_mut().poll_opening(cx, stage)
+        {
+            return polled;
         }
         if self.goodbye.is_none() {
             match self.as_mut().turn(cx) {
@@ -358,6 +324,64 @@ impl<E: Echo> Session<E> {
         Poll::Ready(())
     }
 
+    /// Drives what comes before the echo, and what ends it there. `None` when the echo begins.
+    #[inline(never)]
+    fn poll_opening(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        stage: Stage,
+    ) -> Option<Poll<()>> {
+        if let Phase::Announcing(announcing) = self.as_mut().project().phase {
+            match announcing.as_mut().poll(cx) {
+                Poll::Ready(Ok(announced)) => {
+                    if let Err(reason) = self.as_mut().meet(announced) {
+                        return Some(self.finish(End::NotAdmitted(reason)));
+                    }
+                }
+                Poll::Ready(Err(Refused { end, .. })) => return Some(self.finish(end)),
+                // The header may have come, with what is to be echoed behind it.
+                Poll::Pending
+                    if stage == Stage::Draining && self.as_mut().may_leave(&Turn::Waiting, cx) =>
+                {
+                    return Some(self.finish(End::GoingAway));
+                }
+                Poll::Pending => return Some(Poll::Pending),
+            }
+        }
+        let this = self.as_mut().project();
+        if let Phase::Opening(opening) = this.phase {
+            match opening.as_mut().poll(cx) {
+                Poll::Ready(Ok(Opened { echo, client, is_carrier })) => {
+                    *this.phase = Phase::Open(echo);
+                    if client.is_some() {
+                        this.rare.get_or_insert_default().client = client;
+                    }
+                    if let (Some(counts), Some(connection), false) =
+                        (this.sessions.counts(), this.connection, is_carrier)
+                    {
+                        counts
+                            .handshake(connection.protocol, this.sessions.clock.since(*this.began));
+                    }
+                }
+                Poll::Ready(Err(Refused { end, farewell: None })) => return Some(self.finish(end)),
+                Poll::Ready(Err(Refused { end, farewell: Some(farewell) })) => {
+                    *this.end = Some(Box::new(end));
+                    *this.phase = Phase::Refused(farewell);
+                }
+                Poll::Pending if stage == Stage::Draining => {
+                    return Some(self.finish(End::GoingAway));
+                }
+                Poll::Pending => return Some(Poll::Pending),
+            }
+            *this.moved = this.sessions.clock.now();
+            *this.pinged = *this.moved;
+        }
+        if let Phase::Refused(farewell) = self.as_mut().project().phase {
+            return Some(farewell.as_mut().poll(cx));
+        }
+        None
+    }
+
     /// Goes on for the client that the proxy has announced.
     ///
     /// # Errors
@@ -373,6 +397,7 @@ impl<E: Echo> Session<E> {
         let (phase, client) = Phase::of(opening);
         this.rare.get_or_insert_default().client = client;
         *this.phase = phase;
+        *this.kernel_polls = 0;
         *this.moved = this.sessions.clock.now();
         *this.pinged = *this.moved;
         Ok(())

@@ -69,6 +69,8 @@ pub(crate) struct Statistics {
 pub(crate) struct Admitted {
     pub(crate) connection: Connection,
     pub(super) permit: Permit,
+    /// The proxy that has announced the client before.
+    pub(super) proxy: Option<Peer>,
 }
 
 impl Admitted {
@@ -109,11 +111,21 @@ impl Sessions {
         self.counts.as_ref()
     }
 
-    /// Admits a connection, or an HTTP/2 stream, which counts as one. `None` if a limit is reached.
+    /// Admits a connection. `None` if a limit is reached.
     pub(crate) fn admit(&self, protocol: Protocol, peer: Peer) -> Option<Admitted> {
+        self.admit_from(protocol, peer, None)
+    }
+
+    /// Admits an HTTP/2 stream, which counts as a connection. `proxy` has announced its client.
+    pub(crate) fn admit_from(
+        &self,
+        protocol: Protocol,
+        peer: Peer,
+        proxy: Option<Peer>,
+    ) -> Option<Admitted> {
         let admitted = self.admit_for(peer.ip(), protocol, peer)?;
-        self.log_new(&admitted.connection, None);
-        Some(admitted)
+        self.log_new(&admitted.connection, proxy);
+        Some(Admitted { proxy, ..admitted })
     }
 
     /// Admits a connection whose peer is a proxy. For which network it counts is known when the proxy
@@ -126,7 +138,8 @@ impl Sessions {
         let permit = self.admission.admit(ip);
         let permit = permit.inspect_err(|reason| self.refuse(protocol, peer, *reason)).ok()?;
         let number = self.counters.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-        Some(Admitted { connection: Connection { protocol, number, peer, worker: 0 }, permit })
+        let connection = Connection { protocol, number, peer, worker: 0 };
+        Some(Admitted { connection, permit, proxy: None })
     }
 
     /// Counts a connection for its client, whom `proxy` has announced.

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub(crate) use datagrams::LARGEST as MAX_DATAGRAM;
 pub use datagrams::{Answerable, AnsweringEcho, Answers, Asked, DatagramEcho, Rules, Unanswered};
-pub use frames::{Frames, text_message};
+pub use frames::Frames;
 pub use stream::{Carrier, LowerStream, StreamEcho};
 pub(crate) use turn::yield_turn;
 

@@ -13,7 +13,8 @@ pub(crate) struct Seen {
     connection: Connection,
     socket: SocketFacts,
     proxy: Option<Box<Proxy>>,
-    tls: Option<Box<TlsSeen>>,
+    /// As JSON: an HTTP/2 connection tells it once for each stream.
+    tls: Option<String>,
 }
 
 impl Seen {
@@ -25,7 +26,7 @@ impl Seen {
 
     /// The same, with what the TLS handshake showed.
     pub(crate) fn over_tls(self, tls: Option<Box<TlsSeen>>) -> Self {
-        Seen { tls, ..self }
+        Seen { tls: tls.map(|tls| tls.to_json()), ..self }
     }
 
     /// The facts of another connection that this one carries: an HTTP/2 stream.
@@ -59,7 +60,7 @@ impl Seen {
             facts.put("proxy", proxy.header.to_json(&address(proxy.peer)));
         }
         if let Some(tls) = &self.tls {
-            facts.put_written("tls", &tls.to_json());
+            facts.put_written("tls", tls);
         }
         if let Some(http) = http {
             facts.put_written("http", &http.to_json());

@@ -3,13 +3,17 @@
 use super::object::Object;
 use crate::tls::{client_hello, ja4};
 
+/// The most bytes of the names in an ALPN offer that are told, and of a fingerprint with its lists.
+/// Browsers have some tens and some hundreds; a ClientHello has room for 64 KiB.
+const MOST: usize = 4096;
+
 /// What a TLS handshake showed: what the client offered, and what was negotiated.
 #[derive(Debug, Default)]
 pub(crate) struct TlsSeen {
     sni: Option<String>,
     alpn_offered: Vec<String>,
-    /// The fingerprint, and the same with its lists written out.
-    ja4: Option<(String, String)>,
+    /// The fingerprint, and the same with its lists written out, unless they are too long.
+    ja4: Option<(String, Option<String>)>,
     /// Version, cipher suite and group.
     negotiated: Option<(String, String, String)>,
     alpn: Option<String>,
@@ -22,10 +26,15 @@ impl TlsSeen {
     pub(crate) fn of_hello(records: &[u8]) -> Self {
         let Some(hello) = client_hello::parse(records) else { return TlsSeen::default() };
         let fingerprint = ja4::fingerprint(&hello);
+        let mut told = 0;
+        let alpn = hello.alpn().take_while(|name| {
+            told += name.len() + 1;
+            told <= MOST
+        });
         TlsSeen {
             sni: hello.sni().map(str::to_owned),
-            alpn_offered: hello.alpn().map(lossy).collect(),
-            ja4: Some((fingerprint.hash, fingerprint.raw)),
+            alpn_offered: alpn.map(lossy).collect(),
+            ja4: Some((fingerprint.hash, Some(fingerprint.raw).filter(|raw| raw.len() <= MOST))),
             ..TlsSeen::default()
         }
     }
@@ -62,7 +71,7 @@ impl TlsSeen {
         tls.put_some("client", &self.client);
         if let Some((hashed, raw)) = &self.ja4 {
             tls.put("ja4", &**hashed);
-            tls.put("ja4_r", &**raw);
+            tls.put_some("ja4_r", raw);
         }
         tls.end()
     }

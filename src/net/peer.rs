@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 /// The other end of a connection, for admission, the log and the protocols alike.
 ///
-/// A client that is named in a connection's first bytes (a PROXY header) would be a further variant,
-/// set by the code that reads those bytes; everything that asks for the peer would then see it.
+/// Behind a PROXY header it is the client that the header announces, and everything that asks for the
+/// peer sees that one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     Ip(SocketAddr),

@@ -15,7 +15,7 @@ use crate::connection::{
 };
 use crate::echo::EchoError;
 use crate::net::{Peer, Stream};
-use crate::proxy_protocol::{self, Addresses, Command, Header, Version};
+use crate::proxy_protocol::{self, Addresses, Header, Version};
 use crate::transport::poll_append;
 
 /// The protocol `inner`, behind a PROXY header.
@@ -68,9 +68,9 @@ impl<S: Stream, H: Handshake<S>> Handshake<S> for Proxied<H> {
     }
 }
 
-/// Logs what the header says, unless its sender speaks for itself.
+/// Logs what the header says, if it announces a client.
 fn log_header(connection: &Connection, client: Peer, header: &Header) {
-    if header.command == Command::Local {
+    if header.client().is_none() {
         return;
     }
     let Connection { protocol, number, peer, .. } = connection;

@@ -243,12 +243,11 @@ fn parse_version_2(bytes: &[u8]) -> Result<Option<(Header, usize)>, HeaderError>
     let (addresses, behind) = header[FIXED_LENGTH..].split_at(needed);
     let (addresses, tlvs) = match layout {
         Layout::Ignored => (Addresses::Unspecified, Tlvs::default()),
-        // A sender may have put addresses here, of whatever family, and they are to be ignored. What
-        // is well-formed up to the end are TLVs, and they have to be right, then.
-        Layout::Unspecified => match split(behind) {
-            Ok(_) => (Addresses::Unspecified, parse_tlvs(header, behind)?),
-            Err(_) => (Addresses::Unspecified, Tlvs::default()),
-        },
+        // A sender may have put addresses here, of whatever family, and they are to be ignored. So
+        // what are no TLVs, or not the right ones, is no fault.
+        Layout::Unspecified => {
+            (Addresses::Unspecified, parse_tlvs(header, behind).unwrap_or_default())
+        }
         Layout::Ipv4(transport) => {
             (ip_addresses::<4>(addresses, transport), parse_tlvs(header, behind)?)
         }

@@ -13,12 +13,12 @@ pub(super) fn validate(config: &Config) -> Result<(), StartError> {
         return Err(StartError::setting(Setting::BufferSize, "0 bytes; it must be at least 1"));
     }
     let is_served =
-        |protocol: &&Protocol| config.listeners.iter().any(|listen| listen.protocol == **protocol);
+        |protocol: &Protocol| config.listeners.iter().any(|listen| listen.protocol == *protocol);
     for (setting, protocols) in
         [(Setting::ProxyProtocol, &config.proxy.protocols), (Setting::Facts, &config.facts)]
     {
-        if let Some(idle) = protocols.iter().find(|protocol| !is_served(protocol)) {
-            return Err(StartError::setting(setting, format!("no listener speaks {idle}")));
+        if let Some(protocol) = protocols.iter().copied().find(|protocol| !is_served(protocol)) {
+            return Err(StartError::NotServed { setting, protocol });
         }
     }
     if config.proxy.protocols.contains(&Protocol::Udp) {

@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use tokio::io::{self, AsyncWriteExt};
 
 pub(crate) use plain::Plain;
-pub(crate) use replay::{Meter, Record, Replay, poll_append};
+pub(crate) use replay::{Meter, Replay, poll_append};
 pub(crate) use strays::http_response;
 pub(crate) use tls::Tls;
 

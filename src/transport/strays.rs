@@ -1,5 +1,8 @@
 //! Answers for clients that speak another protocol than the port does, where one can be given.
 
+/// How many bytes decide whether a request begins: those of `OPTIONS` and `CONNECT`, and a blank.
+pub(super) const LONGEST_METHOD: usize = 8;
+
 /// Whether `head` is the beginning of an HTTP request: one of the methods of RFC 9110 section 9, or
 /// any other in front of a version, as HTTP/2's connection preface has it, too.
 pub(super) fn is_http_request(head: &[u8]) -> bool {

@@ -20,9 +20,10 @@ use self::handshake::NoHello;
 use self::record::Records;
 use self::stream::TlsStream;
 use self::wire::Wire;
-use super::strays::is_http_request;
+use super::strays::{LONGEST_METHOD, is_http_request};
 use super::{Carried, Carrying, Transport, http_response};
 use crate::causes::{self, Peer};
+use crate::connection::costly::in_turn;
 use crate::connection::{
     Connection, Counts, End, HandshakeError, Incoming, LogLimit, Refused, shows,
 };
@@ -115,7 +116,11 @@ impl Tls {
             alpn: client.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect(),
         };
         drop(hello);
-        let mut seen = self.shows_facts.then(|| TlsSeen::of_hello(wire.unread()));
+        let mut seen = match self.shows_facts {
+            // A ClientHello of 64 KiB takes a millisecond.
+            true => Some(in_turn(|_| TlsSeen::of_hello(wire.unread())).await),
+            false => None,
+        };
         let config = self.config_for(&offer);
         let tls = match handshake::accept(&mut wire, config).await {
             Ok(tls) => tls,
@@ -155,13 +160,9 @@ impl<S: Stream> Transport<S> for Tls {
         let handshake = async move {
             let mut wire = Wire::new(incoming.stream, incoming.early);
             // A client that says nothing costs its stream, and not the state of a handshake.
-            let first = match wire.unread().is_empty() {
-                true => poll_fn(|cx| wire.poll_more(cx)).await,
-                false => Ok(wire.unread().len()),
-            };
-            match first {
-                Ok(_) if is_http_request(wire.unread()) => Err(tls.refuse_http(wire)),
-                Ok(_) => Box::pin(tls.handshake(wire, connection)).await,
+            match read_beginning(&mut wire).await {
+                Ok(()) if is_http_request(wire.unread()) => Err(tls.refuse_http(wire)),
+                Ok(()) => Box::pin(tls.handshake(wire, connection)).await,
                 Err(error) => {
                     tls.count_failure(&error, true);
                     Err(refuse_hello(wire, error.into()))
@@ -170,6 +171,20 @@ impl<S: Stream> Transport<S> for Tls {
         };
         Carrying::Handshake(handshake.boxed())
     }
+}
+
+/// Reads until something has come, and if that may be HTTP, until its first word has.
+async fn read_beginning<S: Stream>(wire: &mut Wire<S>) -> io::Result<()> {
+    let is_decided = |unread: &[u8]| match unread {
+        [] => false,
+        [first, ..] => !first.is_ascii_uppercase() || unread.len() >= LONGEST_METHOD,
+    };
+    while !is_decided(wire.unread()) {
+        if poll_fn(|cx| wire.poll_more(cx)).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn failed(reason: String) -> End {

@@ -13,17 +13,15 @@ pub fn start_error(error: &StartError) -> String {
             Setting::TlsVersions => "--tls-min is higher than --tls-max".to_owned(),
             Setting::ClientAuth => "--client-auth needs --client-ca".to_owned(),
             Setting::Crls => "--crl needs --client-ca".to_owned(),
-            Setting::ProxyFrom if problem.starts_with("no listener") => {
-                "--proxy-from needs --proxy-protocol".to_owned()
-            }
-            other => match (flag_of(*other), problem.strip_prefix("no listener speaks ")) {
-                (Some(flag), Some(protocol)) => {
-                    format!("{flag} {protocol}: no listener speaks it; --{protocol} starts one")
-                }
-                (Some(flag), None) => format!("{flag}: {problem}"),
-                (None, _) => error.to_string(),
+            other => match flag_of(*other) {
+                Some(flag) => format!("{flag}: {problem}"),
+                None => error.to_string(),
             },
         },
+        StartError::NotServed { setting, protocol } => {
+            let flag = flag_of(*setting).unwrap_or("other settings");
+            format!("{flag} {protocol}: no listener speaks it; --{protocol} starts one")
+        }
         StartError::Excluded { setting, problem, with } => {
             let flag = |setting: &Setting| match setting {
                 Setting::TlsVersions => "--tls-min and --tls-max",

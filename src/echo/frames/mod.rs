@@ -25,6 +25,7 @@ mod utf8;
 use std::ops::Range;
 use std::time::Duration;
 
+use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::framing::{Framing, Rewritten};
@@ -114,19 +115,6 @@ struct Violation {
     detail: &'static str,
 }
 
-/// A text message of a server, in one frame.
-pub fn text_message(text: &str) -> Vec<u8> {
-    let payload = text.as_bytes().to_vec();
-    let frame = tokio_tungstenite::tungstenite::protocol::frame::Frame::message(
-        payload,
-        OpCode::Data(Data::Text),
-        true,
-    );
-    let mut message = Vec::new();
-    frame.format(&mut message).expect("memory takes every byte");
-    message
-}
-
 impl Frames {
     /// `compression` says that permessage-deflate was negotiated, with the same parameters in both
     /// directions and with `client_no_context_takeover`. A text frame whose echo has up to
@@ -141,6 +129,18 @@ impl Frames {
     pub fn with_early_input(mut self, input: &[u8]) -> Self {
         self.unread = (!input.is_empty()).then(|| input.into());
         self
+    }
+
+    /// A text message that is sent before any echo, as a frame. It counts as sent, though not as a
+    /// message.
+    pub fn greeting(&mut self, text: &str) -> Vec<u8> {
+        let payload = text.as_bytes().to_vec();
+        self.sent += payload.len() as u64;
+        let frame =
+            tungstenite::protocol::frame::Frame::message(payload, OpCode::Data(Data::Text), true);
+        let mut message = Vec::new();
+        frame.format(&mut message).expect("memory takes every byte");
+        message
     }
 }
 

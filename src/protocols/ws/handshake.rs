@@ -10,7 +10,7 @@ use hyper::header::{
     TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::{header::HeaderName, header::HeaderValue};
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
@@ -32,6 +32,9 @@ pub(crate) struct Agreed {
 /// A response, and what was negotiated if it opens a WebSocket.
 pub(crate) type Answer = (Response<Bytes>, Option<Agreed>);
 
+/// Writes what the server saw of a request; `None` if its client may not know.
+pub(crate) type Facts<'a> = Option<&'a dyn Fn() -> String>;
+
 /// Answers requests according to a policy.
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
@@ -52,9 +55,9 @@ impl Answers {
         Answers { policy: Arc::new(policy.clone()) }
     }
 
-    /// The response to the request with this head. `facts` are what the server saw of it, if its
+    /// The response to the request with this head. `facts` writes what the server saw of it, if its
     /// client may know.
-    pub(crate) fn answer(&self, head: Parts, facts: Option<&str>) -> Answer {
+    pub(crate) fn answer(&self, head: Parts, facts: Facts<'_>) -> Answer {
         let (version, is_head) = (head.version, head.method == Method::HEAD);
         let answered = match version {
             Version::HTTP_2 => self.over_http2(&head, facts),
@@ -78,13 +81,13 @@ impl Answers {
         (response, agreed)
     }
 
-    fn over_http1(&self, mut head: Parts, facts: Option<&str>) -> Result<Answer, Refusal> {
+    fn over_http1(&self, mut head: Parts, facts: Facts<'_>) -> Result<Answer, Refusal> {
         let hosts = head.headers.get_all(HOST).iter().count();
         if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
             return Err(bad_request("a request must have exactly one Host field"));
         }
         if !has_element(&head.headers, UPGRADE, "websocket") {
-            return without_upgrade(&head, false, facts);
+            return self.without_upgrade(&head, facts);
         }
         if head.method != Method::GET {
             return Err(wrong_method());
@@ -111,9 +114,9 @@ impl Answers {
     }
 
     /// RFC 8441 section 5: the request is an extended CONNECT, and success is 200 instead of 101.
-    fn over_http2(&self, head: &Parts, facts: Option<&str>) -> Result<Answer, Refusal> {
+    fn over_http2(&self, head: &Parts, facts: Facts<'_>) -> Result<Answer, Refusal> {
         if head.method != Method::CONNECT {
-            return without_upgrade(head, true, facts);
+            return self.without_upgrade(head, facts);
         }
         match head.extensions.get::<h2::ext::Protocol>() {
             None => return Err(wrong_method()),
@@ -129,8 +132,49 @@ impl Answers {
         self.negotiate(&head.headers, Response::new(Bytes::new()))
     }
 
+    /// The response to a request that does not ask for a WebSocket.
+    fn without_upgrade(&self, head: &Parts, facts: Facts<'_>) -> Result<Answer, Refusal> {
+        if head.method != Method::GET && head.method != Method::HEAD {
+            return Err(wrong_method());
+        }
+        match (head.uri.path(), facts) {
+            ("/", _) => return Ok((page::response(), None)),
+            (facts::PATH, Some(facts)) => {
+                self.check_origin(&head.headers)?;
+                return Ok((facts_response(&facts()), None));
+            }
+            (facts::PATH, None) => {
+                let why = "it tells no facts; the flag --facts makes it".to_owned();
+                return Err(Refusal { status: StatusCode::NOT_FOUND, why, field: None });
+            }
+            _ => {}
+        }
+        let why = "the page is at /, and a WebSocket can be opened at every path".to_owned();
+        if head.version == Version::HTTP_2 || head.uri.path() == "/favicon.ico" {
+            return Err(Refusal { status: StatusCode::NOT_FOUND, why, field: None });
+        }
+        Err(Refusal { status: StatusCode::UPGRADE_REQUIRED, why, field: None })
+    }
+
     /// Checks the origin, and adds the negotiated subprotocol and extension to the response.
     fn negotiate(&self, headers: &HeaderMap, response: Response<Bytes>) -> Result<Answer, Refusal> {
+        self.check_origin(headers)?;
+        let subprotocol = self.subprotocol(headers)?;
+        let offers: Vec<&str> = elements(headers, SEC_WEBSOCKET_EXTENSIONS).collect();
+        let deflate = deflate::accept(&offers).and_then(|value| HeaderValue::try_from(value).ok());
+        let mut response = response;
+        for (name, value) in
+            [(SEC_WEBSOCKET_PROTOCOL, &subprotocol), (SEC_WEBSOCKET_EXTENSIONS, &deflate)]
+        {
+            if let Some(value) = value {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        Ok((response, Some(Agreed { subprotocol, deflate })))
+    }
+
+    /// Checks that the page that a browser has asked for may connect.
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         // RFC 6454 section 7.3 allows one. With several, it depends on who reads the request which
         // of them counts.
         if headers.get_all(ORIGIN).iter().count() > 1 {
@@ -144,18 +188,7 @@ impl Answers {
             let why = "this origin is not allowed to connect".to_owned();
             return Err(Refusal { status: StatusCode::FORBIDDEN, why, field: None });
         }
-        let subprotocol = self.subprotocol(headers)?;
-        let offers: Vec<&str> = elements(headers, SEC_WEBSOCKET_EXTENSIONS).collect();
-        let deflate = deflate::accept(&offers).and_then(|value| HeaderValue::try_from(value).ok());
-        let mut response = response;
-        for (name, value) in
-            [(SEC_WEBSOCKET_PROTOCOL, &subprotocol), (SEC_WEBSOCKET_EXTENSIONS, &deflate)]
-        {
-            if let Some(value) = value {
-                response.headers_mut().insert(name, value.clone());
-            }
-        }
-        Ok((response, Some(Agreed { subprotocol, deflate })))
+        Ok(())
     }
 
     /// The first offered subprotocol that is allowed. All are, unless the policy lists some.
@@ -188,25 +221,15 @@ fn is_of(origin: &[u8], allowed: &str) -> bool {
         && host[at + 1..].eq_ignore_ascii_case(domain.as_bytes())
 }
 
-/// The response to a request that does not ask for a WebSocket.
-fn without_upgrade(head: &Parts, is_http2: bool, facts: Option<&str>) -> Result<Answer, Refusal> {
-    if head.method != Method::GET && head.method != Method::HEAD {
-        return Err(wrong_method());
-    }
-    match (head.uri.path(), facts) {
-        ("/", _) => return Ok((page::response(), None)),
-        (facts::PATH, Some(facts)) => return Ok((facts_response(facts), None)),
-        (facts::PATH, None) => {
-            let why = "it tells no facts; the flag --facts makes it".to_owned();
-            return Err(Refusal { status: StatusCode::NOT_FOUND, why, field: None });
-        }
-        _ => {}
-    }
-    let why = "the page is at /, and a WebSocket can be opened at every path".to_owned();
-    if is_http2 || head.uri.path() == "/favicon.ico" {
-        return Err(Refusal { status: StatusCode::NOT_FOUND, why, field: None });
-    }
-    Err(Refusal { status: StatusCode::UPGRADE_REQUIRED, why, field: None })
+/// Whether a request asks for what the server saw of it, or for a WebSocket over HTTP/2, which begins
+/// with that.
+pub(super) fn needs_facts(method: &Method, uri: &Uri) -> bool {
+    uri.path() == facts::PATH || method == Method::CONNECT
+}
+
+/// The response to a request over HTTP/2 that asks for facts and has a body.
+pub(super) fn has_body() -> Response<Bytes> {
+    bad_request("a request for facts must not have a body").into()
 }
 
 /// What the server saw of the request, for nobody else.

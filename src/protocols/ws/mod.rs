@@ -35,7 +35,7 @@ use crate::connection::{
 use crate::echo::{Carrier, Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
 use crate::facts::{HttpSeen, Seen};
 use crate::net::Stream;
-use crate::transport::{self, Carried, Carrying, Record, Replay, Transport};
+use crate::transport::{self, Carried, Carrying, Replay, Transport};
 use http2::Http2;
 use settings::{MAX_HEAD, log_opened, open};
 
@@ -56,7 +56,8 @@ impl<S: Stream, T: Transport<S>> Handshake<S> for WebSocket<T> {
 
     fn begin(&self, mut incoming: Incoming<S>, connection: Connection) -> Opening<Self::Echo> {
         let settings = self.settings.clone();
-        let seen = settings.shows_facts.then(|| Seen::of(&mut incoming, connection));
+        let proxy = incoming.proxy.as_ref().map(|proxy| proxy.peer);
+        let seen = settings.shows_facts.then(|| Box::new(Seen::of(&mut incoming, connection)));
         let carrying = self.transport.carry(incoming, connection);
         let opening = async move {
             let (carried, early) = match carrying {
@@ -64,7 +65,7 @@ impl<S: Stream, T: Transport<S>> Handshake<S> for WebSocket<T> {
                 Carrying::Handshake(carrying) => (carrying.await?, Vec::new()),
             };
             let Carried { stream, client, alpn, tls } = carried;
-            let seen = seen.map(|seen| seen.over_tls(tls));
+            let seen = seen.map(|seen| Box::new(seen.over_tls(tls)));
             let beginning = Replay::begins_with(stream, early, PREFACE).await;
             let (stream, is_http2) =
                 beginning.map_err(|error| End::Failed(EchoError::Read(error)))?;
@@ -80,7 +81,7 @@ impl<S: Stream, T: Transport<S>> Handshake<S> for WebSocket<T> {
                 _ => {}
             }
             if is_http2 {
-                let carrier = Http2::first_request(stream, settings, connection, seen);
+                let carrier = Http2::first_request(stream, settings, connection, seen, proxy);
                 let carrier = Box::pin(carrier).await?;
                 return Ok(Opened::carrier(OverHttp::Http2(Box::new(carrier)), client));
             }
@@ -134,7 +135,7 @@ async fn upgrade<S>(
     mut stream: Replay<S>,
     connection: Connection,
     settings: &Settings,
-    seen: Option<Seen>,
+    seen: Option<Box<Seen>>,
 ) -> Result<StreamEcho<S, Frames>, Refused>
 where
     S: Carrier + Send + 'static,
@@ -153,15 +154,16 @@ where
         meter.mute(false);
         let (head, _body) = request.into_parts();
         let uri = head.uri.clone();
-        let facts = seen.as_ref().map(|seen| {
-            let raw = record.as_ref().map(Record::bytes);
-            seen.to_json(Some(&HttpSeen::of(&head, raw.as_deref().map(Vec::as_slice))))
-        });
-        let (response, agreed) = settings.answers.answer(head, facts.as_deref());
+        let http =
+            record.as_ref().map(|record| HttpSeen::of(&head, Some(record.bytes().as_slice())));
+        let write = seen.as_ref().map(|seen| || seen.to_json(http.as_ref()));
+        let write = write.as_ref().map(|write| write as &dyn Fn() -> String);
+        let (response, agreed) = settings.answers.answer(head, write);
         if let Some(agreed) = &agreed {
             log_opened(connection, Version::HTTP_11, uri.path(), agreed, settings);
         }
-        let _ = answered.set((response.status(), agreed.map(|agreed| (agreed, facts))));
+        let opened = agreed.map(|agreed| (agreed, write.map(|write| write())));
+        let _ = answered.set((response.status(), opened));
         ready(Ok::<_, Infallible>(response.map(Full::new)))
     });
     let mut http1 = http1::Builder::new()

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::handshake::{Agreed, Answers};
 use crate::connection::{Connection, Sessions, shows};
-use crate::echo::{Frames, StreamEcho, text_message};
+use crate::echo::{Frames, StreamEcho};
 
 /// A request's head may have this many bytes; with more, the response is 431.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -39,12 +39,9 @@ pub(super) fn open<S>(
     let compression = agreed.deflate.is_some();
     let most = if compression { COMPRESSED_BATCH } else { usize::MAX };
     let batch = settings.buffer_size.min(most);
-    let frames = Frames::new(compression, settings.buffer_size).with_early_input(early_input);
-    let socket = StreamEcho::framed(stream, batch, frames);
-    match facts {
-        Some(facts) => socket.with_greeting(text_message(facts)),
-        None => socket,
-    }
+    let mut frames = Frames::new(compression, settings.buffer_size).with_early_input(early_input);
+    let greeting = facts.map_or_else(Vec::new, |facts| frames.greeting(facts));
+    StreamEcho::framed(stream, batch, frames).with_greeting(greeting)
 }
 
 /// Logs what was negotiated.

@@ -341,6 +341,9 @@ impl Proxies {
                 );
             }
         }
+        if self.proxy_protocol.is_empty() && !self.proxy_from.is_empty() {
+            return Err("--proxy-from needs --proxy-protocol".to_owned());
+        }
         config.proxy.from = self.proxy_from;
         config.facts = Served::protocols(&self.facts, &config.listeners);
         Ok(config)

@@ -20,16 +20,17 @@ use futures::task::AtomicWaker;
 use h2::server::{self, SendResponse};
 use h2::{Ping, PingPong, RecvStream};
 use hyper::header::{CONTENT_LENGTH, DATE};
-use hyper::http::Version;
+use hyper::http::{StatusCode, Version};
 use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::handshake::{Agreed, full};
+use super::handshake::{Agreed, full, has_body, needs_facts};
 use super::settings::{MAX_HEAD, Settings, log_opened, open};
 use crate::causes::{self, Peer};
-use crate::connection::{Connection, End, Opened, Opening, Session};
+use crate::connection::{Admitted, Connection, End, Opened, Opening, Session};
 use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
-use crate::facts::{HttpSeen, Seen};
+use crate::facts::{self, HttpSeen, Seen};
+use crate::net;
 use crate::transport::{Meter, Replay};
 use stream::Http2Stream;
 
@@ -68,7 +69,9 @@ pub(crate) struct Http2<S> {
     /// The connection that carries the streams.
     carrier: Connection,
     /// What the server saw of it, if its client may know.
-    seen: Option<Seen>,
+    seen: Option<Box<Seen>>,
+    /// Who has announced its client.
+    proxy: Option<Box<net::Peer>>,
     phase: Phase,
 }
 
@@ -143,7 +146,8 @@ where
         stream: Replay<S>,
         settings: Settings,
         carrier: Connection,
-        seen: Option<Seen>,
+        seen: Option<Box<Seen>>,
+        proxy: Option<net::Peer>,
     ) -> Result<Self, End> {
         let meter = stream.meter();
         let connection = server::Builder::new()
@@ -167,6 +171,7 @@ where
             settings,
             carrier,
             seen,
+            proxy: proxy.map(Box::new),
             phase: Phase::Serving,
         };
         poll_fn(|cx| http2.poll_requests(cx)).await.map_err(End::Failed)?;
@@ -183,16 +188,21 @@ where
         // Each poll sends what is queued. All requests are answered before the next one, so that
         // the answers share a write.
         let mut requests = Vec::new();
+        let mut is_costly = false;
         let ended = loop {
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok(request))) => requests.push(request),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    is_costly = self.seen.is_some() && needs_facts(request.method(), request.uri());
+                    requests.push((request, respond));
+                }
                 Poll::Ready(Some(Err(error))) => {
                     break Some(Err(EchoError::Read(causes::of_http2(error, Peer::Client))));
                 }
                 Poll::Ready(None) => break Some(Ok(None)),
                 Poll::Pending => break None,
             }
-            if requests.len() == MAX_STREAMS as usize {
+            // Facts are written for one request at a time.
+            if is_costly || requests.len() == MAX_STREAMS as usize {
                 break None;
             }
         };
@@ -200,7 +210,7 @@ where
         if !self.meter.is_blocked() {
             self.streams.queued.store(0, Ordering::Relaxed);
         }
-        let answered = requests.len();
+        let answered = if is_costly { COSTLY_REQUESTS } else { requests.len() };
         for (request, respond) in requests {
             self.answer(request, respond);
         }
@@ -229,16 +239,19 @@ where
     fn answer(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let (head, receiving) = request.into_parts();
         let uri = head.uri.clone();
-        let http = self.seen.is_some().then(|| HttpSeen::of(&head, None));
-        let seen = self.seen.as_ref().zip(http.as_ref());
-        let facts = seen.map(|(seen, http)| seen.to_json(Some(http)));
-        let (response, agreed) = self.settings.answers.answer(head, facts.as_deref());
-        let Some(agreed) = agreed else { return reply(respond, response) };
-        let sessions = &self.settings.sessions;
-        let Some(admitted) = sessions.admit(self.carrier.protocol, self.carrier.peer) else {
-            return reply(respond, full());
+        let http = self.seen.is_some() && needs_facts(&head.method, &uri);
+        let http = http.then(|| HttpSeen::of(&head, None));
+        let seen = self.seen.as_deref().zip(http.as_ref());
+        let write = seen.map(|(seen, http)| move || seen.to_json(Some(http)));
+        let write = write.as_ref().map(|write| write as &dyn Fn() -> String);
+        let (response, agreed) = self.settings.answers.answer(head, write);
+        let Some(agreed) = agreed else {
+            return match uri.path() == facts::PATH && response.status() == StatusCode::OK {
+                true => self.tell(receiving, respond, response),
+                false => reply(respond, response),
+            };
         };
-        let admitted = admitted.on(self.carrier.worker);
+        let Some(admitted) = self.admit_stream() else { return reply(respond, full()) };
         let connection = admitted.connection;
         let facts = seen.map(|(seen, http)| seen.to_json_of(connection, http));
         let opened = match respond.send_response(dated(response.map(drop)), false) {
@@ -247,12 +260,45 @@ where
                 let socket = self.websocket(receiving, sending, &agreed, facts.as_deref());
                 Opening::Done(Opened::new(socket, None))
             }
-            Err(error) => {
-                let end = End::Failed(EchoError::Read(causes::of_http2(error, Peer::Client)));
-                Opening::Handshake(future::ready(Err(end.into())).boxed())
-            }
+            Err(error) => failed(error),
         };
-        tokio::spawn(Session::of_connection(sessions, admitted, opened));
+        tokio::spawn(Session::of_connection(&self.settings.sessions, admitted, opened));
+    }
+
+    /// Admits a stream that has a session. It counts as a connection of the carrier's client.
+    fn admit_stream(&self) -> Option<Admitted> {
+        let proxy = self.proxy.as_deref().copied();
+        let Connection { protocol, peer, worker, .. } = self.carrier;
+        Some(self.settings.sessions.admit_from(protocol, peer, proxy)?.on(worker))
+    }
+
+    /// Sends a response that is too large to wait in h2 for the client's window: in a session of its
+    /// own, which stalls, is evicted and drained as an echo is.
+    fn tell(
+        &self,
+        receiving: RecvStream,
+        mut respond: SendResponse<Bytes>,
+        response: Response<Bytes>,
+    ) {
+        if response.body().is_empty() {
+            return reply(respond, response);
+        }
+        // It would be echoed behind the facts.
+        if !receiving.is_end_stream() {
+            return reply(respond, has_body());
+        }
+        let Some(admitted) = self.admit_stream() else { return reply(respond, full()) };
+        let (mut head, body) = dated(response).into_parts();
+        head.headers.insert(CONTENT_LENGTH, body.len().into());
+        let opened = match respond.send_response(Response::from_parts(head, ()), false) {
+            Ok(sending) => {
+                let stream = Http2Stream::new(receiving, sending, Arc::clone(&self.streams));
+                let told = StreamEcho::new(stream, 1).with_greeting(body.into());
+                Opening::Done(Opened::new(told, None))
+            }
+            Err(error) => failed(error),
+        };
+        tokio::spawn(Session::of_connection(&self.settings.sessions, admitted, opened));
     }
 
     fn websocket(
@@ -265,6 +311,12 @@ where
         let stream = Http2Stream::new(receiving, sending, Arc::clone(&self.streams));
         open(stream, agreed, &self.settings, &[], facts)
     }
+}
+
+/// The beginning of a session on a stream that has failed.
+fn failed<E: Send + 'static>(error: h2::Error) -> Opening<E> {
+    let end = End::Failed(EchoError::Read(causes::of_http2(error, Peer::Client)));
+    Opening::Handshake(future::ready(Err(end.into())).boxed())
 }
 
 /// Answers a request that opens no WebSocket.
