@@ -88,6 +88,8 @@ fn row(arg: &Arg, has_variables: bool) -> String {
         true => format!(" `{}` |", variable(arg).unwrap_or_default()),
         false => String::new(),
     };
+    // A cell of a table ends at a bar, even within code.
+    let name = name.replace('|', "\\|");
     format!("| `{name}` |{variable} {} | {help} |\n", escaped(&default))
 }
 
