@@ -4,6 +4,7 @@
 pub(crate) mod datagram;
 mod http;
 mod object;
+mod proxy;
 mod stream;
 mod tls;
 

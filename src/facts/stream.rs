@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use super::object::Object;
-use super::{HttpSeen, TlsSeen, VERSION};
+use super::{HttpSeen, TlsSeen, VERSION, proxy};
 use crate::connection::{Connection, Incoming, Proxy};
-use crate::net::{Peer, SocketFacts, Stream};
+use crate::net::{SocketFacts, Stream};
 
 /// What the server saw of a connection.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Seen {
         facts.put("protocol", protocol.name());
         facts.put("connection", number);
         facts.put("time", humantime::format_rfc3339_micros(now).to_string());
-        facts.put("peer", address(peer));
+        facts.put("peer", proxy::address(peer));
         if let Some(uid) = peer.uid() {
             let mut unix = Object::new();
             unix.put("uid", uid);
@@ -57,7 +57,7 @@ impl Seen {
         }
         facts.put_some("local", &self.socket.local.as_ref().map(ToString::to_string));
         if let Some(proxy) = &self.proxy {
-            facts.put("proxy", proxy.header.to_json(&address(proxy.peer)));
+            facts.put_written("proxy", &proxy::to_json(proxy));
         }
         if let Some(tls) = &self.tls {
             facts.put_written("tls", tls);
@@ -71,13 +71,5 @@ impl Seen {
             facts.put_written("tcp", &tcp.end());
         }
         facts.end()
-    }
-}
-
-/// IP:PORT, or that it is a process at a Unix socket.
-fn address(peer: Peer) -> String {
-    match peer.uid() {
-        None => peer.to_string(),
-        Some(_) => "unix".to_owned(),
     }
 }

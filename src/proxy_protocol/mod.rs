@@ -14,8 +14,6 @@ mod tests;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use serde_json::{Map, Value};
-
 pub(crate) use parse::parse;
 
 /// The signature of version 2 (section 2.2).
@@ -175,40 +173,6 @@ impl Header {
             _ => None,
         }
     }
-
-    /// The header as the object `proxy` of the facts. `from` is who has sent it. Text of the sender
-    /// that is not UTF-8 has U+FFFD in place of what is not.
-    pub(crate) fn to_json(&self, from: &str) -> Value {
-        let mut object = Map::new();
-        object.insert("from".to_owned(), from.into());
-        let version = match self.version {
-            Version::One => 1,
-            Version::Two => 2,
-        };
-        object.insert("version".to_owned(), version.into());
-        let command = match self.command {
-            Command::Local => "local",
-            Command::Proxy => "proxy",
-        };
-        object.insert("command".to_owned(), command.into());
-        object.insert("transport".to_owned(), self.addresses.name().into());
-        match &self.addresses {
-            Addresses::Unspecified => {}
-            Addresses::Ip { source, destination, .. } => {
-                object.insert("source".to_owned(), source.to_string().into());
-                object.insert("destination".to_owned(), destination.to_string().into());
-            }
-            Addresses::Unix { source, destination, .. } => {
-                for (name, path) in [("source", source), ("destination", destination)] {
-                    if !path.is_empty() {
-                        object.insert(name.to_owned(), unix_text(path).into());
-                    }
-                }
-            }
-        }
-        self.tlvs.put_into(&mut object);
-        Value::Object(object)
-    }
 }
 
 impl Addresses {
@@ -228,21 +192,6 @@ impl Addresses {
         let (source, destination) = (as_v6(source), as_v6(destination));
         Addresses::Ip { source, destination, transport }
     }
-
-    /// The transport as HAProxy names it.
-    fn name(&self) -> &'static str {
-        match self {
-            Addresses::Unspecified => "unspec",
-            Addresses::Ip { source, transport, .. } => match (source, transport) {
-                (SocketAddr::V4(_), Transport::Stream) => "tcp4",
-                (SocketAddr::V6(_), Transport::Stream) => "tcp6",
-                (SocketAddr::V4(_), Transport::Datagram) => "udp4",
-                (SocketAddr::V6(_), Transport::Datagram) => "udp6",
-            },
-            Addresses::Unix { transport: Transport::Stream, .. } => "unix",
-            Addresses::Unix { transport: Transport::Datagram, .. } => "unix-datagram",
-        }
-    }
 }
 
 /// An IPv4 address as an IPv4-mapped IPv6 address.
@@ -254,38 +203,6 @@ fn as_v6(address: SocketAddr) -> SocketAddr {
     (ip, address.port()).into()
 }
 
-impl Tlvs {
-    fn put_into(&self, object: &mut Map<String, Value>) {
-        put_text(object, "alpn", &self.alpn);
-        put_text(object, "authority", &self.authority);
-        put_hex(object, "unique_id", &self.unique_id);
-        put_text(object, "netns", &self.netns);
-        if self.crc32c {
-            object.insert("crc32c".to_owned(), true.into());
-        }
-        if let Some(ssl) = &self.ssl {
-            object.insert("ssl".to_owned(), ssl.to_json());
-        }
-        put_text(object, "aws_vpce_id", &self.aws_vpce_id);
-        if let Some(id) = self.azure_link_id {
-            object.insert("azure_link_id".to_owned(), id.into());
-        }
-        // Of a number in JSON, many readers keep 53 bits.
-        if let Some(id) = self.gcp_psc_id {
-            object.insert("gcp_psc_id".to_owned(), id.to_string().into());
-        }
-        if !self.others.is_empty() {
-            let others = self.others.iter().map(|tlv| {
-                let mut other = Map::new();
-                other.insert("type".to_owned(), format!("0x{:02x}", tlv.kind).into());
-                other.insert("value".to_owned(), hex(&tlv.value).into());
-                Value::Object(other)
-            });
-            object.insert("tlvs".to_owned(), others.collect());
-        }
-    }
-}
-
 impl Ssl {
     /// The client has connected over TLS.
     pub(crate) const CLIENT_SSL: u8 = 0x01;
@@ -293,50 +210,4 @@ impl Ssl {
     pub(crate) const CLIENT_CERT_CONN: u8 = 0x02;
     /// It has presented a certificate at least once in this TLS session.
     pub(crate) const CLIENT_CERT_SESS: u8 = 0x04;
-
-    fn to_json(&self) -> Value {
-        let mut object = Map::new();
-        for (name, bit) in [
-            ("client_ssl", Ssl::CLIENT_SSL),
-            ("client_cert_connection", Ssl::CLIENT_CERT_CONN),
-            ("client_cert_session", Ssl::CLIENT_CERT_SESS),
-        ] {
-            object.insert(name.to_owned(), (self.client & bit != 0).into());
-        }
-        object.insert("verify".to_owned(), self.verify.into());
-        put_text(&mut object, "version", &self.version);
-        put_text(&mut object, "cn", &self.cn);
-        put_text(&mut object, "cipher", &self.cipher);
-        put_text(&mut object, "sig_alg", &self.sig_alg);
-        put_text(&mut object, "key_alg", &self.key_alg);
-        put_text(&mut object, "group", &self.group);
-        put_text(&mut object, "sig_scheme", &self.sig_scheme);
-        put_hex(&mut object, "client_cert", &self.client_cert);
-        Value::Object(object)
-    }
-}
-
-fn put_text(object: &mut Map<String, Value>, name: &str, bytes: &Option<Vec<u8>>) {
-    if let Some(bytes) = bytes {
-        object.insert(name.to_owned(), String::from_utf8_lossy(bytes).into());
-    }
-}
-
-fn put_hex(object: &mut Map<String, Value>, name: &str, bytes: &Option<Vec<u8>>) {
-    if let Some(bytes) = bytes {
-        object.insert(name.to_owned(), hex(bytes).into());
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The name of a Unix socket for people: with an `@` in place of the NUL byte that a name in the
-/// abstract namespace begins with.
-fn unix_text(name: &[u8]) -> String {
-    match name {
-        [0, name @ ..] => format!("@{}", String::from_utf8_lossy(name)),
-        path => String::from_utf8_lossy(path).into_owned(),
-    }
 }
