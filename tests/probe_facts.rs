@@ -494,7 +494,6 @@ fn the_schema_refuses_what_the_contract_does_not_have() {
     assert_eq!(with("ip/ttl", 255.into()), Vec::<String>::new());
     for (pointer, value) in [
         ("echo_facts", json!(2)),
-        ("protocol", json!("http")),
         ("peer", json!("")),
         ("peer", Value::Null),
         ("connection", json!("7")),

@@ -64,7 +64,7 @@ fn unix_name(name: &[u8]) -> Option<String> {
 fn put_tlvs(json: &mut Object, tlvs: &Tlvs) {
     json.put_some("alpn", &text(&tlvs.alpn));
     json.put_some("authority", &text(&tlvs.authority));
-    json.put_some("unique_id", &tlvs.unique_id.as_deref().map(hex));
+    json.put_some("unique_id", &digits(&tlvs.unique_id));
     json.put_some("netns", &text(&tlvs.netns));
     if tlvs.crc32c {
         json.put("crc32c", true);
@@ -108,12 +108,18 @@ fn ssl_to_json(ssl: &Ssl) -> String {
     ] {
         json.put_some(name, &text(value));
     }
-    json.put_some("client_cert", &ssl.client_cert.as_deref().map(hex));
+    json.put_some("client_cert", &digits(&ssl.client_cert));
     json.end()
 }
 
+/// A value for people. An empty one has nothing to say.
 fn text(bytes: &Option<Vec<u8>>) -> Option<String> {
-    bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    let bytes = bytes.as_ref().filter(|bytes| !bytes.is_empty());
+    bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+}
+
+fn digits(bytes: &Option<Vec<u8>>) -> Option<String> {
+    bytes.as_deref().filter(|bytes| !bytes.is_empty()).map(hex)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -179,6 +185,9 @@ mod tests {
             tlv(kind::ALPN, b"http/1.1"),
             tlv(0xE5, b""),
         ];
+        let nothing = [kind::ALPN, kind::UNIQUE_ID, kind::NETNS].map(|kind| tlv(kind, b""));
+        let empty = told(&encode::version_2(Command::Proxy, &tcp4(), &nothing).unwrap());
+        assert_eq!(empty.as_object().unwrap().len(), 7, "{empty}");
         let expected = json!({
             "from": "10.0.0.5:33000", "version": 2, "command": "proxy", "transport": "tcp4",
             "source": "192.0.2.1:61000", "destination": "203.0.113.9:443",

@@ -319,6 +319,7 @@ struct Proxies {
     /// Networks of the proxies, such as 10.0.0.0/8; other connections there are closed [needed,
     /// except on loopback addresses and Unix sockets]
     #[arg(long, value_name = "CIDR", value_delimiter = ',', num_args = 1..)]
+    #[arg(requires = "proxy_protocol")]
     proxy_from: Vec<Cidr>,
 
     /// Tell each client first, as JSON, what the server saw of it: its addresses, TLS, header fields,
@@ -340,9 +341,6 @@ impl Proxies {
                         .to_owned(),
                 );
             }
-        }
-        if self.proxy_protocol.is_empty() && !self.proxy_from.is_empty() {
-            return Err("--proxy-from needs --proxy-protocol".to_owned());
         }
         config.proxy.from = self.proxy_from;
         config.facts = Served::protocols(&self.facts, &config.listeners);

@@ -60,7 +60,7 @@ fn missing(needed: &str, command: &Command, args: &[String]) -> String {
     const NEEDS: [(&str, &[&str]); 3] = [
         ("--cert", &["key", "ocsp"]),
         ("--client-ca", &["client-auth", "crl"]),
-        ("--proxy-protocol", &["proxy-client", "proxy-tlv"]),
+        ("--proxy-protocol", &["proxy-client", "proxy-tlv", "proxy-from"]),
     ];
     let name = needed.split(' ').next().unwrap_or(needed);
     let needing = NEEDS.iter().filter(|(missing, _)| *missing == name).flat_map(|(_, by)| *by);
