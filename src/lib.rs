@@ -114,6 +114,8 @@
 //!   tells what it counts, [`Server::health`] whether its threads make progress, and `Admin`, of the
 //!   feature `admin`, tells both over HTTP.
 //! - [`probe`] is the other end of the wire: it says what a path does to messages.
+//! - [`Config::proxy`] expects PROXY headers, and [`Config::facts`] tells each client what the server saw
+//!   of it; [`probe::Probe::facts`] asks, and says what has changed on the way.
 //! - [`certs`] makes a private CA, and certificates that it has signed.
 //! - The feature `cli`, on by default, is the command, and includes `admin`; a library does without:
 //!   `echo-server = { version = "0.1", default-features = false }`.
