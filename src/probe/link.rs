@@ -265,7 +265,7 @@ impl std::error::Error for TooLong {}
 
 /// Whether a WebSocket has failed because a message was larger than what is taken.
 pub(super) fn is_too_long(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|error| error.is::<TooLong>())
+    error.get_ref().and_then(|error| error.downcast_ref::<TooLong>()).is_some()
 }
 
 /// A stream whose first bytes are ignored.

@@ -1,5 +1,6 @@
 //! Asks for facts on a connection, and checks that it echoes.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
@@ -75,6 +76,8 @@ pub(super) struct Conversation<'a> {
     rest: Vec<u8>,
     /// The last question over UDP, whose echo may come late.
     question: Vec<u8>,
+    /// Replies to it that have come together with another.
+    replies: VecDeque<Vec<u8>>,
 }
 
 /// What was received.
@@ -111,6 +114,7 @@ impl<'a> Conversation<'a> {
             is_unflushed: false,
             rest: Vec::new(),
             question: Vec::new(),
+            replies: VecDeque::new(),
         }
     }
 
@@ -215,13 +219,14 @@ impl<'a> Conversation<'a> {
 
     /// The next datagram. `None` if none comes in time.
     async fn reply(&mut self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
-        while let Some(heard) = self.hear(deadline).await? {
-            let Heard::Datagrams(datagrams) = heard else { continue };
-            if let Some(first) = datagrams.into_iter().next() {
-                return Ok(Some(first));
+        while self.replies.is_empty() {
+            match self.hear(deadline).await? {
+                Some(Heard::Datagrams(datagrams)) => self.replies.extend(datagrams),
+                Some(_) => {}
+                None => return Ok(None),
             }
         }
-        Ok(None)
+        Ok(self.replies.pop_front())
     }
 
     /// Sends a message, and waits for it to come back.
