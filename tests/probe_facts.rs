@@ -13,7 +13,7 @@ use common::binary::{Running, command};
 use common::cert;
 use common::schema::Schema;
 use echo_server::probe::{
-    Arrival, ChangeKind, EchoCheck, FactsOptions, NoFacts, Probe, ProbeError, Sni,
+    Arrival, ChangeKind, EchoCheck, FactsOptions, NoFacts, Probe, ProbeError, ProxyHeader, Sni,
 };
 use serde_json::{Value, json};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -590,6 +590,22 @@ async fn a_proxy_header_that_was_not_read_is_told() {
         let why = "the PROXY header was not read: it came back in front of the echo";
         assert_eq!(json["why_not_echoed"], why);
     }
+    // A proxy in front has sent one of its own, and passed ours on.
+    let (address, serving) = tcp_server(|mut tcp, peer| {
+        let mut facts = facts("tcp", peer, tcp.local_addr().unwrap());
+        facts["proxy"] = json!({
+            "from": "10.0.0.5:33000", "version": 1, "command": "proxy", "transport": "tcp4",
+            "source": peer.to_string(), "destination": tcp.local_addr().unwrap().to_string(),
+        });
+        tcp.write_all((line(&facts) + "\n").as_bytes()).unwrap();
+        echo(&mut tcp);
+    });
+    let header = ProxyHeader::version_2().client(([192, 0, 2, 1], 5)).tlv(2, "a.test");
+    let announcing =
+        probe(&format!("tcp://{address}")).connect(|connect| connect.proxy = Some(header));
+    let arrival = ask(&announcing).await.unwrap();
+    assert_eq!((arrival.differences, arrival.echo), (vec![], Some(EchoCheck::ProxyHeader)));
+    serving.join().unwrap();
     let plain = Running::start(&["--tcp", "0"]);
     for version in ["1", "2"] {
         let mut ping = command();
@@ -603,25 +619,80 @@ async fn a_proxy_header_that_was_not_read_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_question_that_is_interrupted_says_so() {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut asking = command();
-    asking.args(["probe", "--facts", "--json", "--timeout", "1h"]);
-    asking.arg(format!("udp://{}", socket.local_addr().unwrap()));
-    asking.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let asking = asking.spawn().unwrap();
+async fn a_proxy_header_that_was_read_is_compared() {
+    let server = Running::start(&["--tcp", "0", "--facts", "tcp", "--proxy-protocol", "tcp"]);
+    let address = server.address("tcp");
+    let tlv = |kind, value: &[u8]| (kind, value.to_vec());
+    let tlvs = vec![tlv(1, b"h2"), tlv(2, b"a\xff"), tlv(5, b"\0\xab"), tlv(0x30, b"blue")];
+    let with_tlvs = |mut header: ProxyHeader| {
+        header.tlvs = tlvs.clone();
+        header
+    };
+    let client: SocketAddr = ([192, 0, 2, 1], 5).into();
+    for header in [
+        ProxyHeader::version_1().client(client),
+        with_tlvs(ProxyHeader::version_2().client(client)),
+        with_tlvs(ProxyHeader::local()),
+    ] {
+        let announcing = probe(&format!("tcp://{address}"))
+            .connect(|connect| connect.proxy = Some(header.clone()));
+        let arrival = ask(&announcing).await.unwrap();
+        let what = (arrival.differences, arrival.echo);
+        assert_eq!(what, (vec![], Some(EchoCheck::Exact(64))), "{header:?}");
+    }
+}
+
+/// Interrupts `asking`, and waits for it to end.
+fn interrupt(asking: std::process::Child) -> (Option<i32>, Value) {
     let pid = rustix::process::Pid::from_child(&asking);
-    let output = tokio::task::spawn_blocking(move || {
-        socket.recv_from(&mut [0; 2048]).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-        asking.wait_with_output().unwrap()
-    });
-    let output = output.await.unwrap();
-    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = asking.wait_with_output().unwrap();
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Starts to ask a server that will not answer.
+fn asking(url: &str) -> std::process::Child {
+    let mut asking = command();
+    asking.args(["probe", "--facts", "--json", "--timeout", "1h", url]);
+    asking.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    asking.spawn().unwrap()
+}
+
+#[test]
+fn a_question_that_is_interrupted_says_so() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let child = asking(&format!("udp://{}", socket.local_addr().unwrap()));
+    socket.recv_from(&mut [0; 2048]).unwrap();
+    let (code, json) = interrupt(child);
     assert_eq!((&json["event"], &json["facts"]), (&json!("facts"), &Value::Null));
     let why = json["why"].as_str().unwrap();
     assert!(why.ends_with(" had sent none when the question was interrupted"), "{why}");
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(code, Some(1));
+
+    // In the middle of a TLS handshake there is no connection yet.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let child = asking(&format!("tls://{}", listener.local_addr().unwrap()));
+    let tcp = listener.accept().unwrap();
+    let (code, json) = interrupt(child);
+    assert_eq!((&json["event"], code), (&json!("error"), Some(3)));
+    assert!(json["why"].as_str().unwrap().ends_with(": interrupted"), "{json}");
+    drop(tcp);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_of_facts_has_nothing_that_a_terminal_obeys() {
+    let (address, serving) = tcp_server(|mut tcp, peer| {
+        let mut facts = facts("tcp", peer, tcp.local_addr().unwrap());
+        facts["local"] = "unix:/\u{202e}\u{200b}\u{2066}\u{feff}\u{2028}".into();
+        tcp.write_all((line(&facts) + "\n").as_bytes()).unwrap();
+        echo(&mut tcp);
+    });
+    let (code, text, _) = run(&[&format!("tcp://{address}"), "--json"]).await;
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(json["facts"]["local"], "unix:/\u{202e}\u{200b}\u{2066}\u{feff}\u{2028}");
+    assert!(text.trim_end().bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text}");
+    serving.join().unwrap();
 }
 
 #[test]

@@ -207,7 +207,7 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> AskFacts<Stop, OnEvent> {
             connected = connecting => connected?,
         };
         on_event(Event::Connected(Box::new(connected.clone())));
-        let sent = Sent::new(&target, &connect, &connected, &link, request.as_ref());
+        let mut sent = Sent::new(&target, &connect, &connected, &link, request.as_ref());
         let header = connect::proxy_header(&connect, &connected);
         let mut conversation = Conversation::new(&mut link, options.timeout, &header);
         let facts = tokio::select! {
@@ -221,6 +221,10 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> AskFacts<Stop, OnEvent> {
                     echo = conversation.echo(&payloads) => echo,
                     () = &mut stop => EchoCheck::Missing("it was interrupted".to_owned()),
                 };
+                if echo == EchoCheck::ProxyHeader {
+                    // If the facts have one, it is another's.
+                    (sent.peer, sent.proxy) = (sent.local, None);
+                }
                 let differences = changes::compare(&sent, &facts);
                 Arrival { connected, facts: Ok(facts), differences, echo: Some(echo) }
             }
