@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::Output;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::binary::{Running, command};
@@ -124,7 +125,8 @@ async fn addresses_and_a_proxy_are_told() {
         let mut facts = facts("tcp", seen("192.0.2.1:61000"), seen("203.0.113.9:8443"));
         facts["proxy"] = json!({
             "from": "10.0.0.5:33000", "version": 2, "command": "proxy", "transport": "tcp4",
-            "source": "192.0.2.1:61000", "destination": "203.0.113.9:443", "authority": "a\u{1b}\u{202e}.test",
+            "source": "192.0.2.1:61000", "destination": "203.0.113.9:443",
+            "authority": "a\u{1b}\u{202e}.test",
             "crc32c": true,
             "ssl": {
                 "client_ssl": true, "client_cert_connection": true, "client_cert_session": true,
@@ -161,7 +163,8 @@ async fn a_server_that_does_not_echo_behind_its_facts_is_told() {
         (
             &[0xee; 64][..],
             5,
-            "\nit does not echo: what came back differs from byte 0: ee ee ee ee ee ee ee ee instead of ",
+            "\nit does not echo: what came back differs from byte 0: ee ee ee ee ee ee ee ee instead \
+             of ",
         ),
         (b"", 1, "it does not echo: closed by the other side: end of stream\n"),
     ] {
@@ -321,6 +324,24 @@ async fn a_udp_service_without_facts_is_told() {
         ask(&probe(&format!("udp://{growing}"))).await.unwrap().facts.unwrap_err().to_string(),
         "wants a longer question each time, at last one of 1203 bytes"
     );
+    // Replies that are none, without end.
+    let is_over = Arc::new(AtomicBool::new(false));
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let endless = socket.local_addr().unwrap();
+    let flooding = std::thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            let (_, from) = socket.recv_from(&mut [0; 2048]).unwrap();
+            while !is_over.load(Ordering::Relaxed) {
+                // The client may have gone.
+                let _ = socket.send_to(b"{\"echo_facts\":1,\"need\":5}", from);
+            }
+        }
+    });
+    let why = shortly(endless).await.facts.unwrap_err().to_string();
+    is_over.store(true, Ordering::Relaxed);
+    assert_eq!(why, "sent something else first: \"{\"echo_facts\":1,\"need\":5}\"");
+    flooding.join().unwrap();
     for (reply, expected) in
         [(&b""[..], "sent an empty message first"), (b"no", "sent something else first: \"no\"")]
     {
@@ -577,8 +598,11 @@ async fn a_proxy_header_that_was_not_read_is_told() {
     let server = Running::start(&["--tcp", "0", "--facts", "tcp"]);
     let address = server.address("tcp");
     let url = format!("tcp://{address}");
-    for version in ["1", "2"] {
-        let announcing = ["--proxy-protocol", version, "--proxy-client", "192.0.2.1:5"];
+    // One of them is longer than the message.
+    let long = &*format!("authority={}", "a".repeat(200));
+    for more in [&["1"][..], &["2"], &["2", "--proxy-tlv", long]] {
+        let announcing =
+            [&["--proxy-client", "192.0.2.1:5", "--proxy-protocol"][..], more].concat();
         let (code, text, _) = run(&[&[&*url][..], &announcing].concat()).await;
         assert_eq!(code, Some(5), "{text}");
         let expected = "\nnothing that it tells has changed on the way\n\

@@ -33,8 +33,8 @@ const FIRST_QUESTION: usize = 1200;
 /// How often a question is asked: a datagram can be lost.
 const TRIES: u32 = 3;
 
-/// How often a question is lengthened. One that is long enough for the facts is what a server asks for,
-/// and they may have grown meanwhile.
+/// How often a question is lengthened. A server asks for one that is long enough for the facts, which
+/// may have grown meanwhile.
 const LENGTHENINGS: usize = 2;
 
 /// How many bytes of a stream are read at once.
@@ -220,6 +220,10 @@ impl<'a> Conversation<'a> {
     /// The next datagram. `None` if none comes in time.
     async fn reply(&mut self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
         while self.replies.is_empty() {
+            // As long as something comes, it has no end.
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
             match self.hear(deadline).await? {
                 Some(Heard::Datagrams(datagrams)) => self.replies.extend(datagrams),
                 Some(_) => {}
@@ -241,8 +245,10 @@ impl<'a> Conversation<'a> {
             if !self.header.is_empty() && received.starts_with(self.header) {
                 return EchoCheck::ProxyHeader;
             }
-            let is_prefix = message.starts_with(&received) || self.header.starts_with(&received);
-            if !received.is_empty() && (!is_prefix || received.len() == message.len()) {
+            let is_message = message.starts_with(&received);
+            let is_whole = is_message && received.len() == message.len();
+            let is_other = !is_message && !self.header.starts_with(&received);
+            if !received.is_empty() && (is_whole || is_other) {
                 // Of a stream, the rest is still to come.
                 return verdict(&message[..received.len().min(message.len())], &received);
             }
@@ -259,20 +265,25 @@ impl<'a> Conversation<'a> {
                     if let Some(reply) = own.next() {
                         return verdict(&message, &reply);
                     }
+                    if Instant::now() >= deadline {
+                        return self.overdue();
+                    }
                 }
                 Ok(Some(Heard::End(how))) => {
                     return EchoCheck::Missing(format!("closed by the other side: {how}"));
                 }
-                Ok(None) => {
-                    let waited = humantime::format_duration(self.timeout);
-                    return EchoCheck::Missing(format!("it did not come back within {waited}"));
-                }
+                Ok(None) => return self.overdue(),
                 Err(error) if matches!(self.link, Link::Datagrams(_)) => {
                     return EchoCheck::Missing(causes::of_datagram(&error));
                 }
                 Err(error) => return EchoCheck::Missing(causes::of_io(&error, Peer::Server)),
             }
         }
+    }
+
+    fn overdue(&self) -> EchoCheck {
+        let waited = humantime::format_duration(self.timeout);
+        EchoCheck::Missing(format!("it did not come back within {waited}"))
     }
 
     /// Whether a datagram is another reply to a question.

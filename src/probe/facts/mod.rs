@@ -188,8 +188,8 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> AskFacts<Stop, OnEvent> {
     /// future ends it.
     ///
     /// # Errors
-    /// An option does not fit the target, or there is no connection, or not yet when it is stopped. That a server has no facts is
-    /// no error, but in [`Arrival::facts`].
+    /// An option does not fit the target, or there is no connection, or not yet when it is stopped. That
+    /// a server has no facts is no error, but in [`Arrival::facts`].
     pub async fn run(self) -> Result<Arrival, ProbeError> {
         let AskFacts { probe, options, stop, mut on_event } = self;
         let mut stop = pin!(stop);
