@@ -7,13 +7,14 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::Output;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::binary::{Running, command};
 use common::cert;
 use common::schema::Schema;
 use echo_server::probe::{
-    Arrival, ChangeKind, EchoCheck, FactsOptions, NoFacts, Probe, ProbeError, Sni,
+    Arrival, ChangeKind, EchoCheck, FactsOptions, NoFacts, Probe, ProbeError, ProxyHeader, Sni,
 };
 use serde_json::{Value, json};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -124,8 +125,13 @@ async fn addresses_and_a_proxy_are_told() {
         let mut facts = facts("tcp", seen("192.0.2.1:61000"), seen("203.0.113.9:8443"));
         facts["proxy"] = json!({
             "from": "10.0.0.5:33000", "version": 2, "command": "proxy", "transport": "tcp4",
-            "source": "192.0.2.1:61000", "destination": "203.0.113.9:443", "authority": "a\u{1b}.test",
-            "crc32c": true, "tlvs": [{ "type": "0xe5", "value": "00ff" }],
+            "source": "192.0.2.1:61000", "destination": "203.0.113.9:443",
+            "authority": "a\u{1b}\u{202e}.test",
+            "crc32c": true,
+            "ssl": {
+                "client_ssl": true, "client_cert_connection": true, "client_cert_session": true,
+                "verify": 0, "version": "TLSv1.3", "cn": "client",
+            }, "tlvs": [{ "type": "0xe5", "value": "00ff" }],
         });
         tcp.write_all((line(&facts) + "\n").as_bytes()).unwrap();
         echo(&mut tcp);
@@ -135,10 +141,14 @@ async fn addresses_and_a_proxy_are_told() {
     for expected in [
         "PROXY header of version 2 from 10.0.0.5:33000: tcp4 from 192.0.2.1:61000 to 203.0.113.9:443\n",
         // The server's words are not the terminal's.
-        "  authority: a\u{FFFD}.test\n",
+        "  authority: a\\u{1b}\\u{202e}.test\n",
+        "  ssl version: TLSv1.3\n",
+        "  ssl cn: client\n",
+        "  ssl verify: 0\n",
+        "  tlv 0xe5: 00ff\n",
         "  crc32c: true\n",
-        "NAT: from 127.0.0.1:",
-        ", seen as 192.0.2.1:61000\n",
+        "\nfrom 127.0.0.1:",
+        ", seen as 192.0.2.1:61000, by a NAT or a proxy\n",
         &format!("DNAT: sent to {address}, arrived at 203.0.113.9:8443\n"),
         "it echoes: 64 bytes came back as they were sent\n",
     ] {
@@ -150,7 +160,12 @@ async fn addresses_and_a_proxy_are_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_echo_behind_its_facts_is_told() {
     for (answer, code, said) in [
-        (&[b'x'; 64][..], 5, "it does not echo: what came back differs\n"),
+        (
+            &[0xee; 64][..],
+            5,
+            "\nit does not echo: what came back differs from byte 0: ee ee ee ee ee ee ee ee instead \
+             of ",
+        ),
         (b"", 1, "it does not echo: closed by the other side: end of stream\n"),
     ] {
         let (address, serving) = tcp_server(move |mut tcp, peer| {
@@ -162,7 +177,7 @@ async fn a_server_that_does_not_echo_behind_its_facts_is_told() {
         });
         let (actual, text, _) = run(&[&format!("tcp://{address}")]).await;
         assert_eq!(actual, Some(code), "{text}");
-        assert!(text.ends_with(said), "{text}");
+        assert!(text.contains(said), "{text}");
         serving.join().unwrap();
     }
     // What comes with the facts is no echo.
@@ -172,7 +187,8 @@ async fn a_server_that_does_not_echo_behind_its_facts_is_told() {
         echo(&mut tcp);
     });
     let arrival = ask(&probe(&format!("tcp://{address}"))).await.unwrap();
-    assert_eq!(arrival.echo, Some(EchoCheck::Different));
+    let Some(EchoCheck::Different(Some(difference))) = arrival.echo else { panic!("{arrival:?}") };
+    assert_eq!((difference.offset, difference.received()), (0, &b"more"[..]));
     serving.join().unwrap();
 }
 
@@ -184,9 +200,12 @@ async fn where_there_are_no_facts_it_is_said_why() {
         let url = format!("{protocol}://{address}");
         let (code, _, error) = run(&[&url, "--timeout", "300ms"]).await;
         assert_eq!(code, Some(1), "{error}");
+        let proxy = ", and does it expect a PROXY header (--proxy-protocol)";
         let expected = format!(
             "echo-server: no facts: {address} has sent nothing within 300ms; is the server started \
-             with --facts {protocol}?\n"
+             with --facts {protocol}{}?\n",
+            // To answer the upgrade, it has to have read what follows a header.
+            if protocol == "tcp" { proxy } else { "" }
         );
         assert_eq!(error, expected);
     }
@@ -206,7 +225,10 @@ async fn where_there_are_no_facts_it_is_said_why() {
         "sent something else first: \"220 mail.test ESMTP\""
     );
     assert_eq!(said(no_facts(b"{}\n".to_vec()).await), "sent something else first: \"{}\"");
-    assert_eq!(said(no_facts(b"{\"a".to_vec()).await), "sent something else first: \"{\"a\"");
+    assert_eq!(
+        said(no_facts(b"{\"a".to_vec()).await),
+        "sent the beginning of facts, and not their end"
+    );
     assert_eq!(said(no_facts(vec![]).await), "closed the connection: end of stream");
     assert_eq!(no_facts(b"{\"echo_facts\":2}\n".to_vec()).await, NoFacts::Version(2));
     let endless = [b"{\"".to_vec(), vec![b'a'; 300 * 1024]].concat();
@@ -277,8 +299,11 @@ async fn a_udp_service_without_facts_is_told() {
     assert_eq!(error, expected);
     let silent = udp_server(|_, _, _| vec![]);
     let options = FactsOptions::new().timeout(Duration::from_millis(50));
-    let arrival = probe(&format!("udp://{silent}")).facts(options).run().await.unwrap();
-    assert!(matches!(arrival.facts, Err(NoFacts::Silent { .. })), "{arrival:?}");
+    let shortly = async |address| {
+        probe(&format!("udp://{address}")).facts(options.clone()).run().await.unwrap()
+    };
+    let why = shortly(silent).await.facts.unwrap_err().to_string();
+    assert_eq!(why, "has sent nothing within 150ms", "three questions");
     for (need, expected) in [
         (65_508, "needs a question of 65508 bytes, and a datagram carries 65507"),
         // It would be asked for ever.
@@ -287,8 +312,50 @@ async fn a_udp_service_without_facts_is_told() {
         let needs = udp_server(move |_, _, _| {
             vec![line(&json!({ "echo_facts": 1, "need": need })).into_bytes()]
         });
-        let arrival = ask(&probe(&format!("udp://{needs}"))).await.unwrap();
+        assert_eq!(shortly(needs).await.facts.unwrap_err().to_string(), expected);
+    }
+    let mut questions = 0;
+    let growing = udp_server(move |datagram, _, _| {
+        questions += 1;
+        assert!(questions <= 3, "it is asked for ever");
+        vec![line(&json!({ "echo_facts": 1, "need": datagram.len() + 1 })).into_bytes()]
+    });
+    assert_eq!(
+        ask(&probe(&format!("udp://{growing}"))).await.unwrap().facts.unwrap_err().to_string(),
+        "wants a longer question each time, at last one of 1203 bytes"
+    );
+    // Replies that are none, without end.
+    let is_over = Arc::new(AtomicBool::new(false));
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let endless = socket.local_addr().unwrap();
+    let flooding = std::thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            let (_, from) = socket.recv_from(&mut [0; 2048]).unwrap();
+            while !is_over.load(Ordering::Relaxed) {
+                // The client may have gone.
+                let _ = socket.send_to(b"{\"echo_facts\":1,\"need\":5}", from);
+            }
+        }
+    });
+    let why = shortly(endless).await.facts.unwrap_err().to_string();
+    is_over.store(true, Ordering::Relaxed);
+    assert_eq!(why, "sent something else first: \"{\"echo_facts\":1,\"need\":5}\"");
+    flooding.join().unwrap();
+    for (reply, expected) in
+        [(&b""[..], "sent an empty message first"), (b"no", "sent something else first: \"no\"")]
+    {
+        let other = udp_server(move |_, _, _| vec![reply.to_vec(); 2]);
+        let arrival = ask(&probe(&format!("udp://{other}"))).await.unwrap();
         assert_eq!(arrival.facts.unwrap_err().to_string(), expected);
+        // One of them does not end the question.
+        let stray =
+            udp_server(move |datagram, peer, local| match datagram.starts_with(b"ECHO-FACTS?") {
+                true => vec![reply.to_vec(), line(&facts("udp", peer, local)).into_bytes()],
+                false => vec![datagram.to_vec()],
+            });
+        let arrival = ask(&probe(&format!("udp://{stray}"))).await.unwrap();
+        assert!(arrival.facts.is_ok(), "{arrival:?}");
     }
     let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (code, _, error) = run(&[&format!("udp://{closed}")]).await;
@@ -462,17 +529,193 @@ async fn a_ping_of_a_server_with_facts_says_so() {
     ping.args(["probe", &format!("tcp://{address}"), "-c", "1", "--timeout", "300ms"]);
     let output = tokio::task::spawn_blocking(move || ping.output().unwrap()).await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let note = text.lines().find(|line| line.starts_with("note: ")).expect(&text);
-    let words = "note: the server sends facts first (--facts): use probe --facts, or --skip-first ";
-    let amount = note.strip_prefix(words).expect(note);
-    assert!(amount.parse::<usize>().unwrap() > 100, "{note}");
+    // Another connection's line may have another length.
+    let words = "note: the server sends facts first (--facts): use probe --facts";
+    assert!(text.contains(&format!("{words}\n")), "{text}");
     serving.join().unwrap();
     let (address, serving) = websocket_server(|_| {});
     let mut ping = command();
     ping.args(["probe", &format!("ws://{address}"), "-c", "1", "--timeout", "300ms"]);
     let output = tokio::task::spawn_blocking(move || ping.output().unwrap()).await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains(&format!("{words}1\n")), "{text}");
+    assert!(text.contains(&format!("{words}, or --skip-first 1\n")), "{text}");
+    serving.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_too_long_for_facts_is_not_taken() {
+    // The beginning of a text frame of 1 GiB without its bytes: they are not waited for.
+    let frame = [&[0x81, 127][..], &(1_u64 << 30).to_be_bytes()].concat();
+    let endless = frame.clone();
+    let (address, serving) = tcp_server(move |tcp, _| {
+        let mut socket = tungstenite::accept(tcp).unwrap();
+        socket.get_mut().write_all(&endless).unwrap();
+        let _ = socket.get_mut().read(&mut [0]);
+    });
+    let arrival = ask(&probe(&format!("ws://{address}"))).await.unwrap();
+    assert_eq!(arrival.facts, Err(NoFacts::TooLong));
+    serving.join().unwrap();
+
+    // With a message to echo that is larger, the limit of the facts stays.
+    let (address, serving) = tcp_server(|tcp, _| {
+        let mut socket = tungstenite::accept(tcp).unwrap();
+        let _ = socket.send(Message::text("{".repeat(300 << 10)));
+        let _ = socket.read();
+    });
+    let larger = probe(&format!("ws://{address}")).messages(|messages| messages.size = 1 << 20);
+    assert_eq!(ask(&larger).await.unwrap().facts, Err(NoFacts::TooLong));
+    serving.join().unwrap();
+
+    let (address, serving) = tcp_server(|tcp, _| {
+        let mut socket = tungstenite::accept(tcp).unwrap();
+        socket.send(Message::text("")).unwrap();
+        let _ = socket.read();
+    });
+    let arrival = ask(&probe(&format!("ws://{address}"))).await.unwrap();
+    assert_eq!(arrival.facts, Err(NoFacts::Empty));
+    serving.join().unwrap();
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut builder = h2::server::Builder::new();
+        builder.enable_connect_protocol();
+        let mut connection = builder.handshake::<_, bytes::Bytes>(tcp).await.unwrap();
+        let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let mut stream = respond.send_response(hyper::Response::new(()), false).unwrap();
+        stream.send_data(frame.into(), false).unwrap();
+        while connection.accept().await.is_some_and(|request| request.is_ok()) {}
+    });
+    let over_http2 = probe(&format!("ws://{address}"))
+        .connect(|connect| connect.tls.alpn = vec!["h2".to_owned()]);
+    assert_eq!(ask(&over_http2).await.unwrap().facts, Err(NoFacts::TooLong));
+    serving.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_header_that_was_not_read_is_told() {
+    let server = Running::start(&["--tcp", "0", "--facts", "tcp"]);
+    let address = server.address("tcp");
+    let url = format!("tcp://{address}");
+    // One of them is longer than the message.
+    let long = &*format!("authority={}", "a".repeat(200));
+    for more in [&["1"][..], &["2"], &["2", "--proxy-tlv", long]] {
+        let announcing =
+            [&["--proxy-client", "192.0.2.1:5", "--proxy-protocol"][..], more].concat();
+        let (code, text, _) = run(&[&[&*url][..], &announcing].concat()).await;
+        assert_eq!(code, Some(5), "{text}");
+        let expected = "\nnothing that it tells has changed on the way\n\
+                        the PROXY header was not read: it came back in front of the echo\n";
+        assert!(text.ends_with(expected), "{text}");
+        let (_, json, _) = run(&[&[&*url, "--json"][..], &announcing].concat()).await;
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&json["echoed"], &json["differences"]), (&json!(false), &json!([])));
+        let why = "the PROXY header was not read: it came back in front of the echo";
+        assert_eq!(json["why_not_echoed"], why);
+    }
+    // A proxy in front has sent one of its own, and passed ours on.
+    let (address, serving) = tcp_server(|mut tcp, peer| {
+        let mut facts = facts("tcp", peer, tcp.local_addr().unwrap());
+        facts["proxy"] = json!({
+            "from": "10.0.0.5:33000", "version": 1, "command": "proxy", "transport": "tcp4",
+            "source": peer.to_string(), "destination": tcp.local_addr().unwrap().to_string(),
+        });
+        tcp.write_all((line(&facts) + "\n").as_bytes()).unwrap();
+        echo(&mut tcp);
+    });
+    let header = ProxyHeader::version_2().client(([192, 0, 2, 1], 5)).tlv(2, "a.test");
+    let announcing =
+        probe(&format!("tcp://{address}")).connect(|connect| connect.proxy = Some(header));
+    let arrival = ask(&announcing).await.unwrap();
+    assert_eq!((arrival.differences, arrival.echo), (vec![], Some(EchoCheck::ProxyHeader)));
+    serving.join().unwrap();
+    let plain = Running::start(&["--tcp", "0"]);
+    for version in ["1", "2"] {
+        let mut ping = command();
+        ping.args(["probe", &format!("tcp://{}", plain.address("tcp")), "-c", "1"]);
+        ping.args(["--timeout", "300ms", "--proxy-protocol", version]);
+        let output = tokio::task::spawn_blocking(move || ping.output().unwrap()).await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let note = "\nnote: the server echoes the PROXY header: it does not expect one\n";
+        assert!(text.contains(note) && !text.contains("--skip-first"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_header_that_was_read_is_compared() {
+    let server = Running::start(&["--tcp", "0", "--facts", "tcp", "--proxy-protocol", "tcp"]);
+    let address = server.address("tcp");
+    let tlv = |kind, value: &[u8]| (kind, value.to_vec());
+    let tlvs = vec![tlv(1, b"h2"), tlv(2, b"a\xff"), tlv(5, b"\0\xab"), tlv(0x30, b"blue")];
+    let with_tlvs = |mut header: ProxyHeader| {
+        header.tlvs = tlvs.clone();
+        header
+    };
+    let client: SocketAddr = ([192, 0, 2, 1], 5).into();
+    for header in [
+        ProxyHeader::version_1().client(client),
+        with_tlvs(ProxyHeader::version_2().client(client)),
+        with_tlvs(ProxyHeader::local()),
+    ] {
+        let announcing = probe(&format!("tcp://{address}"))
+            .connect(|connect| connect.proxy = Some(header.clone()));
+        let arrival = ask(&announcing).await.unwrap();
+        let what = (arrival.differences, arrival.echo);
+        assert_eq!(what, (vec![], Some(EchoCheck::Exact(64))), "{header:?}");
+    }
+}
+
+/// Interrupts `asking`, and waits for it to end.
+fn interrupt(asking: std::process::Child) -> (Option<i32>, Value) {
+    let pid = rustix::process::Pid::from_child(&asking);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = asking.wait_with_output().unwrap();
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Starts to ask a server that will not answer.
+fn asking(url: &str) -> std::process::Child {
+    let mut asking = command();
+    asking.args(["probe", "--facts", "--json", "--timeout", "1h", url]);
+    asking.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    asking.spawn().unwrap()
+}
+
+#[test]
+fn a_question_that_is_interrupted_says_so() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let child = asking(&format!("udp://{}", socket.local_addr().unwrap()));
+    socket.recv_from(&mut [0; 2048]).unwrap();
+    let (code, json) = interrupt(child);
+    assert_eq!((&json["event"], &json["facts"]), (&json!("facts"), &Value::Null));
+    let why = json["why"].as_str().unwrap();
+    assert!(why.ends_with(" had sent none when the question was interrupted"), "{why}");
+    assert_eq!(code, Some(1));
+
+    // In the middle of a TLS handshake there is no connection yet.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let child = asking(&format!("tls://{}", listener.local_addr().unwrap()));
+    let tcp = listener.accept().unwrap();
+    let (code, json) = interrupt(child);
+    assert_eq!((&json["event"], code), (&json!("error"), Some(3)));
+    assert!(json["why"].as_str().unwrap().ends_with(": interrupted"), "{json}");
+    drop(tcp);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_of_facts_has_nothing_that_a_terminal_obeys() {
+    let (address, serving) = tcp_server(|mut tcp, peer| {
+        let mut facts = facts("tcp", peer, tcp.local_addr().unwrap());
+        facts["local"] = "unix:/\u{202e}\u{200b}\u{2066}\u{feff}\u{2028}".into();
+        tcp.write_all((line(&facts) + "\n").as_bytes()).unwrap();
+        echo(&mut tcp);
+    });
+    let (code, text, _) = run(&[&format!("tcp://{address}"), "--json"]).await;
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(json["facts"]["local"], "unix:/\u{202e}\u{200b}\u{2066}\u{feff}\u{2028}");
+    assert!(text.trim_end().bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text}");
     serving.join().unwrap();
 }
 

@@ -278,9 +278,11 @@ impl Exchange {
     }
 
     /// Keeps the beginning of what is received, for [`oddity`](Exchange::oddity).
-    pub(super) fn keep_transcript(&mut self) {
+    /// `header` is the PROXY header that was sent.
+    pub(super) fn keep_transcript(&mut self, header: Vec<u8>) {
         let is_stream = matches!(self.link, Link::Bytes(_));
-        self.transcript = Some(Transcript::new(self.tracker.payloads().size(), is_stream));
+        let transcript = Transcript::new(self.tracker.payloads().size(), is_stream);
+        self.transcript = Some(transcript.behind(header));
     }
 
     /// What the service does that an echo service does not, after the messages of `summary`.

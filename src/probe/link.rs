@@ -1,5 +1,6 @@
 //! A connection to an echo service: one interface to streams, datagrams and WebSocket messages.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -245,8 +246,26 @@ impl Link {
 fn to_io(error: Error) -> io::Error {
     match error {
         Error::Io(error) => error,
+        Error::Capacity(_) => io::Error::other(TooLong(causes::of_websocket(&error))),
         other => io::Error::other(causes::of_websocket(&other)),
     }
+}
+
+/// A WebSocket message was larger than what is taken.
+#[derive(Debug)]
+struct TooLong(String);
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+/// Whether a WebSocket has failed because a message was larger than what is taken.
+pub(super) fn is_too_long(error: &io::Error) -> bool {
+    error.get_ref().and_then(|error| error.downcast_ref::<TooLong>()).is_some()
 }
 
 /// A stream whose first bytes are ignored.

@@ -43,6 +43,8 @@ pub enum Oddity {
         /// Whether that is in bytes.
         in_bytes: bool,
     },
+    /// It sends back the PROXY header: it does not expect one.
+    EchoesProxyHeader,
     /// Each reply has more than the message that it answers.
     #[non_exhaustive]
     Adds {
@@ -90,13 +92,22 @@ pub(super) struct Transcript {
     ends: Vec<usize>,
     room: usize,
     is_stream: bool,
+    /// The PROXY header that was sent. Empty: none was.
+    header: Vec<u8>,
 }
 
 impl Transcript {
     pub(super) fn new(size: usize, is_stream: bool) -> Self {
         let room = size.saturating_add(BESIDE / 2).saturating_mul(LOOKED_FOR);
         let room = if room <= MOST { room } else { 0 };
-        Transcript { bytes: Vec::new(), ends: Vec::new(), room, is_stream }
+        Transcript { bytes: Vec::new(), ends: Vec::new(), room, is_stream, header: Vec::new() }
+    }
+
+    /// Behind a PROXY header, which may come back as well.
+    pub(super) fn behind(mut self, header: Vec<u8>) -> Self {
+        self.room = if self.room == 0 { 0 } else { self.room + header.len() };
+        self.header = header;
+        self
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
@@ -117,6 +128,9 @@ impl Transcript {
     pub(super) fn oddity(&self, target: &Target, payloads: &Payloads, sent: u64) -> Option<Oddity> {
         if self.bytes.is_empty() {
             return None;
+        }
+        if !self.header.is_empty() && self.bytes.starts_with(&self.header) {
+            return Some(Oddity::EchoesProxyHeader);
         }
         if let Some(oddity) = self.other_protocol(target).or_else(|| self.sends_facts(target)) {
             return Some(oddity);
@@ -303,6 +317,9 @@ impl fmt::Display for Oddity {
                 write!(f, "it sends facts first, which are {}", Count(*amount, what))
             }
             Oddity::SendsFacts { amount: None, .. } => f.write_str("it sends facts first"),
+            Oddity::EchoesProxyHeader => {
+                f.write_str("it echoes the PROXY header: it does not expect one")
+            }
             Oddity::Adds { before, behind, quoted } => {
                 let more = Count((before + behind) as u64, "byte");
                 write!(f, "each reply has {more} more than its message")?;
@@ -467,6 +484,23 @@ mod tests {
             let other = oddity(url, &[received]);
             assert!(!matches!(other, Some(Oddity::SendsFacts { .. })), "{url}: {other:?}");
         }
+    }
+
+    #[test]
+    fn a_proxy_header_that_comes_back_is_told() {
+        let payloads = Payloads::new(&Messages::new());
+        let first = &*payloads.message(0);
+        let header = b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n";
+        let oddity = |header: &[u8], received: &[&[u8]]| {
+            let mut transcript = Transcript::new(64, true).behind(header.to_vec());
+            received.iter().for_each(|bytes| transcript.push(bytes));
+            transcript.oddity(&"tcp://localhost:1".parse().unwrap(), &payloads, 1)
+        };
+        assert_eq!(oddity(header, &[header, first]), Some(Oddity::EchoesProxyHeader));
+        let greeting = oddity(b"", &[header, first]);
+        assert!(matches!(greeting, Some(Oddity::Greets { amount: 36, .. })), "{greeting:?}");
+        let other = oddity(header, &[&header[1..], first]);
+        assert!(matches!(other, Some(Oddity::Greets { amount: 35, .. })), "{other:?}");
     }
 
     #[test]

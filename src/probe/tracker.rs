@@ -79,7 +79,7 @@ impl Excerpt {
 
 impl Difference {
     /// `None` if they are the same.
-    fn between(sent: &[u8], received: &[u8]) -> Option<Difference> {
+    pub(super) fn between(sent: &[u8], received: &[u8]) -> Option<Difference> {
         let pairs = || sent.iter().zip(received);
         let shorter = sent.len().min(received.len());
         let beyond = sent.len().abs_diff(received.len());

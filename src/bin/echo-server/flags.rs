@@ -96,11 +96,16 @@ pub fn probe_error(error: &ProbeError) -> String {
 /// What a service does that an echo service does not, and the flag that takes it into account.
 pub fn oddity(oddity: &Oddity) -> String {
     let cure = match oddity {
-        Oddity::SendsFacts { amount, .. } => {
-            let amount = amount.map_or_else(|| "N".to_owned(), |amount| amount.to_string());
-            return format!(
-                "the server sends facts first (--facts): use probe --facts, or --skip-first {amount}"
-            );
+        // The next connection's line may have another length.
+        Oddity::SendsFacts { in_bytes: true, .. } => {
+            return "the server sends facts first (--facts): use probe --facts".to_owned();
+        }
+        Oddity::SendsFacts { .. } => {
+            return "the server sends facts first (--facts): use probe --facts, or --skip-first 1"
+                .to_owned();
+        }
+        Oddity::EchoesProxyHeader => {
+            return "the server echoes the PROXY header: it does not expect one".to_owned();
         }
         Oddity::Greets { amount: 1, .. } => "--skip-first 1 ignores it".to_owned(),
         Oddity::Greets { amount, .. } => format!("--skip-first {amount} ignores them"),
@@ -119,6 +124,11 @@ pub fn no_facts(target: &Target, why: &NoFacts) -> String {
         NoFacts::Silent { .. } | NoFacts::Echoed => {
             format!("; is the server started with --facts {}?", target.protocol())
         }
+        NoFacts::SilentWithoutProxy { .. } => format!(
+            "; is the server started with --facts {}, and does it expect a PROXY header \
+             (--proxy-protocol)?",
+            target.protocol()
+        ),
         _ => String::new(),
     };
     format!("no facts: {place} {why}{hint}")

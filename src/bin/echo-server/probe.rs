@@ -79,12 +79,9 @@ async fn execute(Probe { probes, mode, output }: Probe) -> u8 {
                 }
             }
             Mode::Facts(options) => {
-                let asked = probe.facts(options.clone());
+                let asked = probe.facts(options.clone()).until(stop.clone());
                 let asked = asked.on_event(|event| report.event(&event));
-                tokio::select! {
-                    arrival = asked.run() => Ok(Outcome::Facts(Box::new(arrival?))),
-                    () = stop.clone() => Ok(Outcome::Stopped),
-                }
+                Ok(Outcome::Facts(Box::new(asked.run().await?)))
             }
         }
     });
@@ -116,7 +113,7 @@ enum Outcome {
     Mtu(Option<usize>),
     /// What the server saw.
     Facts(Box<Arrival>),
-    /// The search, or the question, was stopped.
+    /// The search was stopped.
     Stopped,
 }
 
@@ -135,7 +132,7 @@ fn conclude(report: &mut Report, outcome: Result<Outcome, ProbeError>) -> u8 {
             report.arrival(&arrival);
             match (&arrival.facts, &arrival.echo) {
                 (Ok(_), Some(EchoCheck::Exact(_))) => 0,
-                (Ok(_), Some(EchoCheck::Different)) => DIFFERENT,
+                (Ok(_), Some(EchoCheck::Different(_) | EchoCheck::ProxyHeader)) => DIFFERENT,
                 (Ok(_), _) => IMPERFECT,
                 (Err(why), _) => {
                     crate::fail(IMPERFECT, &flags::no_facts(report.target(), why));

@@ -81,16 +81,18 @@ pub(super) async fn connect(
     target: &Target,
     options: &ConnectOptions,
 ) -> Result<(Link, Connected), ProbeError> {
-    connect_with(target, options, request(target, options)?).await
+    connect_with(target, options, request(target, options)?, websocket::LARGEST).await
 }
 
-/// Connects to `target`. `request` is that of [`request`], for whoever wants to know it.
+/// Connects to `target`. `request` is that of [`request`], for whoever wants to know it. A WebSocket
+/// takes messages of up to `largest` bytes.
 pub(super) async fn connect_with(
     target: &Target,
     options: &ConnectOptions,
     request: Option<Request>,
+    largest: usize,
 ) -> Result<(Link, Connected), ProbeError> {
-    let (link, connected) = establish(target, options, request).await?;
+    let (link, connected) = establish(target, options, request, largest).await?;
     Ok((link.skip_first(options.skip_first), connected))
 }
 
@@ -113,10 +115,17 @@ pub(super) fn as_sent(request: &Request, connected: &Connected) -> Request {
     }
 }
 
+/// The PROXY header that was sent first on a connection. Empty: none was.
+pub(super) fn proxy_header(options: &ConnectOptions, connected: &Connected) -> Vec<u8> {
+    let header = options.proxy.as_ref().map(|proxy| proxy.bytes(connected));
+    header.and_then(Result::ok).unwrap_or_default()
+}
+
 async fn establish(
     target: &Target,
     options: &ConnectOptions,
     request: Option<Request>,
+    largest: usize,
 ) -> Result<(Link, Connected), ProbeError> {
     options.check(target)?;
     // What can be wrong with the options is found before anything is sent, and the files are read
@@ -180,10 +189,10 @@ async fn establish(
         let beginning = http2::Http2::begin(target, stream);
         let http2 = phases.run("the beginning of HTTP/2", beginning).await?;
         connected.http2 = Some(phases.end());
-        let upgrading = websocket::upgrade_http2(target, request, http2);
+        let upgrading = websocket::upgrade_http2(target, request, largest, http2);
         phases.run("the WebSocket upgrade", upgrading).await?
     } else {
-        let upgrading = websocket::upgrade(target, request, stream);
+        let upgrading = websocket::upgrade(target, request, largest, stream);
         phases.run("the WebSocket upgrade", upgrading).await?
     };
     connected.upgrade = Some(phases.end());

@@ -17,7 +17,7 @@ use crate::probe::{ProbeError, ProbeSetting, Target};
 
 /// The largest message that is taken. A server that announces a larger one must not have the probe
 /// reserve memory for it. Messages to send have 1 GiB at most.
-const LARGEST: usize = (1 << 30) + (64 << 10);
+pub(super) const LARGEST: usize = (1 << 30) + (64 << 10);
 
 /// What the handshake itself says (RFC 6455 section 4.1). Another value would make it fail, or make
 /// the other side send what the probe cannot read.
@@ -70,12 +70,14 @@ pub(super) fn request(target: &Target, options: &ConnectOptions) -> Result<Reque
 pub(super) async fn upgrade(
     target: &Target,
     request: Request,
+    largest: usize,
     stream: Box<dyn ByteStream>,
 ) -> Result<(Link, Option<String>), ProbeError> {
     let (stream, seen) = FirstBytes::new(stream);
     let stream: Box<dyn ByteStream> = Box::new(stream);
-    let (socket, response) =
-        client_async_with_config(request, stream, Some(config())).await.map_err(|error| {
+    let (socket, response) = client_async_with_config(request, stream, Some(config(largest)))
+        .await
+        .map_err(|error| {
             let error = match error {
                 // A TLS 1.3 server refuses the client's certificate after the client's handshake
                 // has ended.
@@ -97,18 +99,19 @@ pub(super) async fn upgrade(
     Ok((Link::Messages(Box::new(Messages { socket, to_skip: 0 })), subprotocol))
 }
 
-/// An echo is as large as its message, and nothing larger is taken.
-fn config() -> WebSocketConfig {
+/// Takes messages of up to `largest` bytes.
+fn config(largest: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(16 * 1024)
-        .max_message_size(Some(LARGEST))
-        .max_frame_size(Some(LARGEST))
+        .max_message_size(Some(largest))
+        .max_frame_size(Some(largest))
 }
 
 /// A WebSocket on a stream of HTTP/2.
 pub(super) async fn upgrade_http2(
     target: &Target,
     request: Request,
+    largest: usize,
     http2: Http2,
 ) -> Result<(Link, Option<String>), ProbeError> {
     let (stream, response) = http2.open(target, &request).await?;
@@ -126,7 +129,8 @@ pub(super) async fn upgrade_http2(
     if subprotocol.as_ref().is_some_and(|name| !is_offered(name)) {
         return refuse("it selected a subprotocol that was not offered");
     }
-    let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config())).await;
+    let socket =
+        WebSocketStream::from_raw_socket(stream, Role::Client, Some(config(largest))).await;
     Ok((Link::Messages(Box::new(Messages { socket, to_skip: 0 })), subprotocol))
 }
 

@@ -1,5 +1,6 @@
 //! Asks for facts on a connection, and checks that it echoes.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
@@ -10,14 +11,15 @@ use tokio::time::{Instant, timeout_at};
 use super::received::{Facts, Parsed, parse};
 use super::{EchoCheck, NoFacts};
 use crate::causes::{self, Peer};
-use crate::probe::link::{Inbox, Incoming, Link, Outbox};
+use crate::probe::link::{self, Inbox, Incoming, Link, Outbox};
 use crate::probe::messages::MAX_DATAGRAM_PAYLOAD;
 use crate::probe::pace::later;
 use crate::probe::payload::Payloads;
 use crate::probe::stranger::quote;
+use crate::probe::tracker::Difference;
 
-/// The most bytes of a first line that are read.
-const LONGEST: usize = 256 * 1024;
+/// The most bytes of a first line or message that are read.
+pub(super) const LONGEST: usize = 256 * 1024;
 
 /// What a datagram that asks for facts begins with.
 const QUESTION: &[u8] = b"ECHO-FACTS?";
@@ -29,7 +31,11 @@ const PADDING: u8 = b'.';
 const FIRST_QUESTION: usize = 1200;
 
 /// How often a question is asked: a datagram can be lost.
-const TRIES: usize = 3;
+const TRIES: u32 = 3;
+
+/// How often a question is lengthened. A server asks for one that is long enough for the facts, which
+/// may have grown meanwhile.
+const LENGTHENINGS: usize = 2;
 
 /// How many bytes of a stream are read at once.
 const CHUNK: usize = 16 * 1024;
@@ -49,7 +55,10 @@ impl From<NoFacts> for Stopped {
 
 impl From<io::Error> for Stopped {
     fn from(error: io::Error) -> Self {
-        Stopped::Failed(error)
+        match link::is_too_long(&error) {
+            true => Stopped::NoFacts(NoFacts::TooLong),
+            false => Stopped::Failed(error),
+        }
     }
 }
 
@@ -57,6 +66,8 @@ impl From<io::Error> for Stopped {
 pub(super) struct Conversation<'a> {
     link: &'a mut Link,
     timeout: Duration,
+    /// The PROXY header that was sent. Empty: none was.
+    header: &'a [u8],
     inbox: Inbox,
     outbox: Outbox,
     is_text: bool,
@@ -65,6 +76,8 @@ pub(super) struct Conversation<'a> {
     rest: Vec<u8>,
     /// The last question over UDP, whose echo may come late.
     question: Vec<u8>,
+    /// Replies to it that have come together with another.
+    replies: VecDeque<Vec<u8>>,
 }
 
 /// What was received.
@@ -90,16 +103,18 @@ impl From<Incoming<'_>> for Heard {
 }
 
 impl<'a> Conversation<'a> {
-    pub(super) fn new(link: &'a mut Link, timeout: Duration) -> Self {
+    pub(super) fn new(link: &'a mut Link, timeout: Duration, header: &'a [u8]) -> Self {
         Conversation {
             link,
             timeout,
+            header,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
             is_text: false,
             is_unflushed: false,
             rest: Vec::new(),
             question: Vec::new(),
+            replies: VecDeque::new(),
         }
     }
 
@@ -118,9 +133,10 @@ impl<'a> Conversation<'a> {
         loop {
             let bytes = match self.hear(deadline).await? {
                 Some(Heard::Bytes(bytes)) => bytes,
-                Some(Heard::End(_)) if !line.is_empty() => return Err(other(&line)),
+                Some(Heard::End(_)) | None if !line.is_empty() => {
+                    return Err(NoFacts::Unfinished.into());
+                }
                 Some(Heard::End(how)) => return Err(NoFacts::Closed(how).into()),
-                None if !line.is_empty() => return Err(other(&line)),
                 _ => return Err(NoFacts::Silent { timeout: self.timeout }.into()),
             };
             let before = line.len();
@@ -130,7 +146,7 @@ impl<'a> Conversation<'a> {
                 return only_facts(&line);
             }
             if !line.starts_with(b"{") {
-                return Err(other(&line));
+                return Err(other(&line).into());
             }
             if line.len() >= LONGEST {
                 return Err(NoFacts::TooLong.into());
@@ -140,38 +156,56 @@ impl<'a> Conversation<'a> {
 
     async fn first_message(&mut self) -> Result<Facts, Stopped> {
         match self.hear(self.deadline()).await? {
+            Some(Heard::Message(bytes, _)) if bytes.is_empty() => Err(NoFacts::Empty.into()),
+            Some(Heard::Message(bytes, _)) if bytes.len() > LONGEST => Err(NoFacts::TooLong.into()),
             Some(Heard::Message(bytes, true)) => only_facts(&bytes),
-            Some(Heard::Message(bytes, false)) => Err(other(&bytes)),
+            Some(Heard::Message(bytes, false)) => Err(other(&bytes).into()),
             Some(Heard::End(how)) => Err(NoFacts::Closed(how).into()),
             _ => Err(NoFacts::Silent { timeout: self.timeout }.into()),
         }
     }
 
-    /// Asks, and asks with a longer question if the reply needs one.
+    /// Asks, and asks with a longer question if the reply needs one. One reply that is nothing of the
+    /// kind may be a stray datagram; a second one is not.
     async fn answer(&mut self) -> Result<Facts, Stopped> {
         let mut size = FIRST_QUESTION;
-        let mut tries = 0;
-        loop {
-            self.ask(size);
-            let Some(reply) = self.reply().await? else {
-                tries += 1;
-                if tries < TRIES {
-                    continue;
-                }
-                return Err(NoFacts::Silent { timeout: self.timeout }.into());
-            };
-            match parse(&reply) {
-                // Each question is longer than the one before, so this ends.
-                Parsed::Need(bytes) => match usize::try_from(bytes) {
-                    Ok(longer) if (size + 1..=MAX_DATAGRAM_PAYLOAD).contains(&longer) => {
-                        (size, tries) = (longer, 0);
+        let (mut lengthenings, mut strays) = (0, 0);
+        let mut why = NoFacts::Silent { timeout: self.timeout.saturating_mul(TRIES) };
+        'question: loop {
+            for _ in 0..TRIES {
+                self.ask(size);
+                let deadline = self.deadline();
+                while let Some(reply) = self.reply(deadline).await? {
+                    match parse(&reply) {
+                        Parsed::Facts(facts) => return Ok(facts),
+                        Parsed::Version(version) => return Err(NoFacts::Version(version).into()),
+                        Parsed::Need(bytes) => match usize::try_from(bytes) {
+                            // It may be a second reply to the question before this one.
+                            Ok(longer) if longer <= size => why = other(&reply),
+                            Ok(longer) if longer <= MAX_DATAGRAM_PAYLOAD => {
+                                if lengthenings == LENGTHENINGS {
+                                    return Err(NoFacts::KeepsGrowing { bytes }.into());
+                                }
+                                lengthenings += 1;
+                                size = longer;
+                                continue 'question;
+                            }
+                            _ => return Err(NoFacts::Needs { bytes }.into()),
+                        },
+                        Parsed::Other if reply == self.question => {
+                            return Err(NoFacts::Echoed.into());
+                        }
+                        Parsed::Other => {
+                            why = if reply.is_empty() { NoFacts::Empty } else { other(&reply) };
+                            strays += 1;
+                            if strays == 2 {
+                                return Err(why.into());
+                            }
+                        }
                     }
-                    Ok(longer) if longer <= size => return Err(other(&reply)),
-                    _ => return Err(NoFacts::Needs { bytes }.into()),
-                },
-                _ if reply == self.question => return Err(NoFacts::Echoed.into()),
-                _ => return only_facts(&reply),
+                }
             }
+            return Err(why.into());
         }
     }
 
@@ -184,16 +218,19 @@ impl<'a> Conversation<'a> {
     }
 
     /// The next datagram. `None` if none comes in time.
-    async fn reply(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let deadline = self.deadline();
-        while let Some(heard) = self.hear(deadline).await? {
-            let Heard::Datagrams(datagrams) = heard else { continue };
-            // A second reply to a question that was asked twice says the same.
-            if let Some(first) = datagrams.into_iter().next() {
-                return Ok(Some(first));
+    async fn reply(&mut self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
+        while self.replies.is_empty() {
+            // As long as something comes, it has no end.
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            match self.hear(deadline).await? {
+                Some(Heard::Datagrams(datagrams)) => self.replies.extend(datagrams),
+                Some(_) => {}
+                None => return Ok(None),
             }
         }
-        Ok(None)
+        Ok(self.replies.pop_front())
     }
 
     /// Sends a message, and waits for it to come back.
@@ -205,16 +242,22 @@ impl<'a> Conversation<'a> {
         let deadline = self.deadline();
         let mut received = std::mem::take(&mut self.rest);
         loop {
-            let is_prefix = message.starts_with(&received);
-            if !received.is_empty() && (!is_prefix || received.len() == message.len()) {
-                return verdict(&message, &received);
+            if !self.header.is_empty() && received.starts_with(self.header) {
+                return EchoCheck::ProxyHeader;
+            }
+            let is_message = message.starts_with(&received);
+            let is_whole = is_message && received.len() == message.len();
+            let is_other = !is_message && !self.header.starts_with(&received);
+            if !received.is_empty() && (is_whole || is_other) {
+                // Of a stream, the rest is still to come.
+                return verdict(&message[..received.len().min(message.len())], &received);
             }
             match self.hear(deadline).await {
                 Ok(Some(Heard::Bytes(bytes))) => received.extend(bytes),
                 Ok(Some(Heard::Message(bytes, is_text))) => {
                     return match is_text == self.is_text {
                         true => verdict(&message, &bytes),
-                        false => EchoCheck::Different,
+                        false => EchoCheck::Different(None),
                     };
                 }
                 Ok(Some(Heard::Datagrams(datagrams))) => {
@@ -222,20 +265,25 @@ impl<'a> Conversation<'a> {
                     if let Some(reply) = own.next() {
                         return verdict(&message, &reply);
                     }
+                    if Instant::now() >= deadline {
+                        return self.overdue();
+                    }
                 }
                 Ok(Some(Heard::End(how))) => {
                     return EchoCheck::Missing(format!("closed by the other side: {how}"));
                 }
-                Ok(None) => {
-                    let waited = humantime::format_duration(self.timeout);
-                    return EchoCheck::Missing(format!("it did not come back within {waited}"));
-                }
+                Ok(None) => return self.overdue(),
                 Err(error) if matches!(self.link, Link::Datagrams(_)) => {
                     return EchoCheck::Missing(causes::of_datagram(&error));
                 }
                 Err(error) => return EchoCheck::Missing(causes::of_io(&error, Peer::Server)),
             }
         }
+    }
+
+    fn overdue(&self) -> EchoCheck {
+        let waited = humantime::format_duration(self.timeout);
+        EchoCheck::Missing(format!("it did not come back within {waited}"))
     }
 
     /// Whether a datagram is another reply to a question.
@@ -273,14 +321,17 @@ fn only_facts(bytes: &[u8]) -> Result<Facts, Stopped> {
     match parse(bytes) {
         Parsed::Facts(facts) => Ok(facts),
         Parsed::Version(version) => Err(NoFacts::Version(version).into()),
-        Parsed::Need(_) | Parsed::Other => Err(other(bytes)),
+        Parsed::Need(_) | Parsed::Other => Err(other(bytes).into()),
     }
 }
 
-fn other(bytes: &[u8]) -> Stopped {
-    NoFacts::Other { quoted: quote(bytes) }.into()
+fn other(bytes: &[u8]) -> NoFacts {
+    NoFacts::Other { quoted: quote(bytes) }
 }
 
 fn verdict(message: &[u8], received: &[u8]) -> EchoCheck {
-    if message == received { EchoCheck::Exact(message.len()) } else { EchoCheck::Different }
+    match Difference::between(message, received) {
+        None => EchoCheck::Exact(message.len()),
+        different => EchoCheck::Different(different),
+    }
 }

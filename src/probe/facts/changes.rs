@@ -1,11 +1,16 @@
 //! What has arrived otherwise than it was sent.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 
 use super::received::Facts;
-use super::sent::{Hello, HttpRequest, Packet, Sent};
+use super::sent::{Hello, HttpRequest, Packet, Sent, SentProxy};
 use crate::probe::tls::TlsFacts;
+
+/// From how many bytes of ALPN names on the server may have cut the rest off: it tells whole names up
+/// to 4 KiB, and a name has up to 255 bytes.
+const CUT_OFFERS: usize = 3000;
 
 /// Something that has arrived otherwise than it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,12 +18,14 @@ use crate::probe::tls::TlsFacts;
 pub struct Change {
     /// What it is.
     pub kind: ChangeKind,
-    /// The name of the header field, if it is one.
+    /// The name of the header field, or of the part of the PROXY header, if it is one.
     pub field: Option<String>,
     /// What was sent. `None`: nothing was.
     pub sent: Option<String>,
     /// What the server saw. `None`: nothing.
     pub arrived: Option<String>,
+    /// Of the source: whether something else tells that a proxy is between.
+    has_proxy: bool,
 }
 
 /// What can arrive otherwise than it was sent. As text, it has a name that does not change.
@@ -29,6 +36,8 @@ pub enum ChangeKind {
     Source,
     /// `destination`: those of the server (DNAT).
     Destination,
+    /// `proxy`: a part of the PROXY header.
+    Proxy,
     /// `ttl`: the TTL of a datagram (IPv4), which each router lowers by one.
     Ttl,
     /// `hop_limit`: the same of IPv6.
@@ -74,6 +83,7 @@ impl fmt::Display for ChangeKind {
         f.write_str(match self {
             ChangeKind::Source => "source",
             ChangeKind::Destination => "destination",
+            ChangeKind::Proxy => "proxy",
             ChangeKind::Ttl => "ttl",
             ChangeKind::HopLimit => "hop_limit",
             ChangeKind::Dscp => "dscp",
@@ -106,14 +116,18 @@ impl fmt::Display for Change {
         let terminated = |f: &mut fmt::Formatter<'_>, what| {
             write!(f, "TLS was terminated on the way: {what}{sent} here, {what}{arrived} there")
         };
-        let became = |f: &mut fmt::Formatter<'_>, what| match (&self.sent, &self.arrived) {
+        let became = |f: &mut fmt::Formatter<'_>, what: &str| match (&self.sent, &self.arrived) {
             (None, Some(arrived)) => write!(f, "{what} added: {arrived}"),
             (Some(sent), None) => write!(f, "{what} removed: it was {sent}"),
             _ => write!(f, "{what} {sent} became {arrived}"),
         };
         match self.kind {
+            ChangeKind::Source if self.has_proxy => {
+                write!(f, "from {sent}, seen as {arrived}, by a NAT or a proxy")
+            }
             ChangeKind::Source => write!(f, "NAT: from {sent}, seen as {arrived}"),
             ChangeKind::Destination => write!(f, "DNAT: sent to {sent}, arrived at {arrived}"),
+            ChangeKind::Proxy => became(f, &format!("PROXY header: {field}")),
             ChangeKind::Ttl => self.hops(f, "TTL"),
             ChangeKind::HopLimit => self.hops(f, "hop limit"),
             ChangeKind::Dscp => became(f, "DSCP"),
@@ -142,6 +156,26 @@ impl fmt::Display for Change {
 }
 
 impl Change {
+    /// Whether only a proxy does such a thing, and no NAT.
+    fn is_of_proxy(&self) -> bool {
+        let is_field = |name: &str| {
+            let those = ["via", "forwarded", "x-forwarded-for"];
+            those.iter().any(|one| name.eq_ignore_ascii_case(one))
+        };
+        match self.kind {
+            ChangeKind::Tls
+            | ChangeKind::Sni
+            | ChangeKind::AlpnOffered
+            | ChangeKind::Alpn
+            | ChangeKind::TlsVersion
+            | ChangeKind::TlsCipher
+            | ChangeKind::TlsGroup
+            | ChangeKind::Ja4 => true,
+            ChangeKind::FieldAdded => self.field.as_deref().is_some_and(is_field),
+            _ => false,
+        }
+    }
+
     fn hops(&self, f: &mut fmt::Formatter<'_>, what: &str) -> fmt::Result {
         let number = |text: &Option<String>| text.as_ref()?.parse::<u32>().ok();
         match (number(&self.sent), number(&self.arrived)) {
@@ -157,7 +191,9 @@ impl Change {
 /// What differs. What the server does not mention is not compared.
 pub(super) fn compare(sent: &Sent, facts: &Facts) -> Vec<Change> {
     let mut changes = Changes(Vec::new());
-    changes.addresses(sent, facts);
+    if let (Some(proxy), true) = (&sent.proxy, facts.has_proxy()) {
+        changes.proxy(proxy, facts);
+    }
     if let Some(packet) = &sent.packet {
         changes.packet(packet, facts);
     }
@@ -174,14 +210,31 @@ pub(super) fn compare(sent: &Sent, facts: &Facts) -> Vec<Change> {
     if let (Some(request), true) = (&sent.request, facts.json().get("http").is_some()) {
         changes.http(request, facts);
     }
-    changes.0
+    // Whether a proxy is between is told by what it does to the rest.
+    let has_foreign_header = sent.proxy.is_none() && facts.has_proxy();
+    let has_proxy = has_foreign_header || changes.0.iter().any(Change::is_of_proxy);
+    let mut all = Changes(Vec::new());
+    all.addresses(sent, facts, has_proxy);
+    all.0.append(&mut changes.0);
+    all.0
 }
 
 struct Changes(Vec<Change>);
 
 impl Changes {
     fn add(&mut self, kind: ChangeKind, sent: Option<String>, arrived: Option<String>) {
-        self.0.push(Change { kind, field: None, sent, arrived });
+        self.add_named(kind, None, sent, arrived);
+    }
+
+    fn add_named(
+        &mut self,
+        kind: ChangeKind,
+        field: Option<&str>,
+        sent: Option<String>,
+        arrived: Option<String>,
+    ) {
+        let field = field.map(str::to_owned);
+        self.0.push(Change { kind, field, sent, arrived, has_proxy: false });
     }
 
     /// Adds it if the two differ.
@@ -198,15 +251,41 @@ impl Changes {
         }
     }
 
-    fn addresses(&mut self, sent: &Sent, facts: &Facts) {
+    fn addresses(&mut self, sent: &Sent, facts: &Facts, has_proxy: bool) {
+        // A header that was not read has announced nobody.
+        let is_unread = sent.proxy.is_some() && !facts.has_proxy();
+        let from = if is_unread { sent.local } else { sent.peer };
+        // A proxy tells where the client has connected to. A header that came straight from here tells
+        // it as well, and then it was the network that changed it.
+        let is_at = |pointer, address: Option<SocketAddr>| {
+            let told = facts.text(pointer).and_then(|told| told.parse().ok());
+            address.zip(told).is_some_and(|(address, told)| is_same(address, told))
+        };
+        let is_relayed = is_at("/proxy/destination", sent.to) && !is_at("/proxy/from", sent.local);
         for (kind, sent, arrived) in [
-            (ChangeKind::Source, sent.peer, facts.text("/peer")),
-            (ChangeKind::Destination, sent.to, facts.text("/local")),
+            (ChangeKind::Source, from, facts.text("/peer")),
+            (ChangeKind::Destination, sent.to.filter(|_| !is_relayed), facts.text("/local")),
         ] {
             let (Some(sent), Some(arrived)) = (sent, arrived) else { continue };
             if !arrived.parse().is_ok_and(|arrived| is_same(sent, arrived)) {
                 self.add(kind, Some(sent.to_string()), Some(arrived.to_owned()));
             }
+        }
+        self.0.iter_mut().for_each(|change| change.has_proxy = has_proxy);
+    }
+
+    fn proxy(&mut self, proxy: &SentProxy, facts: &Facts) {
+        let mut compare = |name, sent: &str, arrived: Option<&str>| {
+            if arrived != Some(sent) {
+                let [sent, arrived] = [Some(sent), arrived].map(|text| text.map(str::to_owned));
+                self.add_named(ChangeKind::Proxy, Some(name), sent, arrived);
+            }
+        };
+        let version = facts.number("/proxy/version").map(|version| version.to_string());
+        compare("version", proxy.version, version.as_deref());
+        compare("command", proxy.command, facts.text("/proxy/command"));
+        for (name, value) in &proxy.tlvs {
+            compare(name, value, facts.text(&format!("/proxy/{name}")));
         }
     }
 
@@ -242,8 +321,12 @@ impl Changes {
         }
         let list = |names: &[&str]| (!names.is_empty()).then(|| names.join(", "));
         let sent: Vec<&str> = hello.alpn.iter().map(String::as_str).collect();
-        let (sent, arrived) = (list(&sent), list(&facts.alpn_offered()));
-        self.compare(ChangeKind::AlpnOffered, sent.as_deref(), arrived.as_deref());
+        let arrived = facts.alpn_offered();
+        let length: usize = arrived.iter().map(|name| name.len()).sum();
+        if length < CUT_OFFERS || !sent.starts_with(&arrived) {
+            let (sent, arrived) = (list(&sent), list(&arrived));
+            self.compare(ChangeKind::AlpnOffered, sent.as_deref(), arrived.as_deref());
+        }
         self.compare_known(ChangeKind::Ja4, &hello.ja4, facts.text("/tls/ja4"));
     }
 
@@ -260,13 +343,14 @@ impl Changes {
         }
         if facts.json().pointer("/http/fields").is_some() {
             let sent = request.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-            self.fields(&grouped(sent), &grouped(facts.fields().into_iter()), has_version);
+            let (sent, arrived) = (Fields::new(sent), Fields::new(facts.fields().into_iter()));
+            self.fields(&sent, &arrived, has_version);
         }
     }
 
     /// Compares header fields. Those of several lines are one, as they are to their reader (RFC 9110
     /// section 5.3). `has_version`: the request has kept its version of HTTP.
-    fn fields(&mut self, sent: &[Field], arrived: &[Field], has_version: bool) {
+    fn fields(&mut self, sent: &Fields, arrived: &Fields, has_version: bool) {
         // They exist in one version only (RFC 8441 section 5).
         let is_of_version = |name: &str| {
             let those = ["host", "connection", "upgrade", "sec-websocket-key"];
@@ -275,46 +359,58 @@ impl Changes {
         let mut add = |kind, name: &str, sent: Option<&str>, arrived: Option<&str>| {
             if has_version || !is_of_version(name) {
                 let [sent, arrived] = [sent, arrived].map(|value| value.map(str::to_owned));
-                self.0.push(Change { kind, field: Some(name.to_owned()), sent, arrived });
+                self.add_named(kind, Some(name), sent, arrived);
             }
         };
-        for (name, value) in sent {
-            match find(arrived, name) {
+        for (name, value) in &sent.list {
+            match arrived.find(name) {
                 None => add(ChangeKind::FieldRemoved, name, Some(value), None),
-                Some((_, other)) if other != value => {
+                Some(other) if other != value => {
                     add(ChangeKind::FieldChanged, name, Some(value), Some(other));
                 }
                 Some(_) => {}
             }
         }
-        for (name, value) in arrived {
-            if find(sent, name).is_none() {
+        for (name, value) in &arrived.list {
+            if sent.find(name).is_none() {
                 add(ChangeKind::FieldAdded, name, None, Some(value));
             }
         }
     }
 }
 
-/// A header field with all its values.
-type Field = (String, String);
-
-/// The fields with the values of each name together.
-fn grouped<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Field> {
-    let mut grouped: Vec<Field> = Vec::new();
-    for (name, value) in fields {
-        match grouped.iter_mut().find(|(one, _)| one.eq_ignore_ascii_case(name)) {
-            Some((_, values)) => {
-                values.push_str(", ");
-                values.push_str(value);
-            }
-            None => grouped.push((name.to_owned(), value.to_owned())),
-        }
-    }
-    grouped
+/// The header fields in their order, with the values of each name together.
+struct Fields {
+    list: Vec<(String, String)>,
+    /// Where each is, by its name in lower case. A hostile server tells of thousands.
+    at: HashMap<String, usize>,
 }
 
-fn find<'a>(fields: &'a [Field], name: &str) -> Option<&'a Field> {
-    fields.iter().find(|(one, _)| one.eq_ignore_ascii_case(name))
+impl Fields {
+    fn new<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut all = Fields { list: Vec::new(), at: HashMap::new() };
+        for (name, value) in fields {
+            let key = name.to_ascii_lowercase();
+            match all.at.get(&key) {
+                Some(at) => {
+                    // HTTP/2 may split a Cookie field (RFC 9113 section 8.2.3).
+                    let separator = if key == "cookie" { "; " } else { ", " };
+                    let values = &mut all.list[*at].1;
+                    values.push_str(separator);
+                    values.push_str(value);
+                }
+                None => {
+                    all.at.insert(key, all.list.len());
+                    all.list.push((name.to_owned(), value.to_owned()));
+                }
+            }
+        }
+        all
+    }
+
+    fn find(&self, name: &str) -> Option<&String> {
+        self.at.get(&name.to_ascii_lowercase()).map(|at| &self.list[*at].1)
+    }
 }
 
 /// Whether two addresses are one. IPv4 may be written as IPv6, the scope of a link-local address is

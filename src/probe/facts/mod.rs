@@ -8,7 +8,9 @@ mod changes;
 mod received;
 mod sent;
 
+use std::future::{Pending, pending};
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 pub use changes::{Change, ChangeKind};
@@ -18,10 +20,11 @@ use super::exchange::CLOSE_TIMEOUT;
 use super::link::Link;
 use super::payload::Payloads;
 use super::stranger::Bytes;
+use super::tracker::Difference;
 use super::{Connected, Event, Probe, ProbeError, Target, connect, ignore};
 use crate::causes::{self, Peer};
 use crate::config::Protocol;
-use ask::{Conversation, Stopped};
+use ask::{Conversation, LONGEST, Stopped};
 use sent::Sent;
 
 /// How to ask for facts.
@@ -79,6 +82,13 @@ pub enum NoFacts {
         /// How long it had.
         timeout: Duration,
     },
+    /// The server has sent nothing in time. No PROXY header was sent, and it may be waiting for one.
+    #[error("has sent nothing within {}", humantime::format_duration(*.timeout))]
+    #[non_exhaustive]
+    SilentWithoutProxy {
+        /// How long it had.
+        timeout: Duration,
+    },
     /// UDP: the reply is the question itself.
     #[error("echoed the question")]
     Echoed,
@@ -95,8 +105,14 @@ pub enum NoFacts {
         /// The beginning of it.
         quoted: Vec<u8>,
     },
+    /// What came first was empty.
+    #[error("sent an empty message first")]
+    Empty,
+    /// A line that may have been facts has not ended.
+    #[error("sent the beginning of facts, and not their end")]
+    Unfinished,
     /// They are longer than 256 KiB.
-    #[error("sent more than 256 KiB without an end of line")]
+    #[error("sent more than 256 KiB first, which is too long for facts")]
     TooLong,
     /// UDP: a question that is long enough for the reply is no datagram.
     #[error("needs a question of {bytes} bytes, and a datagram carries 65507")]
@@ -105,6 +121,16 @@ pub enum NoFacts {
         /// How long the question would have to be.
         bytes: u64,
     },
+    /// UDP: the server wants a longer question again and again.
+    #[error("wants a longer question each time, at last one of {bytes} bytes")]
+    #[non_exhaustive]
+    KeepsGrowing {
+        /// How long the next question would have to be.
+        bytes: u64,
+    },
+    /// The question was [stopped](AskFacts::until).
+    #[error("had sent none when the question was interrupted")]
+    Interrupted,
     /// Their schema has another version.
     #[error("sent facts of version {0}, and this probe knows version 1")]
     Version(u64),
@@ -116,63 +142,102 @@ pub enum NoFacts {
 pub enum EchoCheck {
     /// A message of so many bytes came back as it was sent.
     Exact(usize),
-    /// What came back differs.
-    Different,
+    /// What came back differs, here. `None` if a WebSocket message has the right bytes, but is text and
+    /// not binary or the other way round.
+    Different(Option<Difference>),
+    /// The PROXY header came back first: the server has not read it, but echoed it.
+    ProxyHeader,
     /// It did not come back, because of this.
     Missing(String),
 }
 
 /// A question that [`run`](AskFacts::run) asks. [`Probe::facts`] makes one.
 ///
-/// The type parameter is that of [`on_event`](AskFacts::on_event).
+/// The type parameters are those of [`until`](AskFacts::until) and [`on_event`](AskFacts::on_event).
 #[must_use = "a question is not asked until it is run"]
-pub struct AskFacts<OnEvent = fn(Event)> {
+pub struct AskFacts<Stop = Pending<()>, OnEvent = fn(Event)> {
     probe: Probe,
     options: FactsOptions,
+    stop: Stop,
     on_event: OnEvent,
 }
 
 impl AskFacts {
     pub(super) fn new(probe: Probe, options: FactsOptions) -> Self {
-        AskFacts { probe, options, on_event: ignore }
+        AskFacts { probe, options, stop: pending(), on_event: ignore }
     }
 }
 
-impl<OnEvent> AskFacts<OnEvent> {
+impl<Stop, OnEvent> AskFacts<Stop, OnEvent> {
+    /// Gives up when `stop` completes: there are no facts then, because of [`NoFacts::Interrupted`], or
+    /// there is no echo.
+    pub fn until<F: Future<Output = ()>>(self, stop: F) -> AskFacts<F, OnEvent> {
+        let AskFacts { probe, options, on_event, .. } = self;
+        AskFacts { probe, options, stop, on_event }
+    }
+
     /// Calls `on_event` with an [`Event::Connected`].
-    pub fn on_event<F: FnMut(Event)>(self, on_event: F) -> AskFacts<F> {
-        let AskFacts { probe, options, .. } = self;
-        AskFacts { probe, options, on_event }
+    pub fn on_event<F: FnMut(Event)>(self, on_event: F) -> AskFacts<Stop, F> {
+        let AskFacts { probe, options, stop, .. } = self;
+        AskFacts { probe, options, stop, on_event }
     }
 }
 
-impl<OnEvent: FnMut(Event)> AskFacts<OnEvent> {
+impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> AskFacts<Stop, OnEvent> {
     /// Connects, asks, and has one message of [`Messages`](super::Messages) echoed. Dropping the
     /// future ends it.
     ///
     /// # Errors
-    /// An option does not fit the target, or there is no connection. That a server has no facts is
-    /// no error, but in [`Arrival::facts`].
+    /// An option does not fit the target, or there is no connection, or not yet when it is stopped. That
+    /// a server has no facts is no error, but in [`Arrival::facts`].
     pub async fn run(self) -> Result<Arrival, ProbeError> {
-        let AskFacts { probe, options, mut on_event } = self;
+        let AskFacts { probe, options, stop, mut on_event } = self;
+        let mut stop = pin!(stop);
         let Probe { target, connect, messages } = probe;
         messages.check(&target)?;
         let request = connect::request(&target, &connect)?;
-        let connecting = connect::connect_with(&target, &connect, request.clone());
-        let (mut link, connected) = connecting.await?;
-        on_event(Event::Connected(Box::new(connected.clone())));
-        let sent = Sent::new(&target, &connect, &connected, &link, request.as_ref());
         let payloads = Payloads::new(&messages);
-        let mut conversation = Conversation::new(&mut link, options.timeout);
-        let arrival = match conversation.facts().await {
-            Ok(facts) => Arrival {
-                differences: changes::compare(&sent, &facts),
-                echo: Some(conversation.echo(&payloads).await),
-                facts: Ok(facts),
-                connected,
-            },
+        // An echo is as large as its message, and nothing larger is taken.
+        let largest = LONGEST.max(payloads.size());
+        let connecting = connect::connect_with(&target, &connect, request.clone(), largest);
+        // What catches a signal does so when it is polled, so that it comes first.
+        let (mut link, connected) = tokio::select! {
+            biased;
+            () = &mut stop => return Err(ProbeError::connect(&target, "interrupted")),
+            connected = connecting => connected?,
+        };
+        on_event(Event::Connected(Box::new(connected.clone())));
+        let mut sent = Sent::new(&target, &connect, &connected, &link, request.as_ref());
+        let header = connect::proxy_header(&connect, &connected);
+        let mut conversation = Conversation::new(&mut link, options.timeout, &header);
+        let facts = tokio::select! {
+            biased;
+            () = &mut stop => Err(NoFacts::Interrupted.into()),
+            facts = conversation.facts() => facts,
+        };
+        let arrival = match facts {
+            Ok(facts) => {
+                let echo = tokio::select! {
+                    echo = conversation.echo(&payloads) => echo,
+                    () = &mut stop => EchoCheck::Missing("it was interrupted".to_owned()),
+                };
+                if echo == EchoCheck::ProxyHeader {
+                    // If the facts have one, it is another's.
+                    (sent.peer, sent.proxy) = (sent.local, None);
+                }
+                let differences = changes::compare(&sent, &facts);
+                Arrival { connected, facts: Ok(facts), differences, echo: Some(echo) }
+            }
             Err(stopped) => {
-                let facts = Err(no_facts(&target, stopped)?);
+                let facts = Err(match no_facts(&target, stopped)? {
+                    // With TLS or WebSocket, the server has read what follows a header.
+                    NoFacts::Silent { timeout }
+                        if target.protocol() == Protocol::Tcp && header.is_empty() =>
+                    {
+                        NoFacts::SilentWithoutProxy { timeout }
+                    }
+                    why => why,
+                });
                 Arrival { connected, facts, differences: Vec::new(), echo: None }
             }
         };

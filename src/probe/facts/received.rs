@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
+/// What all facts have.
+const REQUIRED: [&str; 4] = ["protocol", "time", "peer", "local"];
+
 /// What a server says about a connection or a datagram: one JSON object. Keys are absent where there
 /// is nothing to say.
 ///
@@ -44,6 +47,11 @@ impl Facts {
     /// The server's end of the connection. `None` if it is no IP address.
     pub fn local(&self) -> Option<SocketAddr> {
         self.text("/local")?.parse().ok()
+    }
+
+    /// Whether a PROXY header was read.
+    pub(super) fn has_proxy(&self) -> bool {
+        self.json.get("proxy").is_some()
     }
 
     /// The ALPN protocols that the client offered, as the server read them.
@@ -88,10 +96,46 @@ pub(super) enum Parsed {
 
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let Ok(json @ Value::Object(_)) = serde_json::from_slice(bytes) else { return Parsed::Other };
-    match (json["echo_facts"].as_u64(), json["need"].as_u64()) {
-        (Some(1), Some(bytes)) => Parsed::Need(bytes),
-        (Some(1), None) => Parsed::Facts(Facts { json }),
+    match (json["echo_facts"].as_u64(), json.get("need")) {
+        (Some(1), Some(need)) => need.as_u64().map_or(Parsed::Other, Parsed::Need),
+        (Some(1), None) if REQUIRED.iter().all(|name| json[name].is_string()) => {
+            Parsed::Facts(Facts { json })
+        }
+        (None | Some(1), _) => Parsed::Other,
         (Some(version), _) => Parsed::Version(version),
-        (None, _) => Parsed::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_that_are_no_facts_are_not_taken_for_them() {
+        let kind = |json: &str| match parse(json.as_bytes()) {
+            Parsed::Facts(_) => "facts".to_owned(),
+            Parsed::Need(bytes) => format!("need {bytes}"),
+            Parsed::Version(version) => format!("version {version}"),
+            Parsed::Other => "other".to_owned(),
+        };
+        let all = r#"{"echo_facts":1,"protocol":"tcp","time":"t","peer":"p","local":"l"}"#;
+        assert_eq!(kind(all), "facts");
+        for name in REQUIRED {
+            assert_eq!(kind(&all.replace(&format!("\"{name}\":\""), "\"other\":\"")), "other");
+            assert_eq!(
+                kind(
+                    &all.replace(&format!("\"{name}\":\""), &format!("\"{name}\":1,\"other\":\""))
+                ),
+                "other"
+            );
+        }
+        assert_eq!(kind(&all.replace("}", r#","need":9}"#)), "need 9");
+        for need in ["-1", "null", "\"9\"", "1.5", "1e99", "[]"] {
+            assert_eq!(kind(&format!("{{\"echo_facts\":1,\"need\":{need}}}")), "other", "{need}");
+            assert_eq!(kind(&all.replace("}", &format!(",\"need\":{need}}}"))), "other", "{need}");
+        }
+        assert_eq!(kind(r#"{"echo_facts":2}"#), "version 2");
+        assert_eq!(kind(r#"{"echo_facts":1}"#), "other");
+        assert_eq!(kind("[]"), "other");
     }
 }

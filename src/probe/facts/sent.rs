@@ -10,7 +10,8 @@ use crate::address::Address;
 use crate::probe::connect::{self, ConnectOptions, Connected};
 use crate::probe::link::Link;
 use crate::probe::tls::{ClientTls, TlsFacts};
-use crate::probe::{Endpoint, ProxyKind, Target};
+use crate::probe::{Endpoint, ProxyHeader, ProxyKind, Target};
+use crate::proxy_protocol::kind;
 use crate::tls::ja4;
 
 /// What the probe has sent. Of a Unix socket there are no addresses.
@@ -18,6 +19,10 @@ use crate::tls::ja4;
 pub(super) struct Sent {
     /// Who the server should take for its peer.
     pub(super) peer: Option<SocketAddr>,
+    /// Our end of the connection.
+    pub(super) local: Option<SocketAddr>,
+    /// The PROXY header.
+    pub(super) proxy: Option<SentProxy>,
     /// The address that was connected to.
     pub(super) to: Option<SocketAddr>,
     /// What TLS has negotiated at our end.
@@ -25,6 +30,15 @@ pub(super) struct Sent {
     pub(super) hello: Option<Hello>,
     pub(super) request: Option<HttpRequest>,
     pub(super) packet: Option<Packet>,
+}
+
+/// What the PROXY header told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SentProxy {
+    pub(super) version: &'static str,
+    pub(super) command: &'static str,
+    /// Names and values as the facts have them, of those TLVs that a proxy should not lose.
+    pub(super) tlvs: Vec<(&'static str, String)>,
 }
 
 /// What the `ClientHello` offered.
@@ -67,6 +81,8 @@ impl Sent {
         let is_unix = matches!(target.endpoint(), Endpoint::Unix(_));
         Sent {
             peer: expected_peer(options, connected),
+            local: connected.local,
+            proxy: options.proxy.as_ref().map(proxy),
             to: connected.peer.ip().filter(|_| !is_unix),
             tls: connected.tls_facts.clone(),
             hello: connected.tls_facts.as_ref().and_then(|_| hello(target, options)),
@@ -87,6 +103,30 @@ impl Sent {
 fn expected_peer(options: &ConnectOptions, connected: &Connected) -> Option<SocketAddr> {
     let proxy = options.proxy.as_ref().filter(|proxy| proxy.kind != ProxyKind::Local);
     proxy.and_then(|proxy| proxy.client).or(connected.local)
+}
+
+fn proxy(header: &ProxyHeader) -> SentProxy {
+    let (version, command) = match header.kind {
+        ProxyKind::Version1 => ("1", "proxy"),
+        ProxyKind::Version2 => ("2", "proxy"),
+        ProxyKind::Local => ("2", "local"),
+    };
+    // What follows LOCAL is not read (section 2.2).
+    let is_read = header.kind != ProxyKind::Local;
+    let value_of = |kind| {
+        let of_kind = |tlv: &&(u8, Vec<u8>)| is_read && tlv.0 == kind;
+        header.tlvs.iter().find(of_kind).map(|(_, value)| value.as_slice())
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let tlvs = [
+        ("alpn", value_of(kind::ALPN).map(text)),
+        ("authority", value_of(kind::AUTHORITY).map(text)),
+        ("unique_id", value_of(kind::UNIQUE_ID).map(hex)),
+        ("netns", value_of(kind::NETNS).map(text)),
+    ];
+    let tlvs = tlvs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    SentProxy { version, command, tlvs }
 }
 
 /// The `ClientHello` of another connection with the same options. It differs from the one that was

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::session::{End, Session};
-use super::connect::connect;
+use super::connect::{connect, proxy_header};
 use super::link::Link;
 use super::pace::later;
 use super::payload::Payloads;
@@ -172,6 +172,7 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> Ping<Stop, OnEvent> {
             start,
             next_send: start,
             done_at: None,
+            proxy_header: Vec::new(),
         };
         let stop = pin!(stop);
         match options.connect_each {
@@ -197,6 +198,8 @@ struct Run<'a, OnEvent> {
     next_send: Instant,
     /// When the last reply came.
     done_at: Option<Instant>,
+    /// The PROXY header that was sent first on the last connection. Empty: none was.
+    proxy_header: Vec<u8>,
 }
 
 impl<OnEvent: FnMut(Event)> Run<'_, OnEvent> {
@@ -248,6 +251,7 @@ impl<OnEvent: FnMut(Event)> Run<'_, OnEvent> {
             });
             if let Ok((link, connected)) = self.unless_stopped(stop.as_mut(), attempt).await? {
                 let after = lost_at.elapsed();
+                self.proxy_header = proxy_header(&probe.connect, &connected);
                 self.summary.connected(&connected);
                 self.summary.reconnected(after);
                 let connected = Box::new(connected);
@@ -315,6 +319,7 @@ impl<OnEvent: FnMut(Event)> Run<'_, OnEvent> {
     }
 
     fn connected(&mut self, connected: Connected) {
+        self.proxy_header = proxy_header(&self.probe.connect, &connected);
         self.summary.connected(&connected);
         (self.on_event)(Event::Connected(Box::new(connected)));
     }

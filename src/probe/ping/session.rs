@@ -54,7 +54,7 @@ impl<'r, 'a, OnEvent: FnMut(Event)> Session<'r, 'a, OnEvent> {
     ) -> Result<Self, ProbeError> {
         let timer = || Pace::new().map_err(|error| ProbeError::no_timer(run.probe.target(), error));
         let mut exchange = Exchange::new(link, run.payloads.for_another());
-        exchange.keep_transcript();
+        exchange.keep_transcript(run.proxy_header.clone());
         Ok(Session {
             exchange,
             send_timer: timer()?,

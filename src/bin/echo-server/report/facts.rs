@@ -3,7 +3,9 @@
 use echo_server::probe::{Arrival, EchoCheck, Facts, Target};
 use serde_json::{Value, json};
 
+use super::different;
 use crate::flags;
+use crate::visible::visible;
 
 /// A line for people.
 pub(super) enum Line {
@@ -17,11 +19,11 @@ pub(super) fn words(arrival: &Arrival) -> Vec<Line> {
     // Standard error says why there are none.
     let Ok(facts) = &arrival.facts else { return Vec::new() };
     let mut lines: Vec<Line> =
-        seen(facts).into_iter().map(|line| Line::Plain(shown(&line))).collect();
+        seen(facts).into_iter().map(|line| Line::Plain(visible(&line))).collect();
     match arrival.differences.is_empty() {
         true => lines.push(Line::Plain("nothing that it tells has changed on the way".to_owned())),
         false => lines.extend(
-            arrival.differences.iter().map(|change| Line::Plain(shown(&change.to_string()))),
+            arrival.differences.iter().map(|change| Line::Plain(visible(&change.to_string()))),
         ),
     }
     lines.extend(arrival.echo.as_ref().map(|echo| match echo {
@@ -30,10 +32,26 @@ pub(super) fn words(arrival: &Arrival) -> Vec<Line> {
             let were = if *size == 1 { "it was" } else { "they were" };
             Line::Plain(format!("it echoes: {size} {bytes} came back as {were} sent"))
         }
-        EchoCheck::Missing(why) => Line::Wrong(shown(&format!("it does not echo: {why}"))),
-        _ => Line::Wrong("it does not echo: what came back differs".to_owned()),
+        EchoCheck::ProxyHeader => Line::Wrong(why_not_echoed(echo)),
+        _ => Line::Wrong(visible(&format!("it does not echo: {}", why_not_echoed(echo)))),
     }));
     lines
+}
+
+fn why_not_echoed(echo: &EchoCheck) -> String {
+    match echo {
+        EchoCheck::Missing(why) => why.clone(),
+        EchoCheck::Different(None) => {
+            "what came back is text for binary, or binary for text".to_owned()
+        }
+        EchoCheck::Different(Some(difference)) => {
+            format!("what came back differs{}", different(difference))
+        }
+        EchoCheck::ProxyHeader => {
+            "the PROXY header was not read: it came back in front of the echo".to_owned()
+        }
+        _ => "what came back differs".to_owned(),
+    }
 }
 
 /// What the object has beside the connection.
@@ -52,8 +70,7 @@ pub(super) fn json(target: &Target, arrival: &Arrival) -> Value {
     let (echoed, why_not_echoed) = match &arrival.echo {
         None => (None, None),
         Some(EchoCheck::Exact(_)) => (Some(true), None),
-        Some(EchoCheck::Missing(why)) => (Some(false), Some(why.clone())),
-        Some(_) => (Some(false), Some("what came back differs".to_owned())),
+        Some(echo) => (Some(false), Some(why_not_echoed(echo))),
     };
     json!({
         "facts": facts.ok().map(Facts::json),
@@ -127,11 +144,30 @@ fn announced(facts: &Facts, proxy: &Value) -> Vec<String> {
     let told = ["from", "version", "command", "transport", "source", "destination"];
     let more = proxy.as_object().into_iter().flatten();
     let more = more.filter(|(name, _)| !told.contains(&name.as_str()));
-    let more = more.map(|(name, value)| match value {
+    std::iter::once(line)
+        .chain(more.flat_map(|(name, value)| part_of_header(name, value)))
+        .collect()
+}
+
+/// A part of a PROXY header: what TLS told the proxy, and other TLVs, have parts of their own.
+fn part_of_header(name: &str, value: &Value) -> Vec<String> {
+    let line = |name: &str, value: &Value| match value {
         Value::String(text) => format!("  {name}: {text}"),
         other => format!("  {name}: {other}"),
-    });
-    std::iter::once(line).chain(more).collect()
+    };
+    match (name, value) {
+        ("ssl", Value::Object(parts)) => {
+            parts.iter().map(|(part, value)| line(&format!("ssl {part}"), value)).collect()
+        }
+        ("tlvs", Value::Array(tlvs)) => {
+            let one = |tlv: &Value| match (tlv["type"].as_str(), &tlv["value"]) {
+                (Some(kind), value @ Value::String(_)) => line(&format!("tlv {kind}"), value),
+                _ => line("tlv", tlv),
+            };
+            tlvs.iter().map(one).collect()
+        }
+        _ => vec![line(name, value)],
+    }
 }
 
 /// What TLS has negotiated at the server's end.
@@ -152,9 +188,4 @@ fn tls(facts: &Facts) -> Vec<String> {
     }
     parts.extend(part("client").map(|subject| format!("client certificate of {subject}")));
     parts
-}
-
-/// A line without the characters that a terminal obeys.
-fn shown(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

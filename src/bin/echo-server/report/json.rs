@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Largest, Printer, facts, hexadecimal, microseconds, now, print, verdict};
 use crate::cli::Mode;
 use crate::flags;
+use crate::visible::visible_json;
 
 /// The version of the schema. It changes if a program that reads it may break.
 const SCHEMA: u32 = 1;
@@ -34,7 +35,7 @@ impl Json {
         if let (Value::Object(object), Value::Object(mut fields)) = (&mut object, fields) {
             object.append(&mut fields);
         }
-        print(&object.to_string());
+        print(&visible_json(&object.to_string()));
     }
 }
 

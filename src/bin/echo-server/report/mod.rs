@@ -10,7 +10,7 @@ mod text;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use echo_server::probe::{Arrival, Event, Probe, Summary, Target, Verdict};
+use echo_server::probe::{Arrival, Difference, Event, Probe, Summary, Target, Verdict};
 
 use crate::cli::{Format, Mode, Output};
 
@@ -127,6 +127,30 @@ fn verdict(verdict: Verdict) -> &'static str {
 /// The time of day, in RFC 3339.
 fn now() -> String {
     humantime::format_rfc3339_micros(SystemTime::now()).to_string()
+}
+
+/// Where a reply differs, and what came in place of what.
+fn different(difference: &Difference) -> String {
+    let Difference { offset, count, .. } = difference;
+    let (sent, received) = (difference.sent(), difference.received());
+    let bytes = if *count == 1 { "byte differs" } else { "bytes differ" };
+    match (sent, received) {
+        ([], more) => format!(" from byte {offset}: {count} more, {}", quoted(more)),
+        (_, []) => format!(" from byte {offset}: {count} are missing"),
+        _ => format!(
+            " from byte {offset}: {} instead of {}, {count} {bytes}",
+            quoted(received),
+            hexadecimal(sent)
+        ),
+    }
+}
+
+/// Text in quotes, other bytes in hexadecimal.
+fn quoted(bytes: &[u8]) -> String {
+    match bytes.len() > 2 && bytes.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        true => format!("\"{}\"", String::from_utf8_lossy(bytes)),
+        false => hexadecimal(bytes),
+    }
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::styling::{AnsiColor, Style};
 use echo_server::probe::{
-    Arrival, Connected, Connecting, Difference, Event, LoadOptions, Probe, Progress, Reply,
-    Summary, Target, Verdict,
+    Arrival, Connected, Connecting, Event, LoadOptions, Probe, Progress, Reply, Summary, Target,
+    Verdict,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Largest, Printer, facts, hexadecimal, label, print, verdict};
+use super::{Largest, Printer, different, facts, label, print, verdict};
 use crate::cli::{Mode, Output};
 use crate::flags;
 
@@ -283,30 +283,6 @@ impl Text {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-    }
-}
-
-/// Where a reply differs, and what came in place of what.
-fn different(difference: &Difference) -> String {
-    let Difference { offset, count, .. } = difference;
-    let (sent, received) = (difference.sent(), difference.received());
-    let bytes = if *count == 1 { "byte differs" } else { "bytes differ" };
-    match (sent, received) {
-        ([], more) => format!(" from byte {offset}: {count} more, {}", quoted(more)),
-        (_, []) => format!(" from byte {offset}: {count} are missing"),
-        _ => format!(
-            " from byte {offset}: {} instead of {}, {count} {bytes}",
-            quoted(received),
-            hexadecimal(sent)
-        ),
-    }
-}
-
-/// Text in quotes, other bytes in hexadecimal.
-fn quoted(bytes: &[u8]) -> String {
-    match bytes.len() > 2 && bytes.iter().all(|byte| matches!(byte, b' '..=b'~')) {
-        true => format!("\"{}\"", String::from_utf8_lossy(bytes)),
-        false => hexadecimal(bytes),
     }
 }
 

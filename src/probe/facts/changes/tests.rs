@@ -6,7 +6,9 @@ use super::super::received::{Parsed, parse};
 use super::*;
 
 fn facts(json: Value) -> Facts {
-    let mut all = json!({ "echo_facts": 1 });
+    let mut all = json!({
+        "echo_facts": 1, "protocol": "tcp", "time": "", "peer": "unix", "local": "unix:/run/echo.sock",
+    });
     all.as_object_mut().unwrap().extend(json.as_object().unwrap().clone());
     match parse(all.to_string().as_bytes()) {
         Parsed::Facts(facts) => facts,
@@ -56,7 +58,7 @@ fn addresses_that_were_translated_are_told() {
         ]
     );
     // A Unix socket has no addresses to translate, and a link-local address a scope on each host.
-    let unix = json!({ "peer": "unix", "local": "unix:/run/echo.sock" });
+    let unix = json!({});
     assert_eq!(words(&Sent::default(), unix), NONE);
     let sent = Sent { peer: address("[fe80::1%3]:9"), ..Sent::default() };
     assert_eq!(words(&sent, json!({ "peer": "[fe80::1%7]:9" })), NONE);
@@ -157,6 +159,89 @@ fn what_happened_to_tls_is_told() {
     assert_eq!(words(&Sent::default(), json!({ "tls": same })), ["TLS was added on the way"]);
 }
 
+#[test]
+fn alpn_offers_that_the_server_has_cut_are_no_difference() {
+    let names: Vec<String> = (100..150).map(|number| format!("{number}").repeat(40)).collect();
+    let mut sent = tls();
+    sent.hello.as_mut().unwrap().alpn = names.clone();
+    let seen = |offered: &[String]| {
+        let tls = json!({
+            "version": "TLSv1.3", "alpn": "h2", "sni": "a.test", "alpn_offered": offered,
+        });
+        told(&sent, json!({ "tls": tls })).into_iter().map(|(kind, _)| kind).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&names), NONE);
+    // 3,960 bytes, and 2,880.
+    assert_eq!(seen(&names[..33]), NONE);
+    assert_eq!(seen(&names[..24]), ["alpn_offered"]);
+    assert_eq!(seen(&names[1..34]), ["alpn_offered"]);
+}
+
+#[test]
+fn what_happened_to_the_proxy_header_is_told() {
+    let address = |text: &str| text.parse().ok();
+    let sent = Sent {
+        peer: address("198.51.100.1:1"),
+        local: address("10.0.0.7:4711"),
+        to: address("192.0.2.9:443"),
+        proxy: Some(SentProxy {
+            version: "2",
+            command: "proxy",
+            tlvs: vec![("authority", "a.test".to_owned()), ("unique_id", "abcd".to_owned())],
+        }),
+        ..Sent::default()
+    };
+    let seen = |proxy: Value| {
+        let peer = if proxy["command"] == "local" { "10.0.0.7:4711" } else { "198.51.100.1:1" };
+        words(&sent, json!({ "peer": peer, "local": "10.9.9.9:80", "proxy": proxy }))
+    };
+    let mut proxy = json!({
+        "from": "10.9.9.1:5", "version": 2, "command": "proxy", "destination": "192.0.2.9:443",
+        "authority": "a.test", "unique_id": "abcd", "netns": "added",
+    });
+    assert_eq!(seen(proxy.clone()), NONE, "the proxy tells where it was connected to");
+    proxy["from"] = "10.0.0.7:4711".into();
+    assert_eq!(seen(proxy), ["DNAT: sent to 192.0.2.9:443, arrived at 10.9.9.9:80"]);
+    let other = json!({
+        "version": 1, "command": "local", "destination": "192.0.2.9:443", "unique_id": "ef",
+    });
+    assert_eq!(
+        seen(other),
+        [
+            "NAT: from 198.51.100.1:1, seen as 10.0.0.7:4711",
+            "PROXY header: version 2 became 1",
+            "PROXY header: command proxy became local",
+            "PROXY header: authority removed: it was a.test",
+            "PROXY header: unique_id abcd became ef",
+        ]
+    );
+    // A header that was not read has announced nobody.
+    let unread = json!({ "peer": "10.0.0.7:4711", "local": "192.0.2.9:443" });
+    assert_eq!(words(&sent, unread), NONE);
+}
+
+#[test]
+fn an_address_that_a_proxy_may_have_changed_is_no_certain_nat() {
+    let with_peer = |mut sent: Sent| {
+        sent.peer = "10.0.0.7:4711".parse().ok();
+        sent
+    };
+    let first = |sent: Sent, mut json: Value| {
+        json["peer"] = "192.0.2.1:61000".into();
+        words(&with_peer(sent), json).remove(0)
+    };
+    let nat = "NAT: from 10.0.0.7:4711, seen as 192.0.2.1:61000";
+    let either = "from 10.0.0.7:4711, seen as 192.0.2.1:61000, by a NAT or a proxy";
+    assert_eq!(first(Sent::default(), json!({})), nat);
+    assert_eq!(first(Sent::default(), json!({ "proxy": { "version": 1 } })), either);
+    assert_eq!(first(tls(), json!({})), either);
+    let field = |name: &str| json!({ "http": { "fields": [[name, "x"]] } });
+    for name in ["Via", "X-Forwarded-For", "forwarded"] {
+        assert_eq!(first(http("HTTP/1.1", &[]), field(name)), either, "{name}");
+    }
+    assert_eq!(first(http("HTTP/1.1", &[]), field("x-other")), nat);
+}
+
 fn http(version: &'static str, fields: &[(&str, &str)]) -> Sent {
     let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let request = HttpRequest {
@@ -188,6 +273,27 @@ fn what_happened_to_header_fields_is_told() {
         ]
         .map(|(kind, words)| (kind.to_owned(), words.to_owned()))
     );
+}
+
+#[test]
+fn cookies_that_were_joined_are_no_difference() {
+    let sent = http("HTTP/1.1", &[("cookie", "a=1"), ("Cookie", "b=2")]);
+    let seen = |fields: &[[&str; 2]]| words(&sent, json!({ "http": { "fields": fields } }));
+    assert_eq!(seen(&[["cookie", "a=1; b=2"]]), NONE);
+    assert_eq!(seen(&[["Cookie", "a=1"], ["cookie", "b=2"]]), NONE);
+    assert_eq!(
+        seen(&[["cookie", "a=1, b=2"]]),
+        ["changed on the way: cookie: a=1; b=2 became a=1, b=2"]
+    );
+}
+
+#[test]
+fn fields_without_end_are_compared_without_end_of_time() {
+    // With a search for each, these are 80 thousand million comparisons of names.
+    let fields: Vec<_> = (0..400_000).map(|number| json!([format!("x-{number}"), "1"])).collect();
+    let changes = compare(&http("HTTP/1.1", &[]), &facts(json!({ "http": { "fields": fields } })));
+    assert_eq!(changes.len(), 400_000);
+    assert_eq!(changes[399_999].field.as_deref(), Some("x-399999"));
 }
 
 #[test]
