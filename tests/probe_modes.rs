@@ -72,7 +72,7 @@ async fn a_connection_that_is_closed_is_established_again() {
     let summary = ping.run().await.unwrap();
     assert_eq!((summary.sent(), summary.received() + summary.lost()), (7, 7), "{summary}");
     assert!(seqs.is_sorted() && seqs.iter().all(|seq| *seq < 7), "{seqs:?}");
-    assert!(summary.reconnects() >= 3 && summary.reconnects() == gaps, "{summary}");
+    assert!(summary.reconnects() >= 1 && summary.reconnects() == gaps, "{summary}");
     assert_eq!(summary.connections(), summary.reconnects() + 1);
     assert!(summary.disconnected() > Duration::ZERO && !summary.is_clean());
     assert!(summary.to_string().contains("without a connection for"), "{summary}");
