@@ -4,7 +4,7 @@ mod common;
 
 use common::TestServer;
 use common::client::Client;
-use echo_server::Protocol;
+use echo_server::{Config, Protocol};
 use futures::future::join_all;
 
 async fn round_trip(protocol: Protocol) {
@@ -94,4 +94,19 @@ contract! {
     wss = super::Protocol::Wss,
         [round_trip, every_byte_value, an_empty_message, a_mebibyte, two_hundred_clients_at_once,
          a_clean_close];
+}
+
+#[tokio::test]
+async fn when_a_server_has_stopped_its_address_is_free() {
+    // On 127.0.0.1 a client of somebody else may get the port that has become free. No test of this file
+    // starts a process, which would hold the listener open until it is executed.
+    let host = if cfg!(target_os = "linux") { [127, 20, 30, 40] } else { [127, 0, 0, 1] };
+    for _ in 0..20 {
+        let server = TestServer::with(Config::new().listen(Protocol::Tcp, (host, 0))).await;
+        let address = server.address;
+        let summary = server.stop().await;
+        assert_eq!((summary.drained, summary.aborted), (0, 0));
+        let config = Config::new().listen(Protocol::Tcp, address);
+        echo_server::Server::bind(config).await.expect("the address is free again");
+    }
 }
