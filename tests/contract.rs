@@ -1,4 +1,5 @@
-//! One suite for all five protocols: what comes in goes back unchanged.
+//! One suite for all five protocols: what comes in goes back unchanged. And what becomes of addresses:
+//! no test of this file starts a process, which would hold a listener open until it is executed.
 
 mod common;
 
@@ -98,8 +99,7 @@ contract! {
 
 #[tokio::test]
 async fn when_a_server_has_stopped_its_address_is_free() {
-    // On 127.0.0.1 a client of somebody else may get the port that has become free. No test of this file
-    // starts a process, which would hold the listener open until it is executed.
+    // On 127.0.0.1 a client of somebody else may get the port that has become free.
     let host = if cfg!(target_os = "linux") { [127, 20, 30, 40] } else { [127, 0, 0, 1] };
     for _ in 0..20 {
         let server = TestServer::with(Config::new().listen(Protocol::Tcp, (host, 0))).await;
@@ -109,4 +109,22 @@ async fn when_a_server_has_stopped_its_address_is_free() {
         let config = Config::new().listen(Protocol::Tcp, address);
         echo_server::Server::bind(config).await.expect("the address is free again");
     }
+}
+
+#[tokio::test]
+async fn both_wildcard_addresses_can_be_bound_to_one_port() {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    let probe = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        eprintln!("skipped: there is no IPv6 here");
+        return;
+    }
+    let config = Config::new()
+        .listen(Protocol::Tcp, (Ipv4Addr::UNSPECIFIED, port))
+        .listen(Protocol::Tcp, (Ipv6Addr::UNSPECIFIED, port))
+        .listen(Protocol::Udp, (Ipv4Addr::UNSPECIFIED, port))
+        .listen(Protocol::Udp, (Ipv6Addr::UNSPECIFIED, port));
+    echo_server::Server::bind(config).await.expect("both");
 }

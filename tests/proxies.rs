@@ -22,6 +22,7 @@ use common::schema::Schema;
 use common::{ca_certificates, cert, tools};
 use echo_server::Protocol;
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -76,7 +77,16 @@ fn text(path: &Path) -> &str {
 fn free_address() -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let ip = Ipv4Addr::new(127, 0, 77, NEXT.fetch_add(1, Ordering::Relaxed));
-    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+    free_port((ip, 0).into()).unwrap()
+}
+
+/// A free port at an address. The socket that has had it does not listen, since a process that another
+/// test starts would hold it open, and an address where somebody listens is in use.
+fn free_port(any: SocketAddr) -> std::io::Result<SocketAddr> {
+    let socket = Socket::new(Domain::for_address(any), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&any.into())?;
+    Ok(socket.local_addr()?.as_socket().expect("an IP address"))
 }
 
 /// A proxy that listens. Dropping it kills the process.
@@ -391,12 +401,10 @@ async fn an_ipv6_client_of_haproxy_is_announced_to_an_ipv4_server() {
     if !have_haproxy() {
         return;
     }
-    let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else {
+    let Ok(address) = free_port((Ipv6Addr::LOCALHOST, 0).into()) else {
         eprintln!("skipped: there is no IPv6 here");
         return;
     };
-    let address = listener.local_addr().unwrap();
-    drop(listener);
     let server = start(&["--tcp=0", "--proxy-protocol=tcp", "--facts=tcp"]);
     let target = server.address("tcp");
     assert!(target.is_ipv4());

@@ -148,21 +148,3 @@ fn nc_gets_its_bytes_back_and_then_end_of_file() {
     let large = noise(20_000_000);
     assert!(nc(&large) == large);
 }
-
-#[tokio::test]
-async fn both_wildcard_addresses_can_be_bound_to_one_port() {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-    let probe = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    let port = probe.local_addr().unwrap().port();
-    drop(probe);
-    if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
-        eprintln!("skipped: there is no IPv6 here");
-        return;
-    }
-    let config = Config::new()
-        .listen(Protocol::Tcp, (Ipv4Addr::UNSPECIFIED, port))
-        .listen(Protocol::Tcp, (Ipv6Addr::UNSPECIFIED, port))
-        .listen(Protocol::Udp, (Ipv4Addr::UNSPECIFIED, port))
-        .listen(Protocol::Udp, (Ipv6Addr::UNSPECIFIED, port));
-    echo_server::Server::bind(config).await.expect("both");
-}
