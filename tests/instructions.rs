@@ -27,7 +27,8 @@ const BUDGETS: [(&str, usize, u64); 5] = [
     ("tcp", 64, 3540),
     ("ws", 64, 4100),
     ("udp", 64, 6000),
-    ("tls", 64, 8000),
+    // From run to run, it takes 6,650 to 8,050.
+    ("tls", 64, 9000),
     ("tls", 16 * 1024, 162_000),
 ];
 
