@@ -163,6 +163,8 @@ mod facts;
 #[cfg(test)]
 mod logged;
 mod net;
+#[cfg(test)]
+mod noise;
 pub mod probe;
 mod protocols;
 mod proxy_protocol;

@@ -5,6 +5,8 @@
 //! a minute, and prints its seed. `ECHO_FUZZ_SEED` repeats a run.
 
 mod common;
+#[path = "../src/noise.rs"]
+mod noise;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -13,29 +15,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::binary::{Running, command};
 use common::cert;
+use noise::Noise;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
-
-/// xorshift64*, which gives the same sequence on every platform.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 32) as usize % limit.max(1)
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.next() as u8).collect()
-    }
-}
 
 /// A real `ClientHello`.
 fn client_hello() -> Vec<u8> {

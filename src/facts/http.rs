@@ -4,6 +4,7 @@ use hyper::Version;
 use hyper::http::request::Parts;
 use serde_json::json;
 
+use super::lossy;
 use super::object::Object;
 
 /// What an HTTP request said: its first line, and its header fields in their order.
@@ -60,8 +61,4 @@ fn written(raw: &[u8]) -> Option<Vec<(String, String)>> {
     }
     let fields = request.headers.iter();
     Some(fields.map(|field| (field.name.to_owned(), lossy(field.value))).collect())
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -18,3 +18,8 @@ const VERSION: u32 = 1;
 
 /// The path of the facts on a WebSocket port.
 pub(crate) const PATH: &str = "/facts";
+
+/// Text for JSON, with U+FFFD in place of what is not UTF-8.
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,5 +1,6 @@
 //! What a PROXY header said.
 
+use super::lossy;
 use super::object::Object;
 use crate::connection::Proxy;
 use crate::net::Peer;
@@ -56,8 +57,8 @@ fn transport(addresses: &Addresses) -> &'static str {
 fn unix_name(name: &[u8]) -> Option<String> {
     match name {
         [] => None,
-        [0, name @ ..] => Some(format!("@{}", String::from_utf8_lossy(name))),
-        path => Some(String::from_utf8_lossy(path).into_owned()),
+        [0, name @ ..] => Some(format!("@{}", lossy(name))),
+        path => Some(lossy(path)),
     }
 }
 
@@ -115,7 +116,7 @@ fn ssl_to_json(ssl: &Ssl) -> String {
 /// A value for people. An empty one has nothing to say.
 fn text(bytes: &Option<Vec<u8>>) -> Option<String> {
     let bytes = bytes.as_ref().filter(|bytes| !bytes.is_empty());
-    bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    bytes.map(|bytes| lossy(bytes))
 }
 
 fn digits(bytes: &Option<Vec<u8>>) -> Option<String> {

@@ -29,17 +29,13 @@ impl Seen {
         Seen { tls: tls.map(|tls| tls.to_json()), ..self }
     }
 
-    /// The facts of another connection that this one carries: an HTTP/2 stream.
-    pub(crate) fn to_json_of(&self, connection: Connection, http: &HttpSeen) -> String {
-        self.write(connection, Some(http))
-    }
-
     /// One line of JSON, without its end. `http` is the request.
     pub(crate) fn to_json(&self, http: Option<&HttpSeen>) -> String {
-        self.write(self.connection, http)
+        self.to_json_of(self.connection, http)
     }
 
-    fn write(&self, connection: Connection, http: Option<&HttpSeen>) -> String {
+    /// The same of another connection that this one carries: an HTTP/2 stream.
+    pub(crate) fn to_json_of(&self, connection: Connection, http: Option<&HttpSeen>) -> String {
         let Connection { protocol, number, peer, .. } = connection;
         // humantime panics at a time before 1970, which a clock that was never set may show.
         let now = SystemTime::now().max(SystemTime::UNIX_EPOCH);

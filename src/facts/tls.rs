@@ -1,5 +1,6 @@
 //! What a TLS handshake showed.
 
+use super::lossy;
 use super::object::Object;
 use crate::tls::{client_hello, ja4};
 
@@ -75,8 +76,4 @@ impl TlsSeen {
         }
         tls.end()
     }
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -9,32 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 use super::parse::{FIXED_LENGTH, MAX_BLOCK};
 use super::tests::to_list;
 use super::*;
+use crate::noise::Noise;
 
 /// With so many bytes, the parser has decided.
 const MAX_LENGTH: usize = FIXED_LENGTH + MAX_BLOCK;
 
-/// xorshift64*, which gives the same sequence on every platform.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 32) as usize % limit.max(1)
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.next() as u8).collect()
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
+fn one_of<T: Copy>(noise: &mut Noise, choices: &[T]) -> T {
+    choices[noise.below(choices.len())]
 }
 
 /// Every type that the parser knows, and some that it does not.
@@ -55,7 +36,7 @@ const KINDS: [u8; 13] = [
 ];
 
 fn some_value(noise: &mut Noise, kind: u8) -> Vec<u8> {
-    let length = noise.one_of(&[0, 1, 4, 5, 8, 9, 30, 128, 129, 300]);
+    let length = one_of(noise, &[0, 1, 4, 5, 8, 9, 30, 128, 129, 300]);
     let mut value = noise.bytes(length);
     match kind {
         kind::SSL if noise.below(4) > 0 => {
@@ -74,7 +55,7 @@ fn some_value(noise: &mut Noise, kind: u8) -> Vec<u8> {
 }
 
 fn some_addresses(noise: &mut Noise) -> Addresses {
-    let transport = noise.one_of(&[Transport::Stream, Transport::Datagram]);
+    let transport = one_of(noise, &[Transport::Stream, Transport::Datagram]);
     let ip = |noise: &mut Noise| -> SocketAddr {
         let bytes = noise.bytes(16);
         let v4: [u8; 4] = [bytes[0], bytes[1], bytes[2], bytes[3]];
@@ -101,7 +82,7 @@ fn some_header(noise: &mut Noise) -> Vec<u8> {
     let command = if noise.below(6) == 0 { Command::Local } else { Command::Proxy };
     let mut tlvs = Vec::new();
     for _ in 0..noise.below(6) {
-        let kind = noise.one_of(&KINDS);
+        let kind = one_of(noise, &KINDS);
         tlvs.push(Tlv { kind, value: some_value(noise, kind) });
     }
     encode::version_2(command, &addresses, &tlvs).unwrap()
@@ -125,16 +106,16 @@ fn mutate(noise: &mut Noise, bytes: &mut Vec<u8>) {
         6 if bytes.len() >= 16 => bytes[12 + noise.below(4)] = noise.next() as u8,
         7 if bytes.len() >= 16 => {
             let length = bytes.len() as u16 - 16;
-            let off = noise.one_of(&[0, 1, 0xFFFF, 3, 7, 0xFFF9, 0x1000]);
+            let off = one_of(noise, &[0, 1, 0xFFFF, 3, 7, 0xFFF9, 0x1000]);
             bytes[14..16].copy_from_slice(&length.wrapping_add(off).to_be_bytes());
         }
         // A type or a length of a TLV, perhaps.
-        8 => bytes[at] = noise.one_of(&KINDS),
-        9 => bytes[at] = noise.one_of(&[0, 1, 2, 3, 4, 5, 0x20, 0x7F, 0xFF]),
+        8 => bytes[at] = one_of(noise, &KINDS),
+        9 => bytes[at] = one_of(noise, &[0, 1, 2, 3, 4, 5, 0x20, 0x7F, 0xFF]),
         // What separates the fields of version 1.
-        10 => bytes[at] = noise.one_of(b" \r\n0.:+-9"),
+        10 => bytes[at] = one_of(noise, b" \r\n0.:+-9"),
         _ => {
-            let inserted = noise.one_of(b" \r\n0.:+-9");
+            let inserted = one_of(noise, b" \r\n0.:+-9");
             bytes.insert(at, inserted);
         }
     }

@@ -9,6 +9,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::*;
+use crate::noise::Noise;
 use crate::tls::ja4;
 
 /// The `supported_groups` extension (RFC 8446 section 4.2.7).
@@ -315,22 +316,6 @@ proptest! {
             bytes[at] = value;
         }
         exercise(&bytes);
-    }
-}
-
-/// xorshift64*, which gives the same sequence on every platform.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 32) as usize % limit.max(1)
     }
 }
 

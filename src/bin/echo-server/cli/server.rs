@@ -312,8 +312,7 @@ struct Proxies {
     /// Expect a PROXY header, version 1 or 2, at the beginning of each connection; it announces the
     /// client
     #[arg(long, value_name = "PROTOCOL", value_delimiter = ',', num_args = 1..)]
-    #[arg(value_parser = PossibleValuesParser::new(["tcp", "tls", "ws", "wss", "all"])
-        .try_map(|name| Served::from_str(&name, false)))]
+    #[arg(value_parser = PossibleValuesParser::new(["tcp", "tls", "ws", "wss", "all"]).map(Served::from))]
     proxy_protocol: Vec<Served>,
 
     /// Networks of the proxies, such as 10.0.0.0/8; other connections there are closed [needed,
@@ -325,6 +324,7 @@ struct Proxies {
     /// Tell each client first, as JSON, what the server saw of it: its addresses, TLS, header fields,
     /// which can hold secrets
     #[arg(long, value_name = "PROTOCOL", value_delimiter = ',', num_args = 1..)]
+    #[arg(value_parser = PossibleValuesParser::new(["tcp", "tls", "udp", "ws", "wss", "all"]).map(Served::from))]
     facts: Vec<Served>,
 }
 
@@ -349,28 +349,27 @@ impl Proxies {
 }
 
 /// A protocol that is served, as a flag's value, or all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Served {
-    Tcp,
-    Tls,
-    Udp,
-    Ws,
-    Wss,
+    One(Protocol),
     All,
+}
+
+/// The value is one of those that the flag takes.
+impl From<String> for Served {
+    fn from(name: String) -> Self {
+        let named = Protocol::ALL.iter().find(|protocol| protocol.name() == name);
+        named.map_or(Served::All, |protocol| Served::One(*protocol))
+    }
 }
 
 impl Served {
     fn protocols(given: &[Served], served: &[Listen]) -> Vec<Protocol> {
-        let served = served.iter().map(|listen| listen.protocol);
         let mut protocols = Vec::new();
         for one in given {
             match one {
-                Served::Tcp => protocols.push(Protocol::Tcp),
-                Served::Tls => protocols.push(Protocol::Tls),
-                Served::Udp => protocols.push(Protocol::Udp),
-                Served::Ws => protocols.push(Protocol::Ws),
-                Served::Wss => protocols.push(Protocol::Wss),
-                Served::All => protocols.extend(served.clone()),
+                Served::One(protocol) => protocols.push(*protocol),
+                Served::All => protocols.extend(served.iter().map(|listen| listen.protocol)),
             }
         }
         protocols

@@ -253,7 +253,7 @@ where
         };
         let Some(admitted) = self.admit_stream() else { return reply(respond, full()) };
         let connection = admitted.connection;
-        let facts = seen.map(|(seen, http)| seen.to_json_of(connection, http));
+        let facts = seen.map(|(seen, http)| seen.to_json_of(connection, Some(http)));
         let opened = match respond.send_response(dated(response.map(drop)), false) {
             Ok(sending) => {
                 log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
