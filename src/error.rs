@@ -164,6 +164,12 @@ pub enum Setting {
     ProxyFrom,
     /// [`Config::facts`](crate::Config::facts).
     Facts,
+    /// [`FaultPolicy::groups`](crate::FaultPolicy::groups).
+    Faults,
+    /// [`FaultPolicy::by_request`](crate::FaultPolicy::by_request).
+    FaultsByRequest,
+    /// [`FaultPolicy::ca`](crate::FaultPolicy::ca).
+    FaultCa,
 }
 
 impl fmt::Display for Setting {
@@ -182,6 +188,9 @@ impl fmt::Display for Setting {
             Setting::ProxyProtocol => "PROXY protocol",
             Setting::ProxyFrom => "networks of proxies",
             Setting::Facts => "facts",
+            Setting::Faults => "faults on purpose",
+            Setting::FaultsByRequest => "faults by request",
+            Setting::FaultCa => "CA of faulty certificates",
         })
     }
 }

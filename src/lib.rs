@@ -160,11 +160,13 @@ mod connection;
 mod echo;
 mod error;
 mod facts;
+mod faults;
 #[cfg(test)]
 mod logged;
 mod net;
 #[cfg(test)]
 mod noise;
+mod pace;
 pub mod probe;
 mod protocols;
 mod proxy_protocol;
@@ -179,8 +181,10 @@ pub use address::{
 #[cfg(feature = "admin")]
 pub use admin::Admin;
 pub use config::{
-    ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Identity, Inherited, Limits, Listen,
-    Protocol, ProxyPolicy, Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, WebSocketPolicy,
+    CertificateFault, ClientAuth, Config, Credentials, DEFAULT_BUFFER_SIZE, Fault, FaultError,
+    FaultGroup, FaultPolicy, HandshakeFault, Identity, Inherited, Limits, Listen, Probability,
+    Protocol, ProxyPolicy, Source, Timeouts, TlsPolicy, TlsVersion, UdpPolicy, UpgradeFault,
+    WebSocketPolicy, When,
 };
 pub use error::{BoxError, Credential, CredentialError, Cure, Setting, StartError};
 pub use server::{

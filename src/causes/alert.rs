@@ -104,7 +104,7 @@ pub(super) fn alert_for(error: &Error) -> Option<AlertDescription> {
 }
 
 /// The name of an alert as RFC 8446 section 6 spells it, or its number.
-pub(super) fn name(alert: AlertDescription) -> String {
+pub(crate) fn name(alert: AlertDescription) -> String {
     let Some(name) = alert.as_str() else { return format!("{}", u8::from(alert)) };
     let mut spelled = String::new();
     let mut was_lower = false;

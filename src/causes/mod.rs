@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::server::VerifierBuilderError;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, OtherError};
 
-pub(crate) use alert::alert_before_hello;
+pub(crate) use alert::{alert_before_hello, name as alert_spelled};
 pub(crate) use certificate::date;
 pub(crate) use http::{http2_code, of_http1, of_http2};
 pub(crate) use system::{PORT_UNREACHABLE, of_connect, of_datagram};

@@ -1,5 +1,6 @@
 //! The configuration of a server: plain data with defaults.
 
+mod faults;
 mod inherited;
 mod tls;
 
@@ -7,6 +8,11 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+pub use faults::{
+    CertificateFault, Fault, FaultError, FaultGroup, FaultPolicy, HandshakeFault, Probability,
+    UpgradeFault, When,
+};
+pub(crate) use faults::{fault, is_fault};
 pub use inherited::Inherited;
 #[cfg(target_os = "linux")]
 pub(crate) use inherited::{Descriptor, State};
@@ -128,6 +134,8 @@ pub struct Config {
     /// The protocols that tell each client what the server saw of it, which can include secrets in
     /// header fields. None.
     pub facts: Vec<Protocol>,
+    /// How the server misbehaves on purpose.
+    pub faults: FaultPolicy,
     /// How many connections may be open at a time.
     pub limits: Limits,
     /// How long the stages of a connection may take.
@@ -277,6 +285,7 @@ impl Config {
             udp: UdpPolicy::default(),
             proxy: ProxyPolicy::default(),
             facts: Vec::new(),
+            faults: FaultPolicy::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -367,6 +376,37 @@ impl Config {
     #[must_use]
     pub fn facts(mut self, protocols: impl IntoIterator<Item = Protocol>) -> Self {
         self.facts = protocols.into_iter().collect();
+        self
+    }
+
+    /// Adds faults on purpose to [`Config::faults`].
+    ///
+    /// ```
+    /// # use std::io::{ErrorKind, Read, Write};
+    /// # use std::net::TcpStream;
+    /// use echo_server::{Config, Fault, FaultGroup, Protocol, When, blocking};
+    ///
+    /// let reset = FaultGroup::on(Protocol::Tcp).with(Fault::Reset(When::Bytes(3)));
+    /// let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0)).fault(reset);
+    /// let server = blocking::TestServer::with(config)?;
+    ///
+    /// let mut client = TcpStream::connect(server.addr(Protocol::Tcp))?;
+    /// client.write_all(b"hello")?;
+    /// let mut echo = Vec::new();
+    /// let error = client.read_to_end(&mut echo).unwrap_err();
+    /// assert_eq!((echo.as_slice(), error.kind()), (&b"hel"[..], ErrorKind::ConnectionReset));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn fault(mut self, group: FaultGroup) -> Self {
+        self.faults.groups.push(group);
+        self
+    }
+
+    /// Changes [`Config::faults`].
+    #[must_use]
+    pub fn faults(mut self, change: impl FnOnce(&mut FaultPolicy)) -> Self {
+        change(&mut self.faults);
         self
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::admission::Refusal;
 use crate::causes::{self, Peer};
-use crate::echo::{EchoError, PeerEnd};
+use crate::echo::{EchoError, OnPurpose, PeerEnd};
 
 /// Why a connection is over.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(crate) enum End {
     Peer(PeerEnd),
     /// The transport failed, or the peer violated the protocol.
     Failed(EchoError),
+    /// It has ended in a way that was asked for. The text says how.
+    OnPurpose(String),
     /// The handshake failed.
     Handshake(HandshakeError),
     /// A proxy has announced a client that a limit refuses.
@@ -53,6 +55,14 @@ pub(crate) enum HandshakeError {
 }
 
 impl End {
+    /// The end by an error of the echo.
+    pub(crate) fn failed(error: EchoError) -> Self {
+        match error.on_purpose() {
+            Some(OnPurpose(how)) => End::OnPurpose(how.clone()),
+            None => End::Failed(error),
+        }
+    }
+
     /// Whether the server decided to close, and has a farewell to send.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self, End::GoingAway | End::Idle | End::Lifetime | End::Unanswered)
@@ -75,6 +85,7 @@ pub(crate) enum Reason {
     ReadFailed,
     WriteFailed,
     ProtocolViolation,
+    OnPurpose,
     ProxyHeaderRefused,
     TlsHandshakeFailed,
     HttpRequestFailed,
@@ -93,13 +104,14 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// All of them, in their order.
-    pub(crate) const ALL: [Reason; 20] = [
+    pub(crate) const ALL: [Reason; 21] = [
         Reason::EndOfStream,
         Reason::Truncated,
         Reason::CloseFrame,
         Reason::ReadFailed,
         Reason::WriteFailed,
         Reason::ProtocolViolation,
+        Reason::OnPurpose,
         Reason::ProxyHeaderRefused,
         Reason::TlsHandshakeFailed,
         Reason::HttpRequestFailed,
@@ -125,6 +137,7 @@ impl Reason {
             Reason::ReadFailed => "read_failed",
             Reason::WriteFailed => "write_failed",
             Reason::ProtocolViolation => "protocol_violation",
+            Reason::OnPurpose => "on_purpose",
             Reason::ProxyHeaderRefused => "proxy_header_refused",
             Reason::TlsHandshakeFailed => "tls_handshake_failed",
             Reason::HttpRequestFailed => "http_request_failed",
@@ -152,6 +165,7 @@ impl From<&End> for Reason {
             End::Failed(EchoError::Read(_)) => Reason::ReadFailed,
             End::Failed(EchoError::Write(_)) => Reason::WriteFailed,
             End::Failed(EchoError::Protocol { .. }) => Reason::ProtocolViolation,
+            End::OnPurpose(_) => Reason::OnPurpose,
             End::Handshake(HandshakeError::Proxy(_)) => Reason::ProxyHeaderRefused,
             End::Handshake(HandshakeError::Tls(_)) => Reason::TlsHandshakeFailed,
             End::Handshake(HandshakeError::Http(_)) => Reason::HttpRequestFailed,
@@ -186,6 +200,7 @@ impl fmt::Display for End {
                 write!(f, "write failed: {}", causes::of_io(error, Peer::Client))
             }
             End::Failed(error) => error.fmt(f),
+            End::OnPurpose(how) => f.write_str(how),
             End::Handshake(error) => error.fmt(f),
             End::NotAdmitted(reason) => write!(f, "refused: {reason}"),
             End::Answered(status) => write!(f, "HTTP request answered with {status}"),

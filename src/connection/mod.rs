@@ -142,6 +142,13 @@ impl From<End> for Refused {
     }
 }
 
+impl Connection {
+    /// Whether its protocol echoes bytes without framing.
+    pub(crate) fn is_bytes(&self) -> bool {
+        matches!(self.protocol, Protocol::Tcp | Protocol::Tls)
+    }
+}
+
 /// What is known of a connection as soon as it is accepted. Each of its log lines has it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Connection {

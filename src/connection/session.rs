@@ -93,7 +93,7 @@ pin_project_lite::pin_project! {
             let Some(connection) = this.connection else { return };
             if end.is_our_fault() || shows!(this.sessions.log) {
                 let duration = this.sessions.clock.since(*this.began);
-                log_end(connection, this.rare.as_deref(), this.phase.traffic(), duration, &end);
+                log_end(connection, this.rare.as_deref(), this.phase, duration, &end);
             }
         }
     }
@@ -301,9 +301,9 @@ impl<E: Echo> Session<E> {
                     self.as_mut().begin_goodbye(Goodbye::Answer, End::Peer(peer));
                 }
                 Turn::Ended(Err(error)) if error.allows_farewell() => {
-                    self.as_mut().begin_goodbye(Goodbye::Answer, End::Failed(error));
+                    self.as_mut().begin_goodbye(Goodbye::Answer, End::failed(error));
                 }
-                Turn::Ended(Err(error)) => return self.finish(End::Failed(error)),
+                Turn::Ended(Err(error)) => return self.finish(End::failed(error)),
                 turn if stage == Stage::Draining && self.as_mut().may_leave(&turn, cx) => {
                     self.as_mut().begin_goodbye(Goodbye::GoingAway, End::GoingAway);
                 }
@@ -316,10 +316,10 @@ impl<E: Echo> Session<E> {
         };
         let farewell = ready!(echo.poll_close(cx, goodbye));
         if let Err(error) = farewell
-            && this.end.as_ref().is_some_and(|end| end.is_ours())
+            && (this.end.as_ref().is_some_and(|end| end.is_ours()) || error.on_purpose().is_some())
         {
             // The peer did not get everything, so the failure is the end to report.
-            *this.end = Some(Box::new(End::Failed(error)));
+            *this.end = Some(Box::new(End::failed(error)));
         }
         Poll::Ready(())
     }
@@ -635,13 +635,15 @@ impl<E: Echo> Phase<E> {
 }
 
 /// Logs the closing line.
-fn log_end(
+fn log_end<E: Echo>(
     connection: &Connection,
     rare: Option<&Rare>,
-    traffic: Traffic,
+    phase: &Phase<E>,
     duration: Duration,
     end: &End,
 ) {
+    let traffic = phase.traffic();
+    let faults = phase.echo().and_then(Echo::injected);
     let Connection { protocol, number, peer, .. } = connection;
     let client = rare.and_then(|rare| rare.client.as_deref());
     let proxy = rare.and_then(|rare| rare.proxy).map(tracing::field::display);
@@ -651,12 +653,12 @@ fn log_end(
     let reason = end.to_string();
     if end.is_our_fault() {
         error!(
-            %protocol, conn = number, %peer, proxy, client, received, sent, messages, duration_ms, reason,
+            %protocol, conn = number, %peer, proxy, client, received, sent, messages, faults, duration_ms, reason,
             "Connection closed: {peer}"
         );
     } else {
         info!(
-            %protocol, conn = number, %peer, proxy, client, received, sent, messages, duration_ms, reason,
+            %protocol, conn = number, %peer, proxy, client, received, sent, messages, faults, duration_ms, reason,
             "Connection closed: {peer}"
         );
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -156,6 +157,13 @@ impl Sessions {
         permit.count_for(peer.ip()).inspect_err(|reason| self.refuse(protocol, peer, *reason))?;
         self.log_new(connection, Some(proxy));
         Ok(())
+    }
+
+    /// How long a connection that stalls on purpose may last: what ends any other in the end.
+    pub(crate) fn longest_stall(&self) -> Duration {
+        const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+        let Timeouts { idle, lifetime, .. } = self.timeouts;
+        [idle, lifetime].into_iter().flatten().min().unwrap_or(FAR)
     }
 
     /// Counts and logs a connection that is not admitted.

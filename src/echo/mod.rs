@@ -85,6 +85,11 @@ pub trait Echo: Unpin {
         0
     }
 
+    /// What is done on purpose to the bytes, in words for the closing line.
+    fn injected(&self) -> Option<String> {
+        None
+    }
+
     /// How many bytes have moved, protocol overhead included. A connection is idle if nothing moves
     /// on it. It is stalled if it [`owes`](Echo::owes) and nothing moves out, whatever its peer
     /// sends.
@@ -175,7 +180,20 @@ pub enum EchoError {
     },
 }
 
+/// The error of a stream that ends on purpose. It says how.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OnPurpose(pub String);
+
 impl EchoError {
+    /// How the stream has ended, if that was on purpose.
+    pub fn on_purpose(&self) -> Option<&OnPurpose> {
+        match self {
+            EchoError::Read(error) | EchoError::Write(error) => error.get_ref()?.downcast_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether a farewell can still be sent after this error: the peer violated a protocol, and the
     /// connection below it is intact. In the case of TLS the farewell includes rustls' alert.
     pub fn allows_farewell(&self) -> bool {

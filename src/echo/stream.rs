@@ -51,6 +51,21 @@ pub trait Carrier: AsyncRead + AsyncWrite + Unpin {
         false
     }
 
+    /// The memory in bytes of what was written and waits here, before [`LowerStream::held`] counts it.
+    fn backlog(&self) -> usize {
+        0
+    }
+
+    /// How many of the bytes that were written have not been sent, and may never be.
+    fn unsent(&self) -> u64 {
+        0
+    }
+
+    /// What is done on purpose to the bytes of this stream, in words.
+    fn injected(&self) -> Option<String> {
+        None
+    }
+
     /// A step of the echo begins. From now on whatever fails in reading is followed by the end of our
     /// side, behind the echo of what was read before.
     fn begin_step(&mut self) {}
@@ -70,6 +85,27 @@ pub trait LowerStream: AsyncRead + Unpin + Send {
     fn held(&self, is_flushed: bool) -> usize {
         let _ = is_flushed;
         0
+    }
+
+    /// Whether all that was written has left the machine, as far as the stream can tell.
+    fn has_sent_all(&self) -> bool {
+        true
+    }
+
+    /// Has the stream end with a reset when it is dropped, if it can.
+    fn reset_on_drop(&mut self) {}
+
+    /// Ends our side without the farewell of the protocol above.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = cx;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the peer has ended its side, if that can be told without reading. What is read
+    /// afterwards may come late.
+    fn poll_peer_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Pending
     }
 }
 
@@ -266,7 +302,8 @@ impl<S: Carrier, F: Framing> Echo for StreamEcho<S, F> {
     }
 
     fn traffic(&self) -> Traffic {
-        self.framing.traffic(self.moved)
+        let outward = self.moved.outward - self.io.unsent().min(self.moved.outward);
+        self.framing.traffic(Moved { outward, ..self.moved })
     }
 
     fn owes(&self) -> bool {
@@ -283,11 +320,15 @@ impl<S: Carrier, F: Framing> Echo for StreamEcho<S, F> {
 
     fn held(&mut self) -> usize {
         let below = self.io.lower().held(!self.unflushed);
-        self.owed.held() + self.framing.held() + below
+        self.owed.held() + self.framing.held() + self.io.backlog() + below
     }
 
     fn moved(&self) -> Moved {
         self.moved
+    }
+
+    fn injected(&self) -> Option<String> {
+        self.io.injected()
     }
 }
 

@@ -21,6 +21,7 @@ mod unix;
 
 use std::future::Future;
 use std::io;
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -39,6 +40,21 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static
 
     /// Registers a stream with the current runtime, where it stays.
     fn attach(stream: Self::Detached) -> io::Result<Self>;
+
+    /// Whether the kernel has sent all that was written, as far as it tells.
+    fn has_sent_all(&self) -> bool {
+        true
+    }
+
+    /// Has the kernel reset the connection when the stream is dropped. A Unix socket has no reset.
+    fn reset_on_drop(&self) {}
+
+    /// Ready when the peer has sent its FIN or a reset, whether what came before has been read or
+    /// not. It is to be used only when nothing will be read any more.
+    fn poll_peer_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Pending
+    }
 
     /// What the kernel tells of the connection.
     fn facts(&self) -> SocketFacts {

@@ -38,7 +38,7 @@ mod link;
 mod load;
 mod messages;
 mod mtu;
-mod pace;
+
 mod payload;
 mod ping;
 mod stranger;

@@ -4,6 +4,7 @@
 mod accept;
 mod binding;
 mod connections;
+mod fault_injection;
 mod health;
 mod memory;
 mod metrics;
@@ -31,6 +32,7 @@ use crate::net::AnyListener;
 use crate::protocols::udp::{self, Udp};
 use crate::tls::{TlsReloader, TlsSettings};
 use binding::Bound;
+use fault_injection::FaultInjection;
 use metrics::Sources;
 use placement::Workers;
 use starter::{Service, Starter};
@@ -87,6 +89,7 @@ pub struct Server {
     /// `None` if nobody has asked for them, and then nothing is counted for them.
     metrics: Option<Arc<Sources>>,
     health: Health,
+    faults: Option<FaultInjection>,
 }
 
 /// An address that the server is bound to.
@@ -168,6 +171,7 @@ impl Server {
                 && config.tls == TlsPolicy::default() => {}
             None => warn!("The TLS settings are not used: no listener speaks TLS (--tls, --wss)"),
         }
+        let faults = FaultInjection::start(&config, &workers)?;
         let connections = Connections::default();
         let health = Health::new(Progress::of(workers.threads()));
         Ok(Server {
@@ -181,6 +185,7 @@ impl Server {
             connections,
             metrics: None,
             health,
+            faults,
         })
     }
 
@@ -288,6 +293,7 @@ impl Server {
             config: self.config,
             sessions: Arc::clone(&sessions),
             workers: Arc::new(self.workers),
+            faults: self.faults.as_ref().map(FaultInjection::faults),
         };
         for (protocol, listener, service) in self.listeners {
             match listener {

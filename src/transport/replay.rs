@@ -118,6 +118,11 @@ impl<S> Replay<S> {
         (self.io, self.read)
     }
 
+    /// The stream itself.
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.io
+    }
+
     /// The first byte that was read and nobody has taken.
     pub(crate) fn first(&self) -> Option<u8> {
         self.read.get(self.replayed).copied()

@@ -1,5 +1,6 @@
 //! The TLS transport: the server side of the handshake, and the log line about its result.
 
+mod faults;
 mod handshake;
 mod record;
 mod stream;
@@ -25,9 +26,10 @@ use super::{Carried, Carrying, Transport, http_response};
 use crate::causes::{self, Peer};
 use crate::connection::costly::in_turn;
 use crate::connection::{
-    Connection, Counts, End, HandshakeError, Incoming, LogLimit, Refused, shows,
+    Connection, Counts, End, HandshakeError, Incoming, LogLimit, Refused, Sessions, shows,
 };
 use crate::facts::TlsSeen;
+use crate::faults::Faults;
 use crate::net::Stream;
 use crate::tls::client_hello::is_grease_name;
 use crate::tls::{TlsSettings, describe, negotiated};
@@ -42,6 +44,9 @@ pub(crate) struct Tls {
     shows_facts: bool,
     log: Arc<LogLimit>,
     counts: Option<Arc<Counts>>,
+    sessions: Arc<Sessions>,
+    /// What is done wrong on purpose, if anything is.
+    faults: Option<Arc<Faults>>,
 }
 
 /// What a ClientHello offers.
@@ -55,10 +60,12 @@ impl Tls {
         settings: Arc<TlsSettings>,
         is_for_http: bool,
         shows_facts: bool,
-        log: Arc<LogLimit>,
-        counts: Option<Arc<Counts>>,
+        sessions: &Arc<Sessions>,
+        faults: Option<Arc<Faults>>,
     ) -> Self {
-        Tls { settings, is_for_http, shows_facts, log, counts }
+        let (log, counts) = (Arc::clone(&sessions.log), sessions.counts().cloned());
+        let sessions = Arc::clone(sessions);
+        Tls { settings, is_for_http, shows_facts, log, counts, sessions, faults }
     }
 
     /// Counts a failed handshake for metrics, by the alert that `error` brought or asks for.
@@ -116,12 +123,20 @@ impl Tls {
             alpn: client.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect(),
         };
         drop(hello);
+        let mut misbehaviour = None;
+        if let Some(faults) = &self.faults {
+            let (same, known) = self.misbehave(faults, wire, connection, &offer)?;
+            (wire, misbehaviour) = (same, Some(known));
+        }
         let mut seen = match self.shows_facts {
             // A ClientHello of 64 KiB takes a millisecond.
             true => Some(in_turn(|_| TlsSeen::of_hello(wire.unread())).await),
             false => None,
         };
-        let config = self.config_for(&offer);
+        let mut config = self.config_for(&offer);
+        if let Some(fault) = misbehaviour.as_ref().and_then(|one| one.plan.certificate()) {
+            config = self.settings.misissued(fault, offer.sni.as_deref(), &config);
+        }
         let tls = match handshake::accept(&mut wire, config).await {
             Ok(tls) => tls,
             Err(error) => {
@@ -143,10 +158,15 @@ impl Tls {
             seen.complete(negotiated::names(&tls), alpn.as_deref(), resumed, client.clone());
         }
         let tls_seen = seen.map(Box::new);
+        let asked = misbehaviour.map(|one| Box::new(one.asked));
         match Records::take_over(tls) {
-            Ok(records) => {
-                Ok(Carried { stream: TlsStream::new(wire, records), client, alpn, tls: tls_seen })
-            }
+            Ok(records) => Ok(Carried {
+                stream: TlsStream::new(wire, records),
+                client,
+                alpn,
+                tls: tls_seen,
+                asked,
+            }),
             Err(error) => Err(refuse(wire, &io::Error::other(error), &offer)),
         }
     }

@@ -174,6 +174,9 @@ fn flag_of(setting: Setting) -> Option<&'static str> {
         Setting::ProxyProtocol => "--proxy-protocol",
         Setting::ProxyFrom => "--proxy-from",
         Setting::Facts => "--facts",
+        Setting::Faults => "--fault",
+        Setting::FaultsByRequest => "--fault-by-request",
+        Setting::FaultCa => "--fault-ca",
         _ => return None,
     })
 }

@@ -5,7 +5,10 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
@@ -103,6 +106,32 @@ impl Stream for TcpStream {
         // its descriptor open. This one does, and the replacement is an unsafe function.
         #[expect(deprecated)]
         Ok(TcpStream(AsyncFd::with_interest(stream, interest)?))
+    }
+
+    /// With a TCP_NOTSENT_LOWAT of 1, a socket is writable only when it has nothing unsent.
+    fn has_sent_all(&self) -> bool {
+        let socket = self.0.get_ref();
+        if SockRef::from(socket).set_tcp_notsent_lowat(1).is_err() {
+            return true;
+        }
+        let mut polled = [PollFd::new(socket, PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // An error of the socket is reported, too, and then nothing can be sent.
+        poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+
+    fn reset_on_drop(&self) {
+        let _ = SockRef::from(self.0.get_ref()).set_linger(Some(Duration::ZERO));
+    }
+
+    fn poll_peer_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Ok(mut ready) = ready!(self.0.poll_read_ready(cx)) else { return Poll::Ready(()) };
+            if ready.ready().is_read_closed() {
+                return Poll::Ready(());
+            }
+            ready.clear_ready();
+        }
     }
 
     fn facts(&self) -> SocketFacts {

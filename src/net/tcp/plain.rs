@@ -2,6 +2,9 @@
 
 use std::io;
 use std::net;
+use std::time::Duration;
+
+use socket2::SockRef;
 
 pub(crate) use tokio::net::TcpListener;
 use tokio::net::TcpStream;
@@ -13,6 +16,10 @@ impl Stream for TcpStream {
 
     fn attach(stream: net::TcpStream) -> io::Result<Self> {
         TcpStream::from_std(stream)
+    }
+
+    fn reset_on_drop(&self) {
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 
     fn facts(&self) -> SocketFacts {

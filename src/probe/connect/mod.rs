@@ -25,11 +25,11 @@ pub use proxy::{ProxyHeader, ProxyKind};
 
 use super::first_bytes::FirstBytes;
 use super::link::{ByteStream, Link};
-use super::pace::later;
 use super::tls::{ClientTls, TlsFacts};
 use super::{Endpoint, ProbeError, Target};
 use crate::address::Address;
 use crate::config::Protocol;
+use crate::pace::later;
 use race::Attempts;
 
 /// How long several UDP addresses have to answer before the first of them is taken unheard.

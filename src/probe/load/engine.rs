@@ -16,10 +16,10 @@ use super::expiry::Expiry;
 use super::ready::{Ready, Slot};
 use super::schedule::Schedule;
 use crate::causes::{self, Peer};
+use crate::pace::{Pace, later};
 use crate::probe::datagrams::is_refusal;
 use crate::probe::exchange::{Ended, Exchange};
 use crate::probe::link::{Inbox, Link};
-use crate::probe::pace::{Pace, later};
 use crate::probe::payload::Payloads;
 use crate::probe::{Summary, Times};
 

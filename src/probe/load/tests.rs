@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::engine::{Engine, Orders, Plan};
 use super::ready::Ready;
 use super::schedule::{Schedule, Share};
+use crate::pace::Pace;
 use crate::probe::link::Link;
-use crate::probe::pace::Pace;
 use crate::probe::payload::Payloads;
 use crate::probe::{Messages, Summary};
 

@@ -26,10 +26,10 @@ use super::engine::{Counts, Engine, Orders, Plan};
 use super::ready::Ready;
 use super::schedule::{Schedule, Share};
 use crate::config::Protocol;
+use crate::pace::{Pace, later};
 use crate::probe::connect::connect;
 use crate::probe::exchange::CLOSE_TIMEOUT;
 use crate::probe::link::Link;
-use crate::probe::pace::{Pace, later};
 use crate::probe::payload::Payloads;
 use crate::probe::{Connected, Probe, ProbeError, Summary, Times};
 

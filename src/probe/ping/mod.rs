@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::session::{End, Session};
 use super::connect::{connect, proxy_header};
 use super::link::Link;
-use super::pace::later;
 use super::payload::Payloads;
 use super::{Connected, Event, Probe, ProbeError, Summary, ignore};
+use crate::pace::later;
 
 /// The time from one attempt to connect again to the next.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use super::Run;
 use crate::causes::{self, Peer};
 use crate::config::Protocol;
+use crate::pace::{Pace, later};
 use crate::probe::datagrams::is_refusal;
 use crate::probe::exchange::{CLOSE_TIMEOUT, Ended, Exchange};
 use crate::probe::link::{Inbox, Link};
-use crate::probe::pace::{Pace, later};
 use crate::probe::{Event, Oddity, ProbeError, Reply};
 
 /// How long to listen after the last reply, so that duplicates of it are counted.

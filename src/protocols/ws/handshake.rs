@@ -242,6 +242,11 @@ fn facts_response(facts: &str) -> Response<Bytes> {
     response
 }
 
+/// A response of another module that refuses a request.
+pub(super) fn error(status: StatusCode, why: String) -> Response<Bytes> {
+    Refusal { status, why, field: None }.into()
+}
+
 /// The response to a stream beyond the connection limit.
 pub(crate) fn full() -> Response<Bytes> {
     let why = "the limit on connections is reached".to_owned();

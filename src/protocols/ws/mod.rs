@@ -2,6 +2,7 @@
 //! WebSocket (RFC 6455 section 4.2); over HTTP/2 each stream can become one (`http2.rs`).
 
 mod deflate;
+mod faults;
 mod fields;
 mod handshake;
 mod http2;
@@ -10,16 +11,19 @@ mod settings;
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::{poll_fn, ready};
+use std::future::{pending, poll_fn, ready};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::Either;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body;
+use hyper::http::request::Parts;
 use hyper::http::{StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -34,6 +38,7 @@ use crate::connection::{
 };
 use crate::echo::{Carrier, Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
 use crate::facts::{HttpSeen, Seen};
+use crate::faults::Misbehaving;
 use crate::net::Stream;
 use crate::transport::{self, Carried, Carrying, Replay, Transport};
 use http2::Http2;
@@ -64,7 +69,7 @@ impl<S: Stream, T: Transport<S>> Handshake<S> for WebSocket<T> {
                 Carrying::Done(stream, early) => (Carried::plain(stream), early),
                 Carrying::Handshake(carrying) => (carrying.await?, Vec::new()),
             };
-            let Carried { stream, client, alpn, tls } = carried;
+            let Carried { stream, client, alpn, tls, .. } = carried;
             let seen = seen.map(|seen| Box::new(seen.over_tls(tls)));
             let beginning = Replay::begins_with(stream, early, PREFACE).await;
             let (stream, is_http2) =
@@ -116,7 +121,7 @@ fn answer(status: &str, why: &str) -> Vec<u8> {
 /// connection error (RFC 7301 section 3.2, RFC 9113 section 3.2).
 fn refuse<S>(stream: Replay<S>, why: &str, answer: Vec<u8>) -> Refused
 where
-    S: Carrier + Send + 'static,
+    S: Carrier + Misbehaving + Send + 'static,
 {
     let (stream, read) = stream.into_parts();
     let (why, answer) = match read.is_empty() {
@@ -138,7 +143,7 @@ async fn upgrade<S>(
     seen: Option<Box<Seen>>,
 ) -> Result<StreamEcho<S, Frames>, Refused>
 where
-    S: Carrier + Send + 'static,
+    S: Carrier + Misbehaving + Send + 'static,
 {
     let first = stream.first();
     if first == Some(TLS_HANDSHAKE) {
@@ -150,9 +155,9 @@ where
     // is one.
     let meter = stream.meter();
     meter.mute(true);
-    let service = service_fn(|request: Request<body::Incoming>| {
-        meter.mute(false);
-        let (head, _body) = request.into_parts();
+    let control = stream.get_ref().control();
+    let is_stalled = AtomicBool::new(false);
+    let answer = |head: Parts| {
         let uri = head.uri.clone();
         let http =
             record.as_ref().map(|record| HttpSeen::of(&head, Some(record.bytes().as_slice())));
@@ -163,8 +168,30 @@ where
             log_opened(connection, Version::HTTP_11, uri.path(), agreed, settings);
         }
         let opened = agreed.map(|agreed| (agreed, write.map(|write| write())));
-        let _ = answered.set((response.status(), opened));
-        ready(Ok::<_, Infallible>(response.map(Full::new)))
+        (response, opened)
+    };
+    let service = service_fn(|request: Request<body::Incoming>| {
+        meter.mute(false);
+        let (head, _body) = request.into_parts();
+        let response = match faults::apply(control.as_deref(), head) {
+            faults::Request::Answered(head) => Some(answer(head)),
+            faults::Request::Refused(response) => Some((response, None)),
+            faults::Request::Stalled => {
+                is_stalled.store(true, Ordering::Relaxed);
+                None
+            }
+        };
+        let response = response.map(|(response, opened)| {
+            if let Some(control) = &control {
+                control.answered(opened.is_some());
+            }
+            let _ = answered.set((response.status(), opened));
+            response.map(Full::new)
+        });
+        match response {
+            Some(response) => Either::Left(ready(Ok::<_, Infallible>(response))),
+            None => Either::Right(pending()),
+        }
     });
     let mut http1 = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
@@ -173,12 +200,21 @@ where
         // the FIN has come by the time that the request is read.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
-    let served = poll_fn(|cx| http1.poll_without_shutdown(cx)).await;
+    let served = poll_fn(|cx| match http1.poll_without_shutdown(cx) {
+        Poll::Pending if is_stalled.load(Ordering::Relaxed) => Poll::Ready(Ok(())),
+        served => served,
+    });
+    let served = served.await;
     let parts = http1.into_parts();
-    let (stream, rest) = parts.io.into_inner().into_parts();
+    let (mut stream, rest) = parts.io.into_inner().into_parts();
+    if is_stalled.load(Ordering::Relaxed) {
+        let end = End::OnPurpose("stalled on purpose in the place of a response".to_owned());
+        return Err(transport::hold(stream, end, &settings.sessions));
+    }
     if let (Ok(()), Some((_, Some((agreed, facts))))) = (&served, answered.get()) {
         let mut input = Vec::from(parts.read_buf);
         input.extend(rest);
+        stream.begin_frames();
         return Ok(open(stream, agreed, settings, &input, facts.as_deref()));
     }
     let unheard = match (&served, answered.get()) {

@@ -9,6 +9,7 @@ use tracing::info;
 use super::handshake::{Agreed, Answers};
 use crate::connection::{Connection, Sessions, shows};
 use crate::echo::{Frames, StreamEcho};
+use crate::faults::Faults;
 
 /// A request's head may have this many bytes; with more, the response is 431.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -25,6 +26,8 @@ pub(crate) struct Settings {
     /// Whether each client can ask what the server saw of it, and is told first on a WebSocket.
     pub(crate) shows_facts: bool,
     pub(crate) sessions: Arc<Sessions>,
+    /// What is done wrong on purpose, if anything is.
+    pub(crate) faults: Option<Arc<Faults>>,
 }
 
 /// The WebSocket on `stream`, whose handshake is done and has read `early_input` past its own end.

@@ -11,6 +11,7 @@ use tokio_rustls::rustls::{AlertDescription, Error};
 use super::record::{self, Breach, MAX_PLAINTEXT, Opened, Records};
 use super::wire::Wire;
 use crate::echo::{Carrier, LowerStream, yield_turn};
+use crate::faults::Misbehaving;
 
 /// What one write takes: it leaves in one system call, and is all that the connection holds if the
 /// client stops reading.
@@ -255,7 +256,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for TlsStream<S> {
+impl<S: LowerStream + AsyncWrite> Misbehaving for TlsStream<S> {}
+
+impl<S: LowerStream + AsyncWrite> Carrier for TlsStream<S> {
     fn lower(&mut self) -> &mut dyn LowerStream {
         &mut self.wire
     }

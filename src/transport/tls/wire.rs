@@ -203,8 +203,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin + Send> LowerStream for Wire<S> {
+impl<S: LowerStream + AsyncWrite> LowerStream for Wire<S> {
     fn held(&self, _is_flushed: bool) -> usize {
         self.buffer.capacity() + self.unsent.capacity()
+    }
+
+    fn has_sent_all(&self) -> bool {
+        self.unsent.is_empty() && self.io.has_sent_all()
+    }
+
+    fn reset_on_drop(&mut self) {
+        self.io.reset_on_drop();
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_shutdown(cx)
+    }
+
+    fn poll_peer_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_peer_end(cx)
     }
 }

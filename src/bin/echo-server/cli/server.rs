@@ -9,12 +9,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use echo_server::{
-    Cidr, ClientAuth, Config, Credentials, Identity, Listen, Protocol, Source, TlsVersion,
+    Cidr, ClientAuth, Config, Credentials, FaultGroup, Identity, Listen, Protocol, Source,
+    TlsVersion,
 };
 
 use super::values::{
     Host, ListenerArg, parse_alpn, parse_buffer_size, parse_mode, parse_number, parse_origin,
-    parse_size, parse_time, parse_token,
+    parse_pair, parse_size, parse_time, parse_token,
 };
 use super::{LogFormat, LogOptions, Options};
 
@@ -33,6 +34,8 @@ pub(super) struct ServerArgs {
     udp: Udp,
     #[command(flatten)]
     proxies: Proxies,
+    #[command(flatten)]
+    faults: Faults,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
@@ -377,6 +380,47 @@ impl Served {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Faults on purpose")]
+struct Faults {
+    /// Misbehave: delay, jitter, rate, slice, corrupt, drop, burst, duplicate, reorder, reset, close,
+    /// truncate, stall, handshake, certificate, upgrade, ws-close, ws-mask, ws-utf8; docs/faults.md
+    /// explains them [all protocols, unless PROTOCOL: stands in front]
+    #[arg(long, value_name = "[PROTOCOL:]ITEM[=VALUE],...", value_delimiter = ';')]
+    fault: Vec<FaultGroup>,
+
+    /// The seed of what faults leave to chance; the same gives the same faults again [random, and
+    /// logged at start]
+    #[arg(long, value_name = "N", value_parser = parse_number::<u64>)]
+    fault_seed: Option<u64>,
+
+    /// Misbehave as clients ask: by the query of a URL, /?delay=200ms&close=1011, or the TLS server
+    /// name, expired.localhost
+    #[arg(long)]
+    fault_by_request: bool,
+
+    /// The longest time that a client can ask for
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    fault_max_delay: Duration,
+
+    /// The CA that signs certificates with faults, and its key, so that clients which trust it see
+    /// only the fault [one that nobody knows, made at start]
+    #[arg(long, value_name = "CERT[,KEY]", value_parser = parse_pair)]
+    fault_ca: Option<Credentials>,
+}
+
+impl Faults {
+    fn configure(self, config: Config) -> Config {
+        config.faults(|faults| {
+            faults.groups = self.fault;
+            faults.seed = self.fault_seed;
+            faults.by_request = self.fault_by_request;
+            faults.max_delay = self.fault_max_delay;
+            faults.ca = self.fault_ca;
+        })
+    }
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct Limits {
     /// Maximum number of connections at a time; 0: no limit [90% of the descriptor limit]
@@ -509,7 +553,8 @@ impl TryFrom<ServerArgs> for Options {
     type Error = String;
 
     fn try_from(args: ServerArgs) -> Result<Options, String> {
-        let ServerArgs { listeners, tls, websocket, udp, proxies, limits, process, log } = args;
+        let ServerArgs { listeners, tls, websocket, udp, proxies, faults, limits, process, log } =
+            args;
         let mut config = Config::new().buffer_size(process.buffer_size);
         (config.listeners, config.unix_mode) = listeners.listen();
         config = tls.configure(config)?;
@@ -517,7 +562,7 @@ impl TryFrom<ServerArgs> for Options {
             settings.subprotocols = websocket.ws_subprotocol;
             settings.origins = websocket.ws_origin;
         });
-        config = proxies.configure(udp.configure(config))?;
+        config = faults.configure(proxies.configure(udp.configure(config))?);
         config = limits.configure(websocket.ws_ping_interval, config);
         if process.admin.len() > 1 {
             return Err("--admin: it was given more than once, and has one address".to_owned());

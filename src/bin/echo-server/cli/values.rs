@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use echo_server::ListenAddress;
+use echo_server::{Credentials, ListenAddress, Source};
 use hyper::header::HeaderName;
 
 /// The ADDR of a listener flag.
@@ -186,6 +186,15 @@ pub(super) fn parse_buffer_size(text: &str) -> Result<usize, String> {
     match size.0 {
         1..=MAX => Ok(size.0 as usize),
         _ => Err("must be from 1 byte to 64MiB".to_owned()),
+    }
+}
+
+/// A certificate and its key, which are in one file or in two.
+pub(super) fn parse_pair(text: &str) -> Result<Credentials, String> {
+    let (chain, key) = text.split_once(',').unwrap_or((text, text));
+    match chain.is_empty() || key.is_empty() || key.contains(',') {
+        false => Ok(Credentials::new(Source::file(chain), Source::file(key))),
+        true => Err("expected CERT,KEY, like ca.pem,ca-key.pem, or one file with both".to_owned()),
     }
 }
 

@@ -1,5 +1,5 @@
-//! A timer that is more precise than tokio's, which has a resolution of a millisecond: at many
-//! messages a second that error would be most of what is measured.
+//! A timer that is more precise than tokio's, which has a resolution of a millisecond: that error
+//! would be most of what a probe measures at many messages a second, and of a short delay on purpose.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -8,21 +8,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// `at` plus `time`, but at most 30 years, so that it does not overflow.
-pub(super) fn later(at: Instant, time: Duration) -> Instant {
+pub(crate) fn later(at: Instant, time: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
     at + time.min(FAR)
 }
 
 /// Wakes its task at a given instant, again and again.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     timer: Timer,
     armed: Option<Instant>,
     #[cfg(test)]
-    pub(super) arms: usize,
+    pub(crate) arms: usize,
 }
 
 impl Pace {
-    pub(super) fn new() -> io::Result<Pace> {
+    pub(crate) fn new() -> io::Result<Pace> {
         Ok(Pace {
             timer: Timer::new()?,
             armed: None,
@@ -32,7 +32,7 @@ impl Pace {
     }
 
     /// Ready from `at` on. The task is woken then.
-    pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
+    pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
         if Instant::now() >= at {
             return Poll::Ready(());
         }

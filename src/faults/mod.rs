@@ -1,0 +1,113 @@
+//! Faults on purpose: what each connection does wrong, and when. Nothing here runs unless faults
+//! are configured; then listeners have other types (`transport::WithFaults`).
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `plan` | the faults of one connection |
+//! | `chance` | everything that is left to chance |
+//! | `alarms` | timers that are exact to less than a millisecond |
+//! | `line` | bytes on their way: delay, rate, slices |
+//! | `frames` | WebSocket frames on their way: masks, bad text, where a Close frame fits |
+//! | `corruption` | flipped bits |
+//! | `stream` | a stream that misbehaves |
+//! | `request` | faults that a client asks for |
+
+mod alarms;
+mod chance;
+mod corruption;
+mod frames;
+mod line;
+mod plan;
+mod request;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub(crate) use alarms::{Alarm, Alarms};
+pub(crate) use chance::Chance;
+pub(crate) use plan::Plan;
+pub(crate) use request::{of_query, of_server_name};
+pub(crate) use stream::{Control, Faulty, Misbehaving, STALL_LINGER};
+
+use crate::config::{Fault, FaultGroup, FaultPolicy, Protocol};
+use crate::connection::Connection;
+
+/// What a server does wrong on purpose.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    seed: u64,
+    groups: Vec<FaultGroup>,
+    /// The longest time that clients can ask for, if they can ask for faults at all.
+    by_request: Option<Duration>,
+    /// One for each worker.
+    alarms: Vec<Arc<Alarms>>,
+    counts: [[AtomicU64; Fault::NAMES.len()]; Protocol::ALL.len()],
+}
+
+impl Faults {
+    /// The faults of `policy`; `None` if there are none. `alarms` has one for each worker.
+    pub(crate) fn new(policy: &FaultPolicy, seed: u64, alarms: Vec<Arc<Alarms>>) -> Self {
+        Faults {
+            seed,
+            groups: policy.groups.clone(),
+            by_request: policy.by_request.then_some(policy.max_delay),
+            alarms,
+            counts: Default::default(),
+        }
+    }
+
+    /// Whether connections of `protocol` may have faults.
+    pub(crate) fn concern(&self, protocol: Protocol) -> bool {
+        let is_on = |group: &FaultGroup| group.protocol.is_none_or(|one| one == protocol);
+        let can_ask =
+            self.by_request.is_some() && !matches!(protocol, Protocol::Tcp | Protocol::Udp);
+        can_ask || self.groups.iter().any(is_on)
+    }
+
+    /// The longest time that clients can ask for, if they can ask for faults.
+    pub(crate) fn by_request(&self) -> Option<Duration> {
+        self.by_request
+    }
+
+    /// What `connection` does wrong.
+    pub(crate) fn plan(&self, connection: &Connection) -> Plan {
+        self.plan_of(connection.protocol, connection.number)
+    }
+
+    /// What the connection or flow `number` of `protocol` does wrong.
+    pub(crate) fn plan_of(&self, protocol: Protocol, number: u64) -> Plan {
+        let chance = self.chance(protocol, number).about("share");
+        let mut plan = Plan::default();
+        for (at, group) in (0..).zip(&self.groups) {
+            if group.protocol.is_none_or(|one| one == protocol) && chance.happens(at, group.share) {
+                plan.extend(&group.faults);
+            }
+        }
+        plan
+    }
+
+    /// What is left to chance in the connection or flow `number` of `protocol`.
+    pub(crate) fn chance(&self, protocol: Protocol, number: u64) -> Chance {
+        Chance::of(self.seed, protocol as u64, number)
+    }
+
+    /// An alarm on a worker.
+    pub(crate) fn alarm(&self, worker: u16) -> Alarm {
+        Alarm::of(&self.alarms[usize::from(worker) % self.alarms.len()])
+    }
+
+    /// Counts that a fault was done.
+    pub(crate) fn count(&self, protocol: Protocol, name: &str, times: u64) {
+        if let Some(at) = Fault::NAMES.iter().position(|other| *other == name) {
+            self.counts[protocol as usize][at].fetch_add(times, Ordering::Relaxed);
+        }
+    }
+
+    /// How often each fault that was done was done, with its name.
+    pub(crate) fn counts(&self, protocol: Protocol) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.counts[protocol as usize].iter().zip(Fault::NAMES);
+        counts.map(|(count, name)| (name, count.load(Ordering::Relaxed)))
+    }
+}
