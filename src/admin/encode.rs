@@ -83,7 +83,7 @@ struct Collected {
 impl Collector for Collected {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families::new(encoder);
-        let Snapshot { protocols, refused, tls, udp } = self.metrics.snapshot();
+        let Snapshot { protocols, refused, tls, udp, faults } = self.metrics.snapshot();
         families.connections(&protocols, &refused)?;
         families.traffic(&protocols)?;
         if let Some(tls) = &tls {
@@ -91,6 +91,9 @@ impl Collector for Collected {
         }
         if let Some(udp) = &udp {
             families.udp(udp)?;
+        }
+        if !faults.is_empty() {
+            families.faults(&faults)?;
         }
         families.build()?;
         self.process.encode(&mut families)

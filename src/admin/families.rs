@@ -125,6 +125,16 @@ impl Families<'_> {
         self.counter(name, help, udp.overflowed)
     }
 
+    pub(super) fn faults(&mut self, faults: &[(Protocol, &'static str, u64)]) -> fmt::Result {
+        let help = "Faults that were done on purpose";
+        let mut family = self.family("echo_faults", help, MetricType::Counter)?;
+        for (protocol, fault, count) in faults {
+            let labels = [("protocol", protocol.name()), ("fault", *fault)];
+            counter(&mut family, &labels, *count)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn build(&mut self) -> fmt::Result {
         let help = "The version of the server, and what it was built for";
         let mut family = self.family("echo_build_info", help, MetricType::Gauge)?;

@@ -15,13 +15,15 @@ pub(crate) struct Seen {
     proxy: Option<Box<Proxy>>,
     /// As JSON: an HTTP/2 connection tells it once for each stream.
     tls: Option<String>,
+    /// What is done wrong on purpose.
+    faults: Option<String>,
 }
 
 impl Seen {
     /// What is to be seen of a connection before its handshake. It takes the PROXY header.
     pub(crate) fn of<S: Stream>(incoming: &mut Incoming<S>, connection: Connection) -> Self {
         let socket = incoming.stream.facts();
-        Seen { connection, socket, proxy: incoming.proxy.take(), tls: None }
+        Seen { connection, socket, proxy: incoming.proxy.take(), tls: None, faults: None }
     }
 
     /// The same, with what the TLS handshake showed.
@@ -29,13 +31,23 @@ impl Seen {
         Seen { tls: tls.map(|tls| tls.to_json()), ..self }
     }
 
+    /// The same, with what is done wrong on purpose.
+    pub(crate) fn with_faults(self, faults: Option<String>) -> Self {
+        Seen { faults, ..self }
+    }
+
     /// One line of JSON, without its end. `http` is the request.
     pub(crate) fn to_json(&self, http: Option<&HttpSeen>) -> String {
-        self.to_json_of(self.connection, http)
+        self.to_json_of(self.connection, self.faults.as_deref(), http)
     }
 
     /// The same of another connection that this one carries: an HTTP/2 stream.
-    pub(crate) fn to_json_of(&self, connection: Connection, http: Option<&HttpSeen>) -> String {
+    pub(crate) fn to_json_of(
+        &self,
+        connection: Connection,
+        faults: Option<&str>,
+        http: Option<&HttpSeen>,
+    ) -> String {
         let Connection { protocol, number, peer, .. } = connection;
         // humantime panics at a time before 1970, which a clock that was never set may show.
         let now = SystemTime::now().max(SystemTime::UNIX_EPOCH);
@@ -52,6 +64,7 @@ impl Seen {
             facts.put_written("unix", &unix.end());
         }
         facts.put_some("local", &self.socket.local.as_ref().map(ToString::to_string));
+        facts.put_some("faults", &faults);
         if let Some(proxy) = &self.proxy {
             facts.put_written("proxy", &proxy::to_json(proxy));
         }

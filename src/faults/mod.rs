@@ -28,10 +28,11 @@ use std::time::Duration;
 pub(crate) use alarms::{Alarm, Alarms};
 pub(crate) use chance::Chance;
 pub(crate) use plan::Plan;
-pub(crate) use request::{of_query, of_server_name};
+use request::of_query;
+pub(crate) use request::of_server_name;
 pub(crate) use stream::{Control, Faulty, Misbehaving, STALL_LINGER};
 
-use crate::config::{Fault, FaultGroup, FaultPolicy, Protocol};
+use crate::config::{Fault, FaultError, FaultGroup, FaultPolicy, Protocol};
 use crate::connection::Connection;
 
 /// What a server does wrong on purpose.
@@ -66,6 +67,16 @@ impl Faults {
         can_ask || self.groups.iter().any(is_on)
     }
 
+    /// What `protocol` does wrong, on one line for people.
+    pub(crate) fn shown(&self, protocol: Protocol) -> String {
+        let of_protocol = |group: &&FaultGroup| group.protocol.is_none_or(|one| one == protocol);
+        let groups = self.groups.iter().filter(of_protocol);
+        // The protocol is known.
+        let shown = groups.map(|group| FaultGroup { protocol: None, ..group.clone() }.to_string());
+        let by_request = self.by_request.map(|_| "what a request asks for".to_owned());
+        shown.chain(by_request).collect::<Vec<_>>().join("; ")
+    }
+
     /// The longest time that clients can ask for, if they can ask for faults.
     pub(crate) fn by_request(&self) -> Option<Duration> {
         self.by_request
@@ -88,6 +99,14 @@ impl Faults {
         plan
     }
 
+    /// What a request with this query asks for, if clients can ask.
+    ///
+    /// # Errors
+    /// There cannot be such faults.
+    pub(crate) fn ask(&self, protocol: Protocol, query: Option<&str>) -> Result<Plan, FaultError> {
+        self.by_request.map_or(Ok(Plan::default()), |most| of_query(query, protocol, most))
+    }
+
     /// What is left to chance in the connection or flow `number` of `protocol`.
     pub(crate) fn chance(&self, protocol: Protocol, number: u64) -> Chance {
         Chance::of(self.seed, protocol as u64, number)
@@ -105,9 +124,19 @@ impl Faults {
         }
     }
 
-    /// How often each fault that was done was done, with its name.
-    pub(crate) fn counts(&self, protocol: Protocol) -> impl Iterator<Item = (&'static str, u64)> {
+    /// How often each fault was done on `protocol`: of those that are configured for it, and of
+    /// those that were done.
+    pub(crate) fn counts(&self, protocol: Protocol) -> Vec<(Protocol, &'static str, u64)> {
+        let is_configured = |name: &str| {
+            self.groups.iter().any(|group| {
+                group.protocol.is_none_or(|one| one == protocol)
+                    && group.faults.iter().any(|fault| fault.name() == name)
+            })
+        };
         let counts = self.counts[protocol as usize].iter().zip(Fault::NAMES);
-        counts.map(|(count, name)| (name, count.load(Ordering::Relaxed)))
+        counts
+            .map(|(count, name)| (protocol, name, count.load(Ordering::Relaxed)))
+            .filter(|(_, name, count)| *count > 0 || is_configured(name))
+            .collect()
     }
 }

@@ -13,7 +13,7 @@ use super::corruption::Corruption;
 use super::frames::{self, Frames};
 use super::line::Line;
 use super::plan::Ending;
-use super::{Alarm, Chance, Faults, Plan, of_query};
+use super::{Alarm, Chance, Faults, Plan};
 use crate::config::{Fault, FaultError, When};
 use crate::connection::{Connection, Sessions, Stage};
 use crate::echo::{Carrier, LowerStream, OnPurpose};
@@ -134,10 +134,7 @@ impl Control {
     /// # Errors
     /// There cannot be such faults.
     pub(crate) fn ask(&self, query: Option<&str>) -> Result<(&Plan, Plan), FaultError> {
-        let asked = match self.faults.by_request() {
-            Some(most) => of_query(query, self.connection.protocol, most)?,
-            None => Plan::default(),
-        };
+        let asked = self.faults.ask(self.connection.protocol, query)?;
         self.request().asked = asked.clone();
         Ok((&self.planned, asked))
     }

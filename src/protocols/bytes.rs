@@ -5,6 +5,7 @@ use futures::FutureExt;
 use crate::connection::{Connection, Handshake, Incoming, Opened, Opening};
 use crate::echo::StreamEcho;
 use crate::facts::Seen;
+use crate::faults::Misbehaving;
 use crate::net::Stream;
 use crate::transport::{Carried, Carrying, Transport};
 
@@ -26,17 +27,21 @@ impl<S: Stream, T: Transport<S>> Handshake<S> for Bytes<T> {
         let seen = self.shows_facts.then(|| Seen::of(&mut incoming, connection));
         match self.transport.carry(incoming, connection) {
             Carrying::Done(stream, early) => {
+                let planned = stream.planned();
                 let mut echo = StreamEcho::new(stream, buffer_size);
                 if let Some(seen) = seen {
-                    echo = echo.with_greeting(line(&seen));
+                    echo = echo.with_greeting(line(&seen.with_faults(planned)));
                 }
                 Opening::Done(Opened::new(echo.with_early_input(early), None))
             }
             Carrying::Handshake(carrying) => {
-                let opened = move |Carried { stream, client, tls, .. }: Carried<_>| {
+                let opened = move |carried: Carried<T::Carried>| {
+                    let Carried { stream, client, tls, .. } = carried;
+                    let planned = stream.planned();
                     let mut echo = StreamEcho::new(stream, buffer_size);
                     if let Some(seen) = seen {
-                        echo = echo.with_greeting(line(&seen.over_tls(tls)));
+                        let seen = seen.over_tls(tls).with_faults(planned);
+                        echo = echo.with_greeting(line(&seen));
                     }
                     Opened::new(echo, client)
                 };

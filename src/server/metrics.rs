@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::Protocol;
 use crate::connection::{Counts, Reading, Reason, Refusal};
 use crate::echo::{Rules, Unanswered};
+use crate::faults::Faults;
 use crate::protocols::udp::KernelDrops;
 use crate::tls::TlsSettings;
 
@@ -39,6 +40,7 @@ pub(super) struct Sources {
     pub(super) rules: Arc<Rules>,
     /// Of each UDP address.
     pub(super) drops: Vec<Arc<KernelDrops>>,
+    pub(super) faults: Option<Arc<Faults>>,
 }
 
 /// What a server has counted since it was bound. Counts only grow.
@@ -53,6 +55,10 @@ pub struct Snapshot {
     pub tls: Option<TlsSnapshot>,
     /// `None` if UDP is not served.
     pub udp: Option<UdpSnapshot>,
+    /// Faults that were done on purpose, by protocol and name: those that are configured, and those
+    /// that clients have asked for. Corrupt bytes and datagrams count one by one, everything else
+    /// for each connection.
+    pub faults: Vec<(Protocol, &'static str, u64)>,
 }
 
 /// The counts of one protocol.
@@ -133,7 +139,12 @@ impl Metrics {
     /// Adds up all counts. It takes a look at each open connection, and on Linux reads the kernel's
     /// table of UDP sockets.
     pub fn snapshot(&self) -> Snapshot {
-        let Sources { counts, protocols, tls, rules, drops } = &*self.sources;
+        let Sources { counts, protocols, tls, rules, drops, faults } = &*self.sources;
+        let of_faults = |faults: &Arc<Faults>| -> Vec<_> {
+            let of = |protocol: &Protocol| faults.counts(*protocol);
+            protocols.iter().flat_map(of).collect()
+        };
+        let faults = faults.as_ref().map(of_faults).unwrap_or_default();
         let protocols: Vec<_> = protocols
             .iter()
             .map(|protocol| ProtocolSnapshot::of(*protocol, &counts.read(*protocol)))
@@ -145,7 +156,7 @@ impl Metrics {
             overflowed: drops.iter().map(|drops| drops.read()).sum(),
         });
         let tls = tls.as_ref().map(|settings| TlsSnapshot::of(settings, counts));
-        Snapshot { protocols, refused, tls, udp }
+        Snapshot { protocols, refused, tls, udp, faults }
     }
 }
 

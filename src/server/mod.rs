@@ -202,6 +202,7 @@ impl Server {
                 tls: self.tls.clone(),
                 rules: Arc::clone(&self.datagram_rules),
                 drops: self.datagrams.iter().map(Udp::drops).collect(),
+                faults: self.faults.as_ref().map(FaultInjection::faults),
             })
         });
         Metrics::new(Arc::clone(sources))

@@ -94,8 +94,9 @@ impl Starter {
         if !is_for_http {
             return self.accept(protocol, listener, Bytes { transport, buffer_size, shows_facts });
         }
+        let shown = self.faults(protocol).map(|faults| faults.shown(protocol));
         let settings = Settings {
-            answers: Answers::new(&self.config.websocket),
+            answers: Answers::new(&self.config.websocket, shown),
             buffer_size,
             shows_facts,
             sessions: Arc::clone(&self.sessions),

@@ -39,6 +39,8 @@ pub(crate) type Facts<'a> = Option<&'a dyn Fn() -> String>;
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
     policy: Arc<WebSocketPolicy>,
+    /// What the server does wrong on purpose, for the page.
+    faults: Option<Arc<str>>,
 }
 
 /// Why a request does not open a WebSocket.
@@ -51,8 +53,8 @@ struct Refusal {
 }
 
 impl Answers {
-    pub(crate) fn new(policy: &WebSocketPolicy) -> Self {
-        Answers { policy: Arc::new(policy.clone()) }
+    pub(crate) fn new(policy: &WebSocketPolicy, faults: Option<String>) -> Self {
+        Answers { policy: Arc::new(policy.clone()), faults: faults.map(Arc::from) }
     }
 
     /// The response to the request with this head. `facts` writes what the server saw of it, if its
@@ -138,7 +140,7 @@ impl Answers {
             return Err(wrong_method());
         }
         match (head.uri.path(), facts) {
-            ("/", _) => return Ok((page::response(), None)),
+            ("/", _) => return Ok((page::response(self.faults.as_deref()), None)),
             (facts::PATH, Some(facts)) => {
                 self.check_origin(&head.headers)?;
                 return Ok((facts_response(&facts()), None));

@@ -47,6 +47,9 @@ use settings::{MAX_HEAD, log_opened, open};
 /// A request may have this many fields; with more, the response is 431.
 const MAX_FIELDS: usize = 100;
 
+/// The end of a request that gets no response.
+const STALLED: &str = "stalled on purpose in the place of a response";
+
 /// The HTTP/2 connection preface of a client (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -70,7 +73,8 @@ impl<S: Stream, T: Transport<S>> Handshake<S> for WebSocket<T> {
                 Carrying::Handshake(carrying) => (carrying.await?, Vec::new()),
             };
             let Carried { stream, client, alpn, tls, .. } = carried;
-            let seen = seen.map(|seen| Box::new(seen.over_tls(tls)));
+            let planned = stream.planned();
+            let seen = seen.map(|seen| Box::new(seen.over_tls(tls).with_faults(planned)));
             let beginning = Replay::begins_with(stream, early, PREFACE).await;
             let (stream, is_http2) =
                 beginning.map_err(|error| End::Failed(EchoError::Read(error)))?;
@@ -156,7 +160,7 @@ where
     let meter = stream.meter();
     meter.mute(true);
     let control = stream.get_ref().control();
-    let is_stalled = AtomicBool::new(false);
+    let (is_stalled, is_on_purpose) = (AtomicBool::new(false), AtomicBool::new(false));
     let answer = |head: Parts| {
         let uri = head.uri.clone();
         let http =
@@ -175,7 +179,10 @@ where
         let (head, _body) = request.into_parts();
         let response = match faults::apply(control.as_deref(), head) {
             faults::Request::Answered(head) => Some(answer(head)),
-            faults::Request::Refused(response) => Some((response, None)),
+            faults::Request::Refused(response) => {
+                is_on_purpose.store(true, Ordering::Relaxed);
+                Some((response, None))
+            }
             faults::Request::Stalled => {
                 is_stalled.store(true, Ordering::Relaxed);
                 None
@@ -208,7 +215,7 @@ where
     let parts = http1.into_parts();
     let (mut stream, rest) = parts.io.into_inner().into_parts();
     if is_stalled.load(Ordering::Relaxed) {
-        let end = End::OnPurpose("stalled on purpose in the place of a response".to_owned());
+        let end = End::OnPurpose(STALLED.to_owned());
         return Err(transport::hold(stream, end, &settings.sessions));
     }
     if let (Ok(()), Some((_, Some((agreed, facts))))) = (&served, answered.get()) {
@@ -232,6 +239,9 @@ where
                 }
                 None => End::Handshake(HandshakeError::Http(causes::of_http1(&error, first))),
             }
+        }
+        (Ok(()), Some((status, _))) if is_on_purpose.load(Ordering::Relaxed) => {
+            End::OnPurpose(format!("HTTP request answered with {} on purpose", status.as_u16()))
         }
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
         (Ok(()), None) => End::Handshake(HandshakeError::Http(SENT_NOTHING.to_owned())),

@@ -33,9 +33,19 @@ static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("a policy is ASCII")
 });
 
-/// The page as an HTTP response.
-pub(crate) fn response() -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from_static(PAGE.as_bytes()));
+/// Where the page has what the server does wrong on purpose.
+const FAULTS: &str = " data-faults=\"\"";
+
+/// The page as an HTTP response. `faults` are what the server does wrong on purpose.
+pub(crate) fn response(faults: Option<&str>) -> Response<Bytes> {
+    let page = match faults {
+        None => Bytes::from_static(PAGE.as_bytes()),
+        Some(faults) => {
+            let quoted = faults.replace('&', "&amp;").replace('"', "&quot;");
+            PAGE.replacen(FAULTS, &format!(" data-faults=\"{quoted}\""), 1).into()
+        }
+    };
+    let mut response = Response::new(page);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone());
@@ -63,6 +73,14 @@ mod tests {
     #[test]
     fn the_page_is_small() {
         assert!(PAGE.len() < 42_000, "{} bytes", PAGE.len());
+    }
+
+    #[test]
+    fn the_page_has_a_place_for_the_servers_faults() {
+        assert_eq!(PAGE.matches(FAULTS).count(), 1);
+        let page = response(Some("ws-close=1011, \"&\"")).into_body();
+        let page = std::str::from_utf8(&page).unwrap();
+        assert!(page.contains(" data-faults=\"ws-close=1011, &quot;&amp;&quot;\">"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::record::{self, MAX_PLAINTEXT, Records};
 use super::stream::TlsStream;
 use super::wire::Wire;
 use crate::connection::costly::CostlyTurn;
-use crate::echo::{Carrier, Echo, EchoError, Goodbye, Step, StreamEcho};
+use crate::echo::{Carrier, Echo, EchoError, Goodbye, LowerStream, Step, StreamEcho};
 
 /// The server's end of a connection, whose other end is the test.
 #[derive(Clone, Default)]
@@ -55,6 +55,8 @@ impl Near {
         self.0.lock().unwrap()
     }
 }
+
+impl LowerStream for Near {}
 
 impl AsyncRead for Near {
     fn poll_read(

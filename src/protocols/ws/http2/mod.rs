@@ -5,6 +5,7 @@
 //! This uses h2 itself. hyper's upgrade of a stream hides what a session needs: it cannot be reset
 //! with its unsent data, and small DATA frames are limited beyond flow control.
 
+mod faults;
 mod stream;
 
 use std::future::{self, poll_fn};
@@ -18,17 +19,18 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::task::AtomicWaker;
 use h2::server::{self, SendResponse};
-use h2::{Ping, PingPong, RecvStream};
+use h2::{Ping, PingPong, RecvStream, SendStream};
 use hyper::header::{CONTENT_LENGTH, DATE};
+use hyper::http::request::Parts;
 use hyper::http::{StatusCode, Version};
-use hyper::{Request, Response};
+use hyper::{Request, Response, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::handshake::{Agreed, full, has_body, needs_facts};
 use super::settings::{MAX_HEAD, Settings, log_opened, open};
 use crate::causes::{self, Peer};
 use crate::connection::{Admitted, Connection, End, Opened, Opening, Session};
-use crate::echo::{Echo, EchoError, Frames, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
+use crate::echo::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, StreamEcho, Traffic};
 use crate::facts::{self, HttpSeen, Seen};
 use crate::net;
 use crate::transport::{Meter, Replay};
@@ -235,9 +237,8 @@ where
         }
     }
 
-    /// Answers one request. If it opens a WebSocket, a session for the stream starts.
-    fn answer(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        let (head, receiving) = request.into_parts();
+    /// What the response to a request is.
+    fn decide(&self, head: Parts) -> Decided {
         let uri = head.uri.clone();
         let http = self.seen.is_some() && needs_facts(&head.method, &uri);
         let http = http.then(|| HttpSeen::of(&head, None));
@@ -245,6 +246,27 @@ where
         let write = seen.map(|(seen, http)| move || seen.to_json(Some(http)));
         let write = write.as_ref().map(|write| write as &dyn Fn() -> String);
         let (response, agreed) = self.settings.answers.answer(head, write);
+        Decided { response, agreed, uri, http }
+    }
+
+    /// What the server saw of a request for a WebSocket, if its client may know.
+    fn facts(
+        &self,
+        connection: Connection,
+        faults: Option<&str>,
+        http: Option<&HttpSeen>,
+    ) -> Option<String> {
+        let (seen, http) = self.seen.as_deref().zip(http)?;
+        Some(seen.to_json_of(connection, faults, Some(http)))
+    }
+
+    /// Answers one request. If it opens a WebSocket, a session for the stream starts.
+    fn answer(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let (head, receiving) = request.into_parts();
+        if let Some(faults) = &self.settings.faults {
+            return self.misbehave(faults, head, receiving, respond);
+        }
+        let Decided { response, agreed, uri, http } = self.decide(head);
         let Some(agreed) = agreed else {
             return match uri.path() == facts::PATH && response.status() == StatusCode::OK {
                 true => self.tell(receiving, respond, response),
@@ -253,11 +275,12 @@ where
         };
         let Some(admitted) = self.admit_stream() else { return reply(respond, full()) };
         let connection = admitted.connection;
-        let facts = seen.map(|(seen, http)| seen.to_json_of(connection, Some(http)));
+        let facts = self.facts(connection, None, http.as_ref());
         let opened = match respond.send_response(dated(response.map(drop)), false) {
             Ok(sending) => {
                 log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &self.settings);
-                let socket = self.websocket(receiving, sending, &agreed, facts.as_deref());
+                let stream = self.stream(receiving, sending);
+                let socket = open(stream, &agreed, &self.settings, &[], facts.as_deref());
                 Opening::Done(Opened::new(socket, None))
             }
             Err(error) => failed(error),
@@ -292,7 +315,7 @@ where
         head.headers.insert(CONTENT_LENGTH, body.len().into());
         let opened = match respond.send_response(Response::from_parts(head, ()), false) {
             Ok(sending) => {
-                let stream = Http2Stream::new(receiving, sending, Arc::clone(&self.streams));
+                let stream = self.stream(receiving, sending);
                 let told = StreamEcho::new(stream, 1).with_greeting(body.into());
                 Opening::Done(Opened::new(told, None))
             }
@@ -301,16 +324,19 @@ where
         tokio::spawn(Session::of_connection(&self.settings.sessions, admitted, opened));
     }
 
-    fn websocket(
-        &self,
-        receiving: RecvStream,
-        sending: h2::SendStream<Bytes>,
-        agreed: &Agreed,
-        facts: Option<&str>,
-    ) -> StreamEcho<Http2Stream, Frames> {
-        let stream = Http2Stream::new(receiving, sending, Arc::clone(&self.streams));
-        open(stream, agreed, &self.settings, &[], facts)
+    fn stream(&self, receiving: RecvStream, sending: SendStream<Bytes>) -> Http2Stream {
+        Http2Stream::new(receiving, sending, Arc::clone(&self.streams))
     }
+}
+
+/// The response to a request, and what is needed to go on.
+struct Decided {
+    response: Response<Bytes>,
+    /// What was negotiated, if it opens a WebSocket.
+    agreed: Option<Agreed>,
+    uri: Uri,
+    /// What the request showed, if that is wanted as a fact.
+    http: Option<HttpSeen>,
 }
 
 /// The beginning of a session on a stream that has failed.

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{SEND_BUFFER, Streams};
 use crate::echo::{Carrier, LowerStream};
+use crate::faults::Misbehaving;
 
 /// The bytes of one stream, in both directions.
 ///
@@ -112,7 +113,17 @@ fn reset(reason: Option<Reason>) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, why)
 }
 
+impl Misbehaving for Http2Stream {}
+
 impl LowerStream for Http2Stream {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
+    }
+
+    fn poll_peer_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_take(cx)
+    }
+
     fn held(&self, _is_flushed: bool) -> usize {
         let unsent = if self.is_waiting { SEND_BUFFER } else { 0 };
         self.received.capacity() + unsent
