@@ -162,13 +162,11 @@ async fn what_stalls_sends_nothing_and_does_not_end_before_a_drain() {
     for protocol in STREAMS {
         let server = start(protocol, "stall=300").await;
         let mut client = Client::connect(protocol, &server).await;
-        let payload = noise(1000);
-        let mut waiting = std::pin::pin!(echoed(&mut client, &payload));
+        let mut waiting = Box::pin(async move { echoed(&mut client, &noise(1000)).await });
         let silence = tokio::time::timeout(Duration::from_millis(200), &mut waiting).await;
         assert!(silence.is_err(), "{protocol}: {silence:?}");
-        let summary = server.stop().await;
+        let (summary, (bytes, _)) = tokio::join!(server.stop(), waiting);
         assert_eq!((summary.drained, summary.aborted), (1, 0), "{protocol}");
-        let (bytes, _) = waiting.await;
         let expected = if matches!(protocol, Protocol::Tcp | Protocol::Tls) { 300 } else { 0 };
         assert_eq!(bytes.len(), expected, "{protocol}");
     }

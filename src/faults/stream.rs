@@ -382,6 +382,8 @@ impl Active {
     fn end(&self, ending: Ending) -> io::Error {
         let kind = match ending {
             Ending::Close | Ending::Truncate => io::ErrorKind::InvalidData,
+            // Then it is a drain that ends it, with a FIN.
+            Ending::Stall if self.is_in_hurry() => io::ErrorKind::InvalidData,
             Ending::Reset | Ending::Stall => io::ErrorKind::Other,
         };
         let (words, payload) = (ending.in_words(), self.payload - self.lost());
@@ -419,11 +421,12 @@ impl<S: Carrier> AsyncRead for Faulty<S> {
             State::Running if active.line.room() == 0 => Poll::Pending,
             State::Running => Pin::new(io).poll_read(cx, into),
             State::Cut(_) | State::Resetting(_) => Poll::Pending,
-            State::Ended(Ending::Stall) | State::Forgotten(_) => {
+            State::Ended(Ending::Stall) | State::Forgotten(_) if !active.is_in_hurry() => {
                 ready!(active.poll_stalled(cx, io));
                 Poll::Ready(Err(active.end(Ending::Stall)))
             }
             State::Ended(ending) => Poll::Ready(Err(active.end(ending))),
+            State::Forgotten(_) => Poll::Ready(Err(active.end(Ending::Stall))),
         }
     }
 }
@@ -478,7 +481,7 @@ impl<S: Carrier> AsyncWrite for Faulty<S> {
             State::Ended(Ending::Truncate) => io.lower().poll_end(cx),
             State::Ended(Ending::Reset) => Poll::Ready(Err(active.end(Ending::Reset))),
             State::Ended(Ending::Stall) | State::Forgotten(_) if active.is_in_hurry() => {
-                Poll::Ready(Ok(()))
+                io.lower().poll_end(cx)
             }
             State::Ended(Ending::Stall) | State::Forgotten(_) => {
                 ready!(active.poll_stalled(cx, io));
