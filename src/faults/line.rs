@@ -216,3 +216,6 @@ fn in_beat(rate: u64) -> usize {
     let bytes = u128::from(rate) * BEAT.as_micros() / 1_000_000;
     usize::try_from(bytes).unwrap_or(usize::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;
