@@ -88,7 +88,7 @@ impl Line {
             entered: 0,
             last: None,
             free: None,
-            capacity: rate.map_or(most, |rate| in_time(rate).clamp(1, most)),
+            capacity: rate.map_or(most, |rate| in_time(rate).clamp(1, MOST)),
             unflushed: false,
         }
     }
