@@ -173,6 +173,19 @@ async fn what_stalls_sends_nothing_and_does_not_end_before_a_drain() {
 }
 
 #[tokio::test]
+async fn a_stall_ends_with_the_idle_timeout() {
+    for protocol in [Protocol::Tcp, Protocol::Tls] {
+        let config = config(protocol, "stall=300");
+        let idle = Some(Duration::from_millis(300));
+        let server = TestServer::with(config.timeouts(|timeouts| timeouts.idle = idle)).await;
+        let mut client = Client::connect(protocol, &server).await;
+        let before = Instant::now();
+        echoed(&mut client, &noise(1000)).await;
+        assert!(before.elapsed() >= Duration::from_millis(300), "{protocol}");
+    }
+}
+
+#[tokio::test]
 async fn a_delay_is_one_for_all_that_is_under_way_and_a_drain_ends_it() {
     for protocol in STREAMS {
         let server = start(protocol, "delay=100ms").await;
@@ -189,8 +202,9 @@ async fn a_delay_is_one_for_all_that_is_under_way_and_a_drain_ends_it() {
     client.write_all(b"late").await.unwrap();
     let silence = tokio::time::timeout(Duration::from_millis(100), client.read_u8()).await;
     assert!(silence.is_err(), "{silence:?}");
-    assert_eq!(server.stop().await.drained, 1);
-    assert_eq!(rest(&mut client).await, (b"late".to_vec(), None));
+    let reading = async move { rest(&mut client).await };
+    let (summary, echo) = tokio::join!(server.stop(), reading);
+    assert_eq!((summary.drained, echo), (1, (b"late".to_vec(), None)));
 }
 
 #[tokio::test]
