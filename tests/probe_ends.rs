@@ -143,6 +143,8 @@ async fn service<F: Future<Output = ()> + Send + 'static>(
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
+            // What waits for an ACK (Nagle's algorithm) is dropped by a reset.
+            tcp.set_nodelay(true).unwrap();
             tokio::spawn(work(tcp));
         }
     });

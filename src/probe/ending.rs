@@ -18,6 +18,16 @@ pub(super) enum Ended {
     Failed(io::Error),
 }
 
+impl Ended {
+    /// Whether the other side wanted it. A socket that is closed with something unread sends a reset.
+    pub(super) fn is_by_peer(&self) -> bool {
+        match self {
+            Ended::Closed(_) => true,
+            Ended::Failed(error) => is_reset(error),
+        }
+    }
+}
+
 /// How the other side closes a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Farewell {

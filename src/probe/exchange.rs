@@ -52,7 +52,8 @@ pub(super) struct Exchange {
     withdrawn: u64,
     /// Whether the other side has sent anything.
     has_heard: bool,
-    /// Whether the other side has closed the connection.
+    /// Whether the connection has ended, and whether the other side wanted that.
+    has_ended: bool,
     is_closed: bool,
     /// The beginning of what was received, if somebody wants to know.
     transcript: Option<Transcript>,
@@ -78,6 +79,7 @@ impl Exchange {
             sent_at: Instant::now(),
             withdrawn: 0,
             has_heard: false,
+            has_ended: false,
             is_closed: false,
             transcript: None,
             failed: None,
@@ -98,7 +100,9 @@ impl Exchange {
 
     /// Ends the connection if a write has failed.
     pub(super) fn give_up(&mut self) -> Option<Ended> {
-        self.failed_write.take().map(|(_, error)| Ended::Failed(error))
+        let (_, error) = self.failed_write.take()?;
+        self.has_ended = true;
+        Some(Ended::Failed(error))
     }
 
     /// Why the connection has ended, and how much had come back.
@@ -116,7 +120,7 @@ impl Exchange {
     /// last has not come back in time, and a transport that loses nothing carries it.
     pub(super) fn stall(&self) -> Option<Ending> {
         let is_stalled = !matches!(self.link, Link::Datagrams(_))
-            && !self.is_closed
+            && !self.has_ended
             && self.failed_write.is_none()
             && self.tracker.ends_in_silence();
         is_stalled.then(|| Ending::of_one(Reason::stalled(), self.echoed()))
@@ -322,7 +326,8 @@ impl Exchange {
             Some((_, write)) => after_failed_write(write, read),
             None => read,
         };
-        self.is_closed |= matches!(ended, Ended::Closed(_));
+        self.has_ended = true;
+        self.is_closed |= ended.is_by_peer();
         ended
     }
 
@@ -368,7 +373,7 @@ impl Exchange {
     /// Whether a stream that has been silent up to now answers a newline.
     pub(super) async fn answers_newline(&mut self, inbox: &mut Inbox, timeout: Duration) -> bool {
         let is_stream = matches!(self.link, Link::Bytes(_));
-        if !is_stream || self.has_heard || self.is_closed || self.outbox.is_full() {
+        if !is_stream || self.has_heard || self.has_ended || self.outbox.is_full() {
             return false;
         }
         let asking = async {
