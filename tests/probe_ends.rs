@@ -181,7 +181,7 @@ async fn ending(scheme: &'static str, amount: usize, end: End) -> String {
 /// Runs `echo-server probe` on IPv4.
 async fn run(url: &str, args: &[&str]) -> (i32, String) {
     let mut command = command();
-    command.args(["probe", url, "-4", "--timeout", "300ms"]).args(args);
+    command.args(["probe", url, "-4"]).args(args);
     if url.starts_with("tls") || url.starts_with("wss") {
         command.arg("--ca").arg(cert("ca.pem"));
     }
@@ -193,6 +193,9 @@ async fn run(url: &str, args: &[&str]) -> (i32, String) {
 
 const PING: [&str; 4] = ["--count", "5", "--interval", "1ms"];
 const LOAD: [&str; 4] = ["--connections", "2", "--count", "20"];
+
+/// What waits for a silence to be long enough.
+const SOON: [&str; 2] = ["--timeout", "300ms"];
 
 /// Asserts that a ping, and a load of two connections, say how they end.
 async fn assert_told(scheme: &'static str, amount: usize, end: End, said: &str) {
@@ -288,11 +291,11 @@ async fn a_service_that_goes_silent_is_told_as_stalled() {
     for (scheme, amount) in [("tcp", 192), ("tls", 192), ("ws", 3), ("wss", 3)] {
         let url = ending(scheme, amount, End::Silence).await;
         let said = "stalled after 192 bytes: nothing more came, and the connection stayed open";
-        let (code, text) = run(&url, &PING).await;
+        let (code, text) = run(&url, &[&PING[..], &SOON].concat()).await;
         assert_eq!(code, 1, "{url}: {text}");
         assert!(text.contains(&format!("note: it {said}\n")), "{url}: {text}");
         assert!(text.ends_with(&format!("\nonce: {said}\n")), "{url}: {text}");
-        let (code, text) = run(&url, &LOAD).await;
+        let (code, text) = run(&url, &[&LOAD[..], &SOON].concat()).await;
         assert_eq!(code, 1, "{url}: {text}");
         assert!(text.ends_with(&format!("\n2 times: {said}\n")), "{url}: {text}");
     }
@@ -367,9 +370,15 @@ async fn a_handshake_that_gets_no_answer_is_told_with_what_came() {
         ),
     ] {
         let url = format!("{scheme}://{}", in_place_of_a_handshake(end).await);
+        // What has to come in time has time.
+        let patience = match end {
+            End::Silence => "300ms",
+            End::Says(_) if code == 3 => "2s",
+            _ => "60s",
+        };
         for mode in [PING, LOAD] {
             let (got, text) =
-                run(&url, &[&mode[..], &["--connect-timeout", "300ms"]].concat()).await;
+                run(&url, &[&mode[..], &["--connect-timeout", patience]].concat()).await;
             assert_eq!(got, code, "{url} {end:?}: {text}");
             // How long it took is not exactly known.
             let mut parts = said.split("TIME");
