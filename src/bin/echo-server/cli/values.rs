@@ -194,7 +194,7 @@ pub(super) fn parse_pair(text: &str) -> Result<Credentials, String> {
     let (chain, key) = text.split_once(',').unwrap_or((text, text));
     match chain.is_empty() || key.is_empty() || key.contains(',') {
         false => Ok(Credentials::new(Source::file(chain), Source::file(key))),
-        true => Err("expected CERT,KEY, like ca.pem,ca-key.pem, or one file with both".to_owned()),
+        true => Err("expected CERT,KEY, like ca.pem,ca.key, or one file with both".to_owned()),
     }
 }
 
