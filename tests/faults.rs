@@ -312,8 +312,9 @@ async fn http_does_what_its_query_asks_for() {
     let server = TestServer::with(config).await;
     let page = get(&server, "/").await;
     assert!(page.0.starts_with("HTTP/1.1 200") && page.1.is_none());
-    let expect =
-        |text: &'static str| move |(got, error): &(String, _)| got.contains(text) && error.is_none();
+    let expect = |text: &'static str| {
+        move |(got, error): &(String, _)| got.contains(text) && error.is_none()
+    };
     type Check = Box<dyn Fn(&(String, Option<ErrorKind>)) -> bool>;
     let checks: [(&str, Check); 9] = [
         ("/?upgrade=503", Box::new(expect("HTTP/1.1 503 Service Unavailable"))),

@@ -83,7 +83,8 @@ fn check_faults(config: &Config, is_served: impl Fn(&Protocol) -> bool) -> Resul
     }
     let wants_ca = |fault: &Fault| matches!(fault, Fault::Certificate(_));
     let has_certificates = groups.iter().any(|group| group.faults.iter().any(wants_ca));
-    if ca.is_some() && !by_request && !has_certificates {
+    let is_over_tls = Protocol::ALL.iter().any(|one| is_served(one) && one.is_over_tls());
+    if ca.is_some() && !(has_certificates || *by_request && is_over_tls) {
         let problem = "no fault has a certificate that it would sign";
         return Err(StartError::setting(Setting::FaultCa, problem));
     }
