@@ -102,7 +102,7 @@ async fn what_finds_no_room_is_dropped_after_a_while() {
     let mut echo = receiving(&[10, 20, 30]);
     settle(&mut echo);
     echo.way.is_open = true;
-    echo.socket.sent_alone.extend([Ok(()), Err(EAGAIN), Err(EAGAIN), Err(EAGAIN)]);
+    echo.socket.sent_alone.extend([Ok(()), Err(EAGAIN), Err(EAGAIN), Err(EAGAIN), Err(EAGAIN)]);
     settle(&mut echo);
     assert!(echo.owes());
     // Nothing is received while there is no room.
