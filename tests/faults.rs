@@ -313,7 +313,7 @@ async fn http_does_what_its_query_asks_for() {
     let page = get(&server, "/").await;
     assert!(page.0.starts_with("HTTP/1.1 200") && page.1.is_none());
     let expect = |text: &'static str| {
-        move |(got, error): &(String, _)| got.contains(text) && error.is_none()
+        move |(got, error): &(String, Option<ErrorKind>)| got.contains(text) && error.is_none()
     };
     type Check = Box<dyn Fn(&(String, Option<ErrorKind>)) -> bool>;
     let checks: [(&str, Check); 9] = [
