@@ -119,6 +119,25 @@ async fn the_page_shows_what_the_server_saw() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_names_the_faults_of_its_server() {
+    if !tools::have_chromium() {
+        return;
+    }
+    let config = Config::new().listen(Protocol::Ws, ([127, 0, 0, 1], 0));
+    let server = TestServer::with(config.fault("ws:delay=1ms,ws-utf8".parse().unwrap())).await;
+    let mut browser = Browser::start(&[]).await;
+    load_page(&mut browser, Protocol::Ws, &server).await;
+    until(&mut browser, "document.querySelector('#status').textContent.includes('Faults')").await;
+    let status = text(&mut browser, "#status").await;
+    assert!(status.ends_with(". Faults on purpose: delay=1ms,ws-utf8"), "{status}");
+    if let Some(axe) = tools::axe() {
+        browser.evaluate(&format!("{axe}; 0")).await;
+        check_accessibility(&mut browser, "with faults").await;
+    }
+    fits_every_window(&mut browser, "with faults").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_says_when_an_echo_differs() {
     if !tools::have_chromium() {
         return;
