@@ -53,7 +53,7 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// The faults of `policy`; `None` if there are none. `alarms` has one for each worker.
+    /// The faults of `policy`. `alarms` has one for each worker.
     pub(crate) fn new(policy: &FaultPolicy, seed: u64, alarms: Vec<Arc<Alarms>>) -> Self {
         Faults {
             seed,
