@@ -10,11 +10,13 @@
 //! | `frames` | WebSocket frames on their way: masks, bad text, where a Close frame fits |
 //! | `corruption` | flipped bits |
 //! | `stream` | a stream that misbehaves |
+//! | `control` | what HTTP and such a stream know of each other |
 //! | `request` | faults that a client asks for |
 //! | `datagrams` | datagrams that misbehave |
 
 mod alarms;
 mod chance;
+mod control;
 mod corruption;
 mod datagrams;
 mod frames;
@@ -29,11 +31,12 @@ use std::time::Duration;
 
 pub(crate) use alarms::{Alarm, Alarms};
 pub(crate) use chance::Chance;
+pub(crate) use control::{Control, Misbehaving};
 pub(crate) use datagrams::{Detour, Tally};
 pub(crate) use plan::Plan;
 use request::of_query;
 pub(crate) use request::of_server_name;
-pub(crate) use stream::{Control, Faulty, Misbehaving, STALL_LINGER};
+pub(crate) use stream::{Faulty, STALL_LINGER};
 
 use crate::config::{Fault, FaultError, FaultGroup, FaultPolicy, Protocol};
 use crate::connection::Connection;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use super::corruption::Corruption;
 use super::frames::{self, Frames};
 use super::line::Line;
 use super::plan::Ending;
-use super::{Alarm, Chance, Faults, Plan};
-use crate::config::{Fault, FaultError, When};
+use super::{Alarm, Chance, Control, Faults, Misbehaving, Plan};
+use crate::config::{Fault, When};
 use crate::connection::{Connection, Sessions, Stage};
 use crate::echo::{Carrier, LowerStream, OnPurpose};
 
@@ -89,74 +89,6 @@ enum State {
     Forgotten(Instant),
 }
 
-/// A stream that may misbehave, and how HTTP tells it what a request asks for.
-pub(crate) trait Misbehaving {
-    /// Where to ask for faults; `None` if there are none.
-    fn control(&self) -> Option<Arc<Control>> {
-        None
-    }
-
-    /// The handshakes are done, and what follows are WebSocket frames.
-    fn begin_frames(&mut self) {}
-
-    /// How much longer than others the stream takes to send all and to end.
-    fn patience(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    /// What is planned, for facts.
-    fn planned(&self) -> Option<String> {
-        None
-    }
-}
-
-impl<S: crate::net::Stream> Misbehaving for S {}
-
-/// What HTTP and the stream below it know of each other.
-#[derive(Debug)]
-pub(crate) struct Control {
-    faults: Arc<Faults>,
-    connection: Connection,
-    planned: Plan,
-    request: Mutex<Request>,
-}
-
-/// A request, as far as the stream has to know it.
-#[derive(Debug, Default)]
-struct Request {
-    /// What it asks for.
-    asked: Plan,
-    /// Whether it becomes a WebSocket, once that is decided.
-    is_upgrade: Option<bool>,
-}
-
-impl Control {
-    /// The faults of a request with this query: what is planned, and what it asks for, which comes
-    /// from now on.
-    ///
-    /// # Errors
-    /// There cannot be such faults.
-    pub(crate) fn ask(&self, query: Option<&str>) -> Result<(&Plan, Plan), FaultError> {
-        let asked = self.faults.ask(self.connection.protocol, query)?;
-        self.request().asked = asked.clone();
-        Ok((&self.planned, asked))
-    }
-
-    /// Has the stream send what follows as it was asked to.
-    pub(crate) fn answered(&self, is_upgrade: bool) {
-        self.request().is_upgrade = Some(is_upgrade);
-    }
-
-    /// Counts that a fault was done.
-    pub(crate) fn count(&self, fault: Fault) {
-        self.faults.count(self.connection.protocol, fault.name(), 1);
-    }
-
-    fn request(&self) -> MutexGuard<'_, Request> {
-        self.request.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl<S: Carrier> Faulty<S> {
     /// Has `io` misbehave as planned. Over HTTP that begins with the first byte, and the rest when
     /// HTTP says so.
@@ -172,12 +104,7 @@ impl<S: Carrier> Faulty<S> {
             return Faulty { io, active: None };
         }
         let chance = faults.chance(connection.protocol, connection.number);
-        let control = Control {
-            faults: Arc::clone(faults),
-            connection,
-            planned: plan.clone(),
-            request: Mutex::default(),
-        };
+        let control = Control::new(faults, connection, plan.clone());
         let mut active = Box::new(Active {
             faults: Arc::clone(faults),
             sessions: Arc::clone(sessions),
@@ -235,10 +162,7 @@ impl Active {
 
     /// Does what the request asks for that is about to be answered.
     fn heed(&mut self) {
-        let mut request = self.control.request();
-        let Some(is_upgrade) = request.is_upgrade.take() else { return };
-        let asked = std::mem::take(&mut request.asked);
-        drop(request);
+        let Some((asked, is_upgrade)) = self.control.take() else { return };
         self.plan.extend(asked.faults());
         self.line = Line::new(&self.plan, self.chance);
         if !is_upgrade {
