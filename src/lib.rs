@@ -116,6 +116,8 @@
 //! - [`probe`] is the other end of the wire: it says what a path does to messages.
 //! - [`Config::proxy`] expects PROXY headers, and [`Config::facts`] tells each client what the server saw
 //!   of it; [`probe::Probe::facts`] asks, and says what has changed on the way.
+//! - [`Config::fault`] makes the server misbehave: late, slow, cut off, reset, stalled, with an expired
+//!   certificate; the same [`FaultPolicy::seed`] gives the same faults again.
 //! - [`certs`] makes a private CA, and certificates that it has signed.
 //! - The feature `cli`, on by default, is the command, and includes `admin`; a library does without:
 //!   `echo-server = { version = "0.1", default-features = false }`.
@@ -135,6 +137,7 @@
 //! | `protocols` | one protocol a module: bytes (TCP and TLS), UDP, WebSocket |
 //! | `transport` | what carries bytes: the stream itself, TLS with its record layer; a stream with bytes read ahead |
 //! | `tls` | certificates and rustls' settings, and their reload |
+//! | `faults` | misbehaves on purpose: plans, delays, flipped bits, bad ends |
 //! | `connection` | one connection's life: session, deadlines, end; and what all share: admission, drain, counts, limits on memory and log |
 //! | `net` | sockets: binding, inherited descriptors, listeners whatever their family, who the peer is |
 //! | `proxy_protocol` | parses and writes PROXY headers; no sockets |
@@ -143,8 +146,8 @@
 //! | `causes` | what the TLS libraries say, in words for people |
 //! | `config`, `address`, `error` | plain data: what a server is told, where it listens, why it did not start |
 //!
-//! Imports point inward: `testing, admin -> server -> protocols -> transport -> facts -> tls -> connection ->
-//! net -> error -> address, config`, with the echo core and `proxy_protocol` below `connection`; `probe`
+//! Imports point inward: `testing, admin -> server -> protocols -> transport -> facts, faults -> tls ->
+//! connection -> net -> error -> address, config`, with the echo core and `proxy_protocol` below `connection`; `probe`
 //! uses `tls` and the deadlines of `connection`. The command is `src/bin/echo-server/`, and uses the library as anybody
 //! does.
 

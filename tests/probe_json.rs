@@ -65,6 +65,8 @@ fn events(output: &Output) -> Vec<Value> {
         for name in ["rtt_us", "late_by_us", "resolve_us", "connect_us", "tls_us", "upgrade_us"] {
             check(&event[name], &["times"], &schema);
         }
+        let endings = event["endings"].as_array().unwrap();
+        endings.iter().for_each(|ending| check(ending, &["ending"], &schema));
         is_consistent(event);
     }
     events

@@ -367,7 +367,7 @@ async fn a_websocket_server_that_breaks_the_protocol_is_told_and_crashes_nothing
         (b"\x82\x7f\x00\x00\x00\x10\x00\x00\x00\x00", "a message of 68719476736 bytes"),
         (b"\x83\x01x", "a frame has an unknown opcode"),
         (b"\xc2\x01x", "a frame has reserved bits"),
-        (b"\x81\x01\xff", "its text is not UTF-8"),
+        (b"\x81\x01\xff", "text that is not UTF-8"),
     ];
     for (frame, said) in cases {
         let server = service(move |tcp: TcpStream| async move {

@@ -105,6 +105,13 @@ pub(super) fn alert_for(error: &Error) -> Option<AlertDescription> {
 
 /// The name of an alert as RFC 8446 section 6 spells it, or its number.
 pub(crate) fn name(alert: AlertDescription) -> String {
+    // What cannot be derived from rustls' names.
+    match alert {
+        AlertDescription::UnrecognisedName => return "unrecognized_name".to_owned(),
+        AlertDescription::UnknownPSKIdentity => return "unknown_psk_identity".to_owned(),
+        AlertDescription::EncryptedClientHelloRequired => return "ech_required".to_owned(),
+        _ => {}
+    }
     let Some(name) = alert.as_str() else { return format!("{}", u8::from(alert)) };
     let mut spelled = String::new();
     let mut was_lower = false;
@@ -125,6 +132,9 @@ mod tests {
     #[test]
     fn alerts_are_spelled_as_in_the_rfc() {
         assert_eq!(name(AlertDescription::UnknownCA), "unknown_ca");
+        assert_eq!(name(AlertDescription::UnrecognisedName), "unrecognized_name");
+        assert_eq!(name(AlertDescription::UnknownPSKIdentity), "unknown_psk_identity");
+        assert_eq!(name(AlertDescription::EncryptedClientHelloRequired), "ech_required");
         assert_eq!(name(AlertDescription::HandshakeFailure), "handshake_failure");
         assert_eq!(name(AlertDescription::BadRecordMac), "bad_record_mac");
         assert_eq!(name(AlertDescription::Unknown(200)), "200");

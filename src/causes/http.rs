@@ -43,7 +43,12 @@ pub(crate) fn of_http2(error: h2::Error, peer: Peer) -> io::Error {
             None => format!("{who}: error code {:#x}", u32::from(reason)),
         },
     );
-    error.into_io().unwrap_or_else(|| io::Error::other(words))
+    match error.into_io() {
+        // h2 gives a text of its own to what the system has said.
+        Some(error) if error.kind() == io::ErrorKind::ConnectionReset => error.kind().into(),
+        Some(error) => error,
+        None => io::Error::other(words),
+    }
 }
 
 /// The name of an error code (RFC 9113 section 7).

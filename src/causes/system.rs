@@ -2,6 +2,9 @@
 
 use std::io::{self, ErrorKind};
 
+/// What rustls says about a stream that was truncated, with the address of a page for programmers.
+const RUSTLS_TRUNCATION: &str = "peer closed connection without sending TLS close_notify";
+
 /// Why connecting failed.
 pub(crate) fn of_connect(error: &io::Error) -> String {
     match error.kind() {
@@ -19,6 +22,9 @@ pub(crate) fn of_connect(error: &io::Error) -> String {
 /// The system's words, without the error number that the standard library puts behind them.
 pub(crate) fn of_system(error: &io::Error) -> String {
     let text = error.to_string();
+    if text.starts_with(RUSTLS_TRUNCATION) {
+        return "the stream ended without close_notify".to_owned();
+    }
     match text.rsplit_once(" (os error ") {
         Some((words, _)) if error.raw_os_error().is_some() => words.to_owned(),
         _ => text,

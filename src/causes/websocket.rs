@@ -15,7 +15,7 @@ pub(crate) fn of_websocket(error: &Error) -> String {
                 "the server sent a message of {size} bytes, and the probe takes {max_size} at most"
             );
         }
-        Error::Utf8(_) => "its text is not UTF-8",
+        Error::Utf8(_) => "text that is not UTF-8 (RFC 6455 section 8.1)",
         Error::Protocol(error) => match error {
             ProtocolError::ResetWithoutClosingHandshake => {
                 return "the server closed the connection without a Close frame".to_owned();
@@ -23,7 +23,9 @@ pub(crate) fn of_websocket(error: &Error) -> String {
             ProtocolError::NonZeroReservedBits => {
                 "a frame has reserved bits, as of an extension that was not agreed upon"
             }
-            ProtocolError::MaskedFrameFromServer => "a frame is masked, as only clients mask",
+            ProtocolError::MaskedFrameFromServer => {
+                "masked frame from a server (RFC 6455 section 5.1)"
+            }
             ProtocolError::UnknownControlFrameType(_)
             | ProtocolError::UnknownDataFrameType(_)
             | ProtocolError::InvalidOpcode(_) => "a frame has an unknown opcode",

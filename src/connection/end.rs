@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use hyper::StatusCode;
+
 use super::admission::Refusal;
 use crate::causes::{self, Peer};
 use crate::echo::{EchoError, OnPurpose, PeerEnd};
@@ -55,6 +57,11 @@ pub(crate) enum HandshakeError {
 }
 
 impl End {
+    /// The end of an HTTP request whose response is a fault.
+    pub(crate) fn answered_on_purpose(status: StatusCode) -> Self {
+        End::OnPurpose(format!("HTTP request answered with {} on purpose", status.as_u16()))
+    }
+
     /// The end by an error of the echo.
     pub(crate) fn failed(error: EchoError) -> Self {
         match error.on_purpose() {

@@ -88,7 +88,7 @@ impl Line {
             entered: 0,
             last: None,
             free: None,
-            capacity: rate.map_or(most, |rate| in_time(rate).clamp(1, most)),
+            capacity: rate.map_or(most, |rate| in_time(rate).clamp(1, MOST)),
             unflushed: false,
         }
     }
@@ -216,3 +216,6 @@ fn in_beat(rate: u64) -> usize {
     let bytes = u128::from(rate) * BEAT.as_micros() / 1_000_000;
     usize::try_from(bytes).unwrap_or(usize::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

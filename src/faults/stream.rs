@@ -63,6 +63,9 @@ struct Active {
     /// How much that was to be sent is not, because of the end.
     discarded: u64,
     state: State,
+    /// Our side was to be closed before it stalled, so that the stall is what comes of that. If a
+    /// stalled connection is to be closed, a timeout has passed, and no stall outlives that.
+    is_closing: bool,
 }
 
 /// What the stream carries.
@@ -192,6 +195,7 @@ impl<S: Carrier> Faulty<S> {
             payload: 0,
             discarded: 0,
             state: State::Running,
+            is_closing: false,
         });
         if !is_http {
             active.begin(Carries::Bytes);
@@ -238,6 +242,8 @@ impl Active {
         self.plan.extend(asked.faults());
         self.line = Line::new(&self.plan, self.chance);
         if !is_upgrade {
+            // The end of the connection follows the response.
+            self.is_closing = true;
             self.begin(Carries::Bytes);
         }
     }
@@ -382,6 +388,8 @@ impl Active {
     fn end(&self, ending: Ending) -> io::Error {
         let kind = match ending {
             Ending::Close | Ending::Truncate => io::ErrorKind::InvalidData,
+            // Then it is a drain that ends it, with a FIN.
+            Ending::Stall if self.is_in_hurry() => io::ErrorKind::InvalidData,
             Ending::Reset | Ending::Stall => io::ErrorKind::Other,
         };
         let (words, payload) = (ending.in_words(), self.payload - self.lost());
@@ -419,11 +427,12 @@ impl<S: Carrier> AsyncRead for Faulty<S> {
             State::Running if active.line.room() == 0 => Poll::Pending,
             State::Running => Pin::new(io).poll_read(cx, into),
             State::Cut(_) | State::Resetting(_) => Poll::Pending,
-            State::Ended(Ending::Stall) | State::Forgotten(_) => {
+            State::Ended(Ending::Stall) | State::Forgotten(_) if !active.is_in_hurry() => {
                 ready!(active.poll_stalled(cx, io));
                 Poll::Ready(Err(active.end(Ending::Stall)))
             }
             State::Ended(ending) => Poll::Ready(Err(active.end(ending))),
+            State::Forgotten(_) => Poll::Ready(Err(active.end(Ending::Stall))),
         }
     }
 }
@@ -473,14 +482,16 @@ impl<S: Carrier> AsyncWrite for Faulty<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Faulty { io, active } = &mut *self;
         let Some(active) = active else { return Pin::new(io).poll_shutdown(cx) };
+        let is_stalled = |state| matches!(state, State::Ended(Ending::Stall) | State::Forgotten(_));
+        active.is_closing |= !is_stalled(active.state);
         ready!(active.poll_progress(cx, io))?;
         match active.state {
             State::Ended(Ending::Truncate) => io.lower().poll_end(cx),
             State::Ended(Ending::Reset) => Poll::Ready(Err(active.end(Ending::Reset))),
-            State::Ended(Ending::Stall) | State::Forgotten(_) if active.is_in_hurry() => {
-                Poll::Ready(Ok(()))
-            }
-            State::Ended(Ending::Stall) | State::Forgotten(_) => {
+            state if is_stalled(state) => {
+                if active.is_in_hurry() || !active.is_closing {
+                    return io.lower().poll_end(cx);
+                }
                 ready!(active.poll_stalled(cx, io));
                 Poll::Ready(Err(active.end(Ending::Stall)))
             }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::Target;
+use super::first_bytes::Seen;
 use crate::causes::{self, Peer};
 use crate::error::{BoxError, CredentialError};
 
@@ -164,11 +165,18 @@ impl ProbeError {
         }
     }
 
-    /// A failure of TLS. `instead` is what the other side speaks, if it is not TLS.
-    pub(super) fn tls(target: &Target, source: io::Error, instead: Option<String>) -> Self {
+    /// A failure of TLS. `seen` is what the other side has sent in a handshake that failed.
+    pub(super) fn tls(target: &Target, source: io::Error, seen: Option<&Seen>) -> Self {
+        let explained = || {
+            let explained = causes::explain(&source, Peer::Server);
+            match seen.filter(|_| causes::tls_error(&source).is_none()) {
+                Some(seen) => format!("{explained}, {}", seen.end()),
+                None => explained,
+            }
+        };
         ProbeError::Tls {
             target: Box::new(target.clone()),
-            problem: instead.unwrap_or_else(|| causes::explain(&source, Peer::Server)),
+            problem: seen.and_then(|seen| seen.in_place_of_tls(target)).unwrap_or_else(explained),
             source: Some(source.into()),
         }
     }

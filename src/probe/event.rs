@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Connected, Connecting, Oddity, Progress, Reply, Summary};
+use super::{Connected, Connecting, Echoed, Oddity, Progress, Reply, Summary};
 
 /// Something that happened while a probe ran. Each kind of run documents which events it has.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub enum Event {
     Failed {
         /// The cause, on one line.
         reason: String,
+        /// How much of the echo the connection had brought. `None` if none has ended.
+        echoed: Option<Echoed>,
     },
     /// The service does something that an echo service does not. It is told at the end of a ping.
     Noticed(Oddity),

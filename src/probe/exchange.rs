@@ -9,7 +9,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::datagrams::BATCH;
-use super::link::{Inbox, Incoming, Link, Outbox};
+use super::ending::{Echoed, Ended, Ending, Reason, after_failed_write};
+use super::link::{Bytes, Inbox, Incoming, Link, Outbox};
 use super::payload::Payloads;
 use super::stranger::{Oddity, Transcript};
 use super::tracker::{Reply, Tracker, Verdict};
@@ -27,6 +28,10 @@ const MAX_TRACKED: usize = 500_000;
 
 /// How long a connection may take to close. Results do not depend on how it closes.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a connection is read on which a write has failed. What the other side said before it went
+/// is there already.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How long a silent service has to answer a newline.
 const NEWLINE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -47,21 +52,19 @@ pub(super) struct Exchange {
     withdrawn: u64,
     /// Whether the other side has sent anything.
     has_heard: bool,
-    /// Whether the other side has closed the connection.
+    /// Whether the connection has ended, and whether the other side wanted that.
+    has_ended: bool,
     is_closed: bool,
     /// The beginning of what was received, if somebody wants to know.
     transcript: Option<Transcript>,
     /// An error of [`hand_over`](Exchange::hand_over), which [`poll_write`](Exchange::poll_write)
     /// returns.
     failed: Option<io::Error>,
-}
-
-/// Why a connection ended. Over UDP it can go on after an error.
-#[derive(Debug)]
-pub(super) enum Ended {
-    /// The other side closed it, in this way.
-    Closed(String),
-    Failed(io::Error),
+    /// The write that has failed, and when. The connection is then read to its end, for what the
+    /// other side said before it went.
+    failed_write: Option<(Instant, io::Error)>,
+    /// How much has come back, but for the partial message.
+    echoed: Echoed,
 }
 
 impl Exchange {
@@ -76,15 +79,51 @@ impl Exchange {
             sent_at: Instant::now(),
             withdrawn: 0,
             has_heard: false,
+            has_ended: false,
             is_closed: false,
             transcript: None,
             failed: None,
+            failed_write: None,
+            echoed: Echoed::default(),
         }
     }
 
     /// Whether [`send`](Exchange::send) can be called: the last messages were written.
     pub(super) fn can_send(&self) -> bool {
-        !self.outbox.is_full()
+        !self.outbox.is_full() && self.failed_write.is_none()
+    }
+
+    /// How long to read on after a failed write. `None`: no write has failed.
+    pub(super) fn reads_until(&self) -> Option<Instant> {
+        self.failed_write.as_ref().map(|(failed_at, _)| *failed_at + LAST_WORDS)
+    }
+
+    /// Ends the connection if a write has failed.
+    pub(super) fn give_up(&mut self) -> Option<Ended> {
+        let (_, error) = self.failed_write.take()?;
+        self.has_ended = true;
+        Some(Ended::Failed(error))
+    }
+
+    /// Why the connection has ended, and how much had come back.
+    pub(super) fn ending(&self, ended: &Ended) -> Ending {
+        Ending::new(ended, matches!(self.link, Link::Messages(_)), self.echoed())
+    }
+
+    /// How much has come back.
+    pub(super) fn echoed(&self) -> Echoed {
+        let bytes = self.echoed.bytes + self.partial.len() as u64;
+        Echoed { bytes, is_partial: self.tracker.is_due(&self.partial), ..self.echoed }
+    }
+
+    /// What there is to say if the other side has gone silent: the connection is open, what was sent
+    /// last has not come back in time, and a transport that loses nothing carries it.
+    pub(super) fn stall(&self) -> Option<Ending> {
+        let is_stalled = !matches!(self.link, Link::Datagrams(_))
+            && !self.has_ended
+            && self.failed_write.is_none()
+            && self.tracker.ends_in_silence();
+        is_stalled.then(|| Ending::of_one(Reason::stalled(), self.echoed()))
     }
 
     /// Whether a load can make another message.
@@ -181,8 +220,22 @@ impl Exchange {
         self.outbox.is_full() || self.unflushed || self.failed.is_some()
     }
 
-    /// Writes the messages that were made.
+    /// Writes the messages that were made. An error of a datagram is returned; one of a connection is
+    /// kept, and [`poll_read`](Exchange::poll_read) reads what the other side has said before.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_connection = !matches!(self.link, Link::Datagrams(_));
+        match std::task::ready!(self.poll_transmit(cx)) {
+            Err(error) if is_connection => {
+                self.failed_write = Some((Instant::now(), error));
+                self.unflushed = false;
+                self.unstamped = 0;
+                Poll::Ready(Ok(()))
+            }
+            written => Poll::Ready(written),
+        }
+    }
+
+    fn poll_transmit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Err(error));
         }
@@ -221,15 +274,17 @@ impl Exchange {
         let incoming = std::task::ready!(self.link.poll_receive(cx, inbox, capacity, many));
         // Before the work of judging them, and just behind the read.
         let now = Instant::now();
+        if self.reads_until().is_some_and(|at| at <= now)
+            && let Some(ended) = self.give_up()
+        {
+            return Poll::Ready(Err(ended));
+        }
         self.has_heard |=
             matches!(incoming, Ok(ref incoming) if !matches!(incoming, Incoming::End(_)));
         let is_text = self.tracker.payloads().is_text();
         Poll::Ready(match incoming {
-            Err(error) => Err(Ended::Failed(error)),
-            Ok(Incoming::End(why)) => {
-                self.is_closed = true;
-                Err(Ended::Closed(why))
-            }
+            Err(error) => Err(self.ended(Ended::Failed(error))),
+            Ok(Incoming::End(farewell)) => Err(self.ended(Ended::Closed(farewell))),
             Ok(Incoming::Message(bytes, kind)) => {
                 if let Some(transcript) = &mut self.transcript {
                     transcript.push(bytes);
@@ -239,6 +294,8 @@ impl Exchange {
                     reply.verdict = Verdict::Corrupted;
                     reply.difference = None;
                 }
+                self.echoed.messages += 1;
+                self.echoed.bytes += bytes.len() as u64;
                 judged(reply);
                 Ok(now)
             }
@@ -253,10 +310,25 @@ impl Exchange {
                 if let Some(transcript) = &mut self.transcript {
                     transcript.push(bytes);
                 }
-                split(&mut self.partial, bytes, now, &mut self.tracker, &mut judged);
+                split(&mut self.partial, bytes, now, &mut self.tracker, &mut |reply| {
+                    self.echoed.messages += 1;
+                    self.echoed.bytes += size as u64;
+                    judged(reply);
+                });
                 Ok(now)
             }
         })
+    }
+
+    /// The end of a connection, as it was read.
+    fn ended(&mut self, read: Ended) -> Ended {
+        let ended = match self.failed_write.take() {
+            Some((_, write)) => after_failed_write(write, read),
+            None => read,
+        };
+        self.has_ended = true;
+        self.is_closed |= ended.is_by_peer();
+        ended
     }
 
     /// Writes and reads until both would block, and calls `judged` with each reply. `Pending` until
@@ -301,11 +373,11 @@ impl Exchange {
     /// Whether a stream that has been silent up to now answers a newline.
     pub(super) async fn answers_newline(&mut self, inbox: &mut Inbox, timeout: Duration) -> bool {
         let is_stream = matches!(self.link, Link::Bytes(_));
-        if !is_stream || self.has_heard || self.is_closed || self.outbox.is_full() {
+        if !is_stream || self.has_heard || self.has_ended || self.outbox.is_full() {
             return false;
         }
         let asking = async {
-            if let Link::Bytes(stream) = &mut self.link {
+            if let Link::Bytes(Bytes { stream, .. }) = &mut self.link {
                 stream.write_all(b"\n").await.ok()?;
                 stream.flush().await.ok()?;
             }

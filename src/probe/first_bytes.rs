@@ -3,10 +3,12 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::Target;
 use crate::config::Protocol;
@@ -18,24 +20,78 @@ const SIZE: usize = 64;
 pub(super) struct FirstBytes<S> {
     inner: S,
     seen: Seen,
-    is_full: bool,
+    /// Whether nobody will ask any more.
+    is_over: bool,
 }
 
-/// What has come first.
+/// What has come first, and how much since when nothing has.
 #[derive(Clone, Default)]
-pub(super) struct Seen(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Seen(Arc<Mutex<Beginning>>);
+
+#[derive(Default)]
+struct Beginning {
+    bytes: Vec<u8>,
+    /// How much has come in all.
+    total: u64,
+    /// When the last of it has come.
+    last: Option<Instant>,
+    is_over: bool,
+}
 
 impl<S> FirstBytes<S> {
     pub(super) fn new(inner: S) -> (Self, Seen) {
         let seen = Seen::default();
-        (FirstBytes { inner, seen: seen.clone(), is_full: false }, seen)
+        (FirstBytes { inner, seen: seen.clone(), is_over: false }, seen)
+    }
+}
+
+impl Beginning {
+    /// Takes what has come. Returns whether nothing is taken any more.
+    fn push(&mut self, read: &[u8]) -> bool {
+        if !self.is_over {
+            let room = SIZE - self.bytes.len();
+            self.bytes.extend_from_slice(&read[..read.len().min(room)]);
+            self.total += read.len() as u64;
+            self.last = Some(Instant::now());
+        }
+        self.is_over
     }
 }
 
 impl Seen {
+    /// The handshake is over. What comes from now on is not looked at, and costs no lock.
+    pub(super) fn finish(&self) {
+        self.lock().is_over = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Beginning> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a handshake that began at `began` has gone silent, up to `now`. `said` is what this side
+    /// said first.
+    pub(super) fn silence(&self, began: Instant, now: Instant, said: &str) -> String {
+        let seen = self.lock();
+        let silent = about(now - seen.last.unwrap_or(began));
+        match seen.total {
+            0 => format!("nothing came for {silent} after {said}"),
+            1 => format!("1 byte came after {said}, and nothing more for {silent}"),
+            total => format!("{total} bytes came after {said}, and nothing more for {silent}"),
+        }
+    }
+
+    /// When in a handshake the connection has ended.
+    pub(super) fn end(&self) -> String {
+        match self.lock().total {
+            0 => "before any answer".to_owned(),
+            1 => "after 1 byte".to_owned(),
+            total => format!("after {total} bytes"),
+        }
+    }
+
     /// What the other side seems to speak if it is not TLS. `None`: it may well be TLS.
     pub(super) fn in_place_of_tls(&self, target: &Target) -> Option<String> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = &self.lock().bytes;
         Some(match &bytes[..] {
             // A record with a ClientHello, which only clients send.
             [0x16, 3, _, _, _, 1, ..] => format!(
@@ -55,7 +111,7 @@ impl Seen {
 
     /// What the other side seems to speak if it is not HTTP. `None`: it may well be HTTP.
     pub(super) fn in_place_of_http(&self, target: &Target) -> Option<String> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = &self.lock().bytes;
         let is_over_tls = target.protocol().is_over_tls();
         Some(match &bytes[..] {
             bytes if bytes.is_empty() || bytes.starts_with(b"HTTP/") => return None,
@@ -74,7 +130,7 @@ impl Seen {
     /// What the other side seems to speak if it is not HTTP/2. `None`: it may well be HTTP/2.
     pub(super) fn in_place_of_http2(&self, target: &Target) -> Option<String> {
         let is_preface = {
-            let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = &self.lock().bytes;
             match &bytes[..] {
                 bytes if bytes.starts_with(b"HTTP/1.") => {
                     return Some(format!(
@@ -98,6 +154,14 @@ impl Seen {
     }
 }
 
+/// A time in seconds, and to a tenth if it is short. The connections of a load that wait for the same
+/// deadline then say the same.
+fn about(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    let said = format!("{seconds:.*}", usize::from(seconds < 2.0));
+    format!("{}s", said.strip_suffix(".0").unwrap_or(&said))
+}
+
 /// The first line of `bytes` in quotes, or what else they are.
 fn line(bytes: &[u8]) -> String {
     let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or(bytes);
@@ -115,13 +179,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for FirstBytes<S> {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, into);
-        if !self.is_full {
+        let read = &into.filled()[before..];
+        if !self.is_over && !read.is_empty() {
             let this = &mut *self;
-            let mut seen = this.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let read = &into.filled()[before..];
-            let room = SIZE - seen.len();
-            seen.extend_from_slice(&read[..read.len().min(room)]);
-            this.is_full = seen.len() == SIZE;
+            this.is_over = this.seen.lock().push(read);
         }
         polled
     }
@@ -163,7 +224,9 @@ mod tests {
 
     #[test]
     fn what_the_other_side_speaks_is_guessed_from_its_first_bytes() {
-        let seen = |bytes: &[u8]| Seen(Arc::new(Mutex::new(bytes.to_vec())));
+        let seen = |bytes: &[u8]| {
+            Seen(Arc::new(Mutex::new(Beginning { bytes: bytes.to_vec(), ..Beginning::default() })))
+        };
         let target = |url: &str| -> Target { url.parse().unwrap() };
         let tls = target("tls://localhost:1");
         for (bytes, said) in [

@@ -8,9 +8,11 @@ use std::task::{Context, Poll, ready};
 use futures::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::datagrams::{Datagrams, Received};
+use super::ending::Farewell;
 use crate::causes;
 
 /// A byte stream: TCP or a Unix socket, with TLS or without.
@@ -20,9 +22,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 /// A connection.
 pub(super) enum Link {
     /// A stream has no message boundaries: messages are told apart by their size.
-    Bytes(Box<dyn ByteStream>),
+    Bytes(Bytes),
     Datagrams(Datagrams),
     Messages(Box<Messages>),
+}
+
+/// A byte stream, and what ends it.
+pub(super) struct Bytes {
+    pub(super) stream: Box<dyn ByteStream>,
+    /// Whether it ends with close_notify.
+    pub(super) is_over_tls: bool,
 }
 
 /// A WebSocket.
@@ -41,7 +50,7 @@ pub(super) enum Incoming<'a> {
     /// A WebSocket message, and whether it is text.
     Message(&'a [u8], bool),
     /// The other side closed the connection, in this way.
-    End(String),
+    End(Farewell),
 }
 
 /// The buffer that [`Incoming`] borrows from.
@@ -94,10 +103,11 @@ impl Link {
     /// Ignores what comes first: bytes of a stream, or messages.
     pub(super) fn skip_first(self, amount: u64) -> Link {
         match self {
-            Link::Bytes(stream) if amount > 0 => {
-                Link::Bytes(Box::new(SkipFirst { inner: stream, left: amount }))
-            }
-            Link::Bytes(stream) => Link::Bytes(stream),
+            Link::Bytes(Bytes { stream, is_over_tls }) if amount > 0 => Link::Bytes(Bytes {
+                stream: Box::new(SkipFirst { inner: stream, left: amount }),
+                is_over_tls,
+            }),
+            Link::Bytes(bytes) => Link::Bytes(bytes),
             Link::Datagrams(mut socket) => {
                 socket.skip_first(amount);
                 Link::Datagrams(socket)
@@ -132,7 +142,7 @@ impl Link {
         is_text: bool,
     ) -> Poll<io::Result<()>> {
         match self {
-            Link::Bytes(stream) => {
+            Link::Bytes(Bytes { stream, .. }) => {
                 while outbox.sent < outbox.bytes.len() {
                     let rest = &outbox.bytes[outbox.sent..];
                     match ready!(Pin::new(&mut **stream).poll_write(cx, rest))? {
@@ -169,7 +179,7 @@ impl Link {
     /// Flushes what was written.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Link::Bytes(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Link::Bytes(Bytes { stream, .. }) => Pin::new(&mut **stream).poll_flush(cx),
             Link::Datagrams(_) => Poll::Ready(Ok(())),
             Link::Messages(socket) => Pin::new(&mut socket.socket).poll_flush(cx).map_err(to_io),
         }
@@ -185,16 +195,22 @@ impl Link {
         many: bool,
     ) -> Poll<io::Result<Incoming<'a>>> {
         match self {
-            Link::Bytes(stream) => {
+            Link::Bytes(Bytes { stream, is_over_tls }) => {
                 // It only grows: connections share it, and growing it again would clear it each time.
                 if inbox.bytes.len() < capacity {
                     inbox.bytes.resize(capacity, 0);
                 }
                 let mut into = ReadBuf::new(&mut inbox.bytes[..capacity]);
-                ready!(Pin::new(&mut **stream).poll_read(cx, &mut into))?;
+                match ready!(Pin::new(&mut **stream).poll_read(cx, &mut into)) {
+                    Err(error) if *is_over_tls && is_truncation(&error) => {
+                        return Poll::Ready(Ok(Incoming::End(Farewell::WithoutCloseNotify)));
+                    }
+                    read => read?,
+                }
                 let length = into.filled().len();
                 Poll::Ready(Ok(match length {
-                    0 => Incoming::End("end of stream".to_owned()),
+                    0 if *is_over_tls => Incoming::End(Farewell::CloseNotify),
+                    0 => Incoming::End(Farewell::EndOfStream),
                     _ => Incoming::Bytes(&inbox.bytes[..length]),
                 }))
             }
@@ -204,17 +220,21 @@ impl Link {
             }
             Link::Messages(socket) => loop {
                 match ready!(Pin::new(&mut socket.socket).poll_next(cx)) {
-                    None => return Poll::Ready(Ok(Incoming::End("closed".to_owned()))),
                     Some(Err(Error::ConnectionClosed)) => {
-                        return Poll::Ready(Ok(Incoming::End("closed".to_owned())));
+                        return Poll::Ready(Ok(Incoming::End(Farewell::CloseFrame(None))));
+                    }
+                    None
+                    | Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => {
+                        return Poll::Ready(Ok(Incoming::End(Farewell::WithoutCloseFrame)));
+                    }
+                    Some(Err(Error::Io(error))) if is_truncation(&error) => {
+                        return Poll::Ready(Ok(Incoming::End(Farewell::WithoutEither)));
                     }
                     Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
                     Some(Ok(Message::Close(frame))) => {
-                        let why = frame
-                            .map_or("a Close frame without a code".to_owned(), |frame| {
-                                format!("a Close frame with {}", frame.code)
-                            });
-                        return Poll::Ready(Ok(Incoming::End(why)));
+                        let said = frame
+                            .map(|frame| (u16::from(frame.code), frame.reason.as_str().to_owned()));
+                        return Poll::Ready(Ok(Incoming::End(Farewell::CloseFrame(said))));
                     }
                     Some(Ok(Message::Text(_) | Message::Binary(_))) if socket.to_skip > 0 => {
                         socket.to_skip -= 1;
@@ -236,11 +256,17 @@ impl Link {
     /// Closes the connection as its protocol requires: FIN, close_notify or a Close frame.
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Link::Bytes(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Link::Bytes(Bytes { stream, .. }) => Pin::new(&mut **stream).poll_shutdown(cx),
             Link::Datagrams(_) => Poll::Ready(Ok(())),
             Link::Messages(socket) => Pin::new(&mut socket.socket).poll_close(cx).map_err(to_io),
         }
     }
+}
+
+/// Whether a TLS stream has ended without close_notify. Nothing else below a WebSocket is told in this
+/// way: tungstenite has an error of its own for it, and [`Carrier`](super::connect) another.
+fn is_truncation(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 fn to_io(error: Error) -> io::Error {

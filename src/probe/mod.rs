@@ -29,6 +29,7 @@
 
 mod connect;
 mod datagrams;
+mod ending;
 mod error;
 mod event;
 mod exchange;
@@ -48,6 +49,7 @@ mod tls;
 mod tracker;
 
 pub use connect::{ConnectOptions, Connected, Family, ProxyHeader, ProxyKind};
+pub use ending::{Echoed, Ending};
 pub use error::{ProbeError, ProbeSetting};
 pub use event::Event;
 pub use facts::{Arrival, AskFacts, Change, ChangeKind, EchoCheck, Facts, FactsOptions, NoFacts};

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use super::Target;
 use super::payload::Payloads;
+use super::{Ending, Target};
 use crate::config::Protocol;
 
 /// How many messages are looked for.
@@ -67,6 +67,12 @@ pub enum Oddity {
     ClosesAfter {
         /// How many.
         replies: u64,
+    },
+    /// It has gone silent, and has not closed the connection.
+    #[non_exhaustive]
+    Stalls {
+        /// After how much.
+        how: Ending,
     },
     /// It does not echo, but speaks another protocol.
     #[non_exhaustive]
@@ -336,6 +342,7 @@ impl fmt::Display for Oddity {
                 let replies = Count(*replies, "message");
                 write!(f, "it closes the connection after {replies}")
             }
+            Oddity::Stalls { how } => write!(f, "it {how}"),
             Oddity::Speaks { name, instead } => {
                 write!(f, "it does not echo, but speaks {name}: perhaps {instead}")
             }

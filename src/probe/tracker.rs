@@ -182,6 +182,19 @@ impl Tracker {
         (self.expired as u64 + self.forgotten).saturating_sub(self.uncounted_lost)
     }
 
+    /// Whether messages have expired, and nothing that was sent behind the first of them has come back.
+    pub(super) fn ends_in_silence(&self) -> bool {
+        let mut last = self.window.iter().skip_while(|sent| sent.state != State::Expired);
+        self.waiting == 0 && self.expired > 0 && last.all(|sent| sent.state == State::Expired)
+    }
+
+    /// Whether the oldest message that has not come back begins with `bytes`, which are not none.
+    pub(super) fn is_due(&self, bytes: &[u8]) -> bool {
+        let open = (self.base..).zip(&self.window).find(|(_, sent)| sent.state != State::Done);
+        let message = open.map(|(seq, _)| self.payloads.message(seq)).unwrap_or_default();
+        !bytes.is_empty() && message.starts_with(bytes)
+    }
+
     /// Counts none of the messages that were sent until now: a warm-up is over.
     pub(super) fn count_from_here(&mut self) {
         self.counted_from = self.next_seq();
@@ -448,6 +461,22 @@ mod tests {
             assert_eq!(probe.receive(&message), (Some(0), Verdict::Late, false));
             assert_eq!((probe.tracker.lost(), probe.tracker.waiting()), (0, 1));
         }
+    }
+
+    #[test]
+    fn silence_begins_with_the_first_message_that_nothing_follows() {
+        let mut probe = Probe::new(64, 4);
+        let message = probe.message(0);
+        probe.receive(&message);
+        assert!(!probe.tracker.ends_in_silence(), "the rest may still come");
+        assert!(probe.tracker.is_due(&probe.message(1)[..9]));
+        assert!(!probe.tracker.is_due(&probe.message(2)[..9]) && !probe.tracker.is_due(b""));
+        probe.tracker.expire(probe.start + 9 * MS);
+        assert!(probe.tracker.ends_in_silence());
+        // Two were dropped in between.
+        let message = probe.message(3);
+        probe.receive(&message);
+        assert!(!probe.tracker.ends_in_silence());
     }
 
     #[test]

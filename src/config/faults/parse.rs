@@ -275,3 +275,74 @@ fn alert_code(name: &str) -> Option<u8> {
     }
     (1..=u8::MAX).find(|code| alert_name(*code) == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_can_be_read_again() {
+        for text in [
+            "delay=200ms",
+            "udp:delay=1ms 500us,jitter=3s,rate=64KiB,corrupt=0.1%",
+            "tcp:slice=100,reset=1MiB",
+            "udp:drop=1%,burst=2%,duplicate=3%,reorder=4%,share=50%",
+            "wss:handshake=stall,certificate=not-yet,upgrade=stall,ws-close=65535,ws-mask,ws-utf8",
+            "tls:handshake=alert:handshake_failure,certificate=wrong-name,truncate=0",
+            "handshake=alert:200,stall=5s",
+            "upgrade=503,close=1",
+        ] {
+            // A duration is shown in several units, and read in one.
+            let read = text.replace("1ms 500us", "1.5ms").parse::<FaultGroup>().expect(text);
+            assert_eq!(read.to_string(), text);
+        }
+        for name in Fault::NAMES {
+            let with_value = example(name);
+            let text = if with_value.starts_with(name) { with_value } else { name };
+            let read = text.parse::<FaultGroup>().expect(text);
+            assert_eq!((read.faults[0].name(), read.to_string().as_str()), (name, text));
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit_and_sizes_may_have_one() {
+        let when = |text: &str| when("reset", text).ok();
+        let bytes = |bytes| Some(When::Bytes(bytes));
+        let millis = |millis| Some(When::After(Duration::from_millis(millis)));
+        for (text, read) in [
+            ("0", bytes(0)),
+            ("1000", bytes(1000)),
+            ("64KiB", bytes(65_536)),
+            ("64kib", bytes(65_536)),
+            ("1k", bytes(1000)),
+            ("1.5MiB", bytes(1_572_864)),
+            ("5s", millis(5000)),
+            ("1.5s", millis(1500)),
+            ("2min", millis(120_000)),
+            ("0.5ms", Some(When::After(Duration::from_micros(500)))),
+            ("1h", millis(3_600_000)),
+            ("5m", None),
+            ("5M", None),
+            ("-1", None),
+            ("+1", None),
+            ("1e3", None),
+            ("", None),
+            ("KiB", None),
+            (".s", None),
+            ("1 s", None),
+            ("99999999999999999999h", None),
+        ] {
+            assert_eq!(when(text), read, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_alert_has_its_name_of_the_rfc_or_a_number() {
+        for (name, code) in [("handshake_failure", 40), ("unrecognized_name", 112), ("200", 200)] {
+            assert_eq!(alert_code(name), Some(code), "{name}");
+        }
+        for name in ["", "close_notify", "HandshakeFailure", "300"] {
+            assert_eq!(alert_code(name), None, "{name}");
+        }
+    }
+}

@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::handshake::client::Request as WebSocketReque
 
 use super::websocket::refusal;
 use crate::causes::{self, Peer};
-use crate::probe::first_bytes::{FirstBytes, Seen};
+use crate::probe::first_bytes::Seen;
 use crate::probe::link::ByteStream;
 use crate::probe::{ProbeError, Target};
 
@@ -45,9 +45,8 @@ impl Http2 {
     pub(super) async fn begin(
         target: &Target,
         stream: Box<dyn ByteStream>,
+        seen: Seen,
     ) -> Result<Self, ProbeError> {
-        let (stream, seen) = FirstBytes::new(stream);
-        let stream: Box<dyn ByteStream> = Box::new(stream);
         let opened = client::Builder::new()
             .enable_push(false)
             .initial_window_size(WINDOW)
@@ -163,7 +162,7 @@ fn of_server(error: h2::Error) -> io::Error {
 }
 
 fn closed() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the server closed the connection")
 }
 
 /// The connection that carries the stream.
@@ -227,6 +226,14 @@ impl AsyncRead for Http2Stream {
             let carried = this.carrier.poll_drive(cx);
             match this.receiving.poll_data(cx) {
                 Poll::Ready(Some(Ok(bytes))) => this.received = bytes,
+                Poll::Ready(Some(Err(error))) if error.is_io() => {
+                    // The connection itself has failed or ended, and its carrier knows how.
+                    let how = carried.map(|carried| carried.err().unwrap_or_else(closed));
+                    return Poll::Ready(Err(match how {
+                        Poll::Ready(error) => error,
+                        Poll::Pending => of_server(error),
+                    }));
+                }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(reset(error.reason()))),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 // The end of the connection is that of the stream.

@@ -23,8 +23,8 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 pub use options::{ConnectOptions, Family};
 pub use proxy::{ProxyHeader, ProxyKind};
 
-use super::first_bytes::FirstBytes;
-use super::link::{ByteStream, Link};
+use super::first_bytes::{FirstBytes, Seen};
+use super::link::{ByteStream, Bytes, Link};
 use super::tls::{ClientTls, TlsFacts};
 use super::{Endpoint, ProbeError, Target};
 use crate::address::Address;
@@ -177,23 +177,36 @@ async fn establish(
             connector
                 .connect(tls.name.clone(), raw)
                 .await
-                .map_err(|error| ProbeError::tls(target, error, seen.in_place_of_tls(target)))
+                .map_err(|error| ProbeError::tls(target, error, Some(&seen)))
         };
-        let secured = phases.run("the TLS handshake", handshake).await?;
+        let secured =
+            phases.run_heard("the TLS handshake", &seen, "the ClientHello", handshake).await?;
+        seen.finish();
         connected.tls = Some(phases.end());
         connected.tls_facts = Some(tls.facts(secured.get_ref().1));
         stream = Box::new(secured);
     }
-    let Some(request) = request else { return Ok((Link::Bytes(stream), connected)) };
+    let Some(request) = request else {
+        let is_over_tls = target.protocol().is_over_tls();
+        return Ok((Link::Bytes(Bytes { stream, is_over_tls }), connected));
+    };
     let (link, subprotocol) = if speaks_http2(target, options, &connected)? {
-        let beginning = http2::Http2::begin(target, stream);
-        let http2 = phases.run("the beginning of HTTP/2", beginning).await?;
+        let (stream, seen) = FirstBytes::new(stream);
+        let beginning = http2::Http2::begin(target, Box::new(stream), seen.clone());
+        let http2 =
+            phases.run_heard("the beginning of HTTP/2", &seen, "the preface", beginning).await?;
         connected.http2 = Some(phases.end());
         let upgrading = websocket::upgrade_http2(target, request, largest, http2);
-        phases.run("the WebSocket upgrade", upgrading).await?
+        let upgraded = phases.run("the WebSocket upgrade", upgrading).await?;
+        seen.finish();
+        upgraded
     } else {
-        let upgrading = websocket::upgrade(target, request, largest, stream);
-        phases.run("the WebSocket upgrade", upgrading).await?
+        let (stream, seen) = FirstBytes::new(stream);
+        let upgrading = websocket::upgrade(target, request, largest, Box::new(stream), &seen);
+        let upgraded =
+            phases.run_heard("the WebSocket upgrade", &seen, "the request", upgrading).await?;
+        seen.finish();
+        upgraded
     };
     connected.upgrade = Some(phases.end());
     connected.subprotocol = subprotocol;
@@ -237,6 +250,24 @@ impl Phases<'_> {
         match timeout_at(self.deadline, work).await {
             Ok(result) => result,
             Err(_) => Err(ProbeError::connect(self.target, format!("{name} took too long"))),
+        }
+    }
+
+    /// Does `work`, whose other side is heard in `seen` once this side has said `said`.
+    async fn run_heard<T>(
+        &self,
+        name: &'static str,
+        seen: &Seen,
+        said: &'static str,
+        work: impl Future<Output = Result<T, ProbeError>>,
+    ) -> Result<T, ProbeError> {
+        match timeout_at(self.deadline, work).await {
+            Ok(result) => result,
+            Err(_) => {
+                let silence = seen.silence(self.began, Instant::now(), said);
+                let problem = format!("{name} took too long: {silence}");
+                Err(ProbeError::connect(self.target, problem))
+            }
         }
     }
 

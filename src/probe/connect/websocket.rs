@@ -11,7 +11,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use super::http2::Http2;
 use super::options::ConnectOptions;
 use crate::causes;
-use crate::probe::first_bytes::FirstBytes;
+use crate::probe::first_bytes::Seen;
 use crate::probe::link::{ByteStream, Link, Messages};
 use crate::probe::{ProbeError, ProbeSetting, Target};
 
@@ -72,9 +72,8 @@ pub(super) async fn upgrade(
     request: Request,
     largest: usize,
     stream: Box<dyn ByteStream>,
+    seen: &Seen,
 ) -> Result<(Link, Option<String>), ProbeError> {
-    let (stream, seen) = FirstBytes::new(stream);
-    let stream: Box<dyn ByteStream> = Box::new(stream);
     let (socket, response) = client_async_with_config(request, stream, Some(config(largest)))
         .await
         .map_err(|error| {
@@ -88,9 +87,9 @@ pub(super) async fn upgrade(
             };
             let problem = match &error {
                 Error::Http(response) => refusal(response),
-                other => seen
-                    .in_place_of_http(target)
-                    .unwrap_or_else(|| format!("the WebSocket upgrade failed: {}", cause(other))),
+                other => seen.in_place_of_http(target).unwrap_or_else(|| {
+                    format!("the WebSocket upgrade failed: {}", cause(other, seen))
+                }),
             };
             ProbeError::connect_caused_by(target, problem, error)
         })?;
@@ -160,11 +159,11 @@ fn printable(bytes: &[u8]) -> String {
 }
 
 /// Why an upgrade failed, without tungstenite's own words where there are better ones.
-fn cause(error: &Error) -> String {
+fn cause(error: &Error, seen: &Seen) -> String {
     match error {
-        Error::Io(error) => causes::of_connect(error),
+        Error::Io(error) => format!("{}, {}", causes::of_connect(error), seen.end()),
         Error::Protocol(ProtocolError::HandshakeIncomplete) | Error::ConnectionClosed => {
-            "the other side closed the connection".to_owned()
+            format!("the other side closed the connection, {}", seen.end())
         }
         Error::Protocol(ProtocolError::HttparseError(_) | ProtocolError::WrongHttpVersion) => {
             "the other side does not speak HTTP/1.1".to_owned()

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -12,6 +12,7 @@ use super::received::{Facts, Parsed, parse};
 use super::{EchoCheck, NoFacts};
 use crate::causes::{self, Peer};
 use crate::pace::later;
+use crate::probe::ending::{Ended, Farewell, after_failed_write};
 use crate::probe::link::{self, Inbox, Incoming, Link, Outbox};
 use crate::probe::messages::MAX_DATAGRAM_PAYLOAD;
 use crate::probe::payload::Payloads;
@@ -74,6 +75,8 @@ pub(super) struct Conversation<'a> {
     is_unflushed: bool,
     /// What has come of a stream behind the facts.
     rest: Vec<u8>,
+    /// The write that has failed on a connection, which is then read to its end.
+    failed_write: Option<io::Error>,
     /// The last question over UDP, whose echo may come late.
     question: Vec<u8>,
     /// Replies to it that have come together with another.
@@ -86,7 +89,7 @@ enum Heard {
     Datagrams(Vec<Vec<u8>>),
     /// Whether it is text comes second.
     Message(Vec<u8>, bool),
-    End(String),
+    End(Farewell),
 }
 
 impl From<Incoming<'_>> for Heard {
@@ -113,6 +116,7 @@ impl<'a> Conversation<'a> {
             is_text: false,
             is_unflushed: false,
             rest: Vec::new(),
+            failed_write: None,
             question: Vec::new(),
             replies: VecDeque::new(),
         }
@@ -136,7 +140,7 @@ impl<'a> Conversation<'a> {
                 Some(Heard::End(_)) | None if !line.is_empty() => {
                     return Err(NoFacts::Unfinished.into());
                 }
-                Some(Heard::End(how)) => return Err(NoFacts::Closed(how).into()),
+                Some(Heard::End(how)) => return Err(NoFacts::Closed(how.to_string()).into()),
                 _ => return Err(NoFacts::Silent { timeout: self.timeout }.into()),
             };
             let before = line.len();
@@ -160,7 +164,7 @@ impl<'a> Conversation<'a> {
             Some(Heard::Message(bytes, _)) if bytes.len() > LONGEST => Err(NoFacts::TooLong.into()),
             Some(Heard::Message(bytes, true)) => only_facts(&bytes),
             Some(Heard::Message(bytes, false)) => Err(other(&bytes).into()),
-            Some(Heard::End(how)) => Err(NoFacts::Closed(how).into()),
+            Some(Heard::End(how)) => Err(NoFacts::Closed(how.to_string()).into()),
             _ => Err(NoFacts::Silent { timeout: self.timeout }.into()),
         }
     }
@@ -299,21 +303,46 @@ impl<'a> Conversation<'a> {
     async fn hear(&mut self, deadline: Instant) -> io::Result<Option<Heard>> {
         match timeout_at(deadline, poll_fn(|cx| self.poll_hear(cx))).await {
             Ok(heard) => heard.map(Some),
-            Err(_) => Ok(None),
+            Err(_) => self.failed_write.take().map_or(Ok(None), Err),
         }
     }
 
     fn poll_hear(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Heard>> {
-        if self.outbox.is_full()
-            && let Poll::Ready(sent) = self.link.poll_send(cx, &mut self.outbox, self.is_text)
-        {
-            sent?;
-            self.is_unflushed = true;
-        }
-        if self.is_unflushed && self.link.poll_flush(cx)?.is_ready() {
+        if let Poll::Ready(Err(error)) = self.poll_say(cx) {
+            if matches!(self.link, Link::Datagrams(_)) {
+                return Poll::Ready(Err(error));
+            }
+            // What the other side said before it went is there to be read.
+            self.failed_write = Some(error);
             self.is_unflushed = false;
         }
-        self.link.poll_receive(cx, &mut self.inbox, CHUNK, false).map_ok(Heard::from)
+        let heard = ready!(self.link.poll_receive(cx, &mut self.inbox, CHUNK, false));
+        let ended = match heard.map(Heard::from) {
+            Ok(Heard::End(farewell)) => Ended::Closed(farewell),
+            Ok(heard) => return Poll::Ready(Ok(heard)),
+            Err(error) => Ended::Failed(error),
+        };
+        let ended = match self.failed_write.take() {
+            Some(write) => after_failed_write(write, ended),
+            None => ended,
+        };
+        Poll::Ready(match ended {
+            Ended::Closed(farewell) => Ok(Heard::End(farewell)),
+            Ended::Failed(error) => Err(error),
+        })
+    }
+
+    /// Sends what is to be sent.
+    fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.outbox.is_full() {
+            ready!(self.link.poll_send(cx, &mut self.outbox, self.is_text))?;
+            self.is_unflushed = true;
+        }
+        if self.is_unflushed {
+            ready!(self.link.poll_flush(cx))?;
+            self.is_unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -15,10 +15,11 @@ use tokio::time::Instant;
 use super::expiry::Expiry;
 use super::ready::{Ready, Slot};
 use super::schedule::Schedule;
-use crate::causes::{self, Peer};
+use crate::causes;
 use crate::pace::{Pace, later};
 use crate::probe::datagrams::is_refusal;
-use crate::probe::exchange::{Ended, Exchange};
+use crate::probe::ending::Ended;
+use crate::probe::exchange::Exchange;
 use crate::probe::link::{Inbox, Link};
 use crate::probe::payload::Payloads;
 use crate::probe::{Summary, Times};
@@ -305,7 +306,7 @@ impl Engine {
             if connection.has_ended {
                 return;
             }
-            let Connection { exchange, waker, place, .. } = connection;
+            let Connection { exchange, slot, waker, place, .. } = connection;
             let mut cx = Context::from_waker(waker);
             let mut timed = None;
             for _ in 0..MAX_UNFLUSHED {
@@ -329,6 +330,10 @@ impl Engine {
                 return;
             }
             let written = exchange.poll_write(&mut cx);
+            if exchange.reads_until().is_some() {
+                // What the other side has said before is read in the next turn.
+                slot.enqueue();
+            }
             let withdrawn = exchange.withdrawn();
             self.counts.sent -= withdrawn;
             self.summary.unsent += withdrawn;
@@ -358,9 +363,9 @@ impl Engine {
     /// Ends the warm-up: forgets what was counted in it, except for connections that have failed.
     pub(super) fn end_warm_up(&mut self) {
         self.warm_until = None;
-        let errors = std::mem::take(&mut self.summary.errors);
-        self.summary = Summary::new(self.summary.message_size);
-        self.summary.errors = errors;
+        let warm_up = std::mem::replace(&mut self.summary, Summary::new(0));
+        self.summary = Summary::new(warm_up.message_size);
+        self.summary.add_errors_of(&warm_up);
         self.counts = Counts { failures: self.counts.failures, ..Counts::default() };
         self.last_reply = None;
         self.orders.start = self.orders.count_from;
@@ -386,16 +391,18 @@ impl Engine {
     }
 
     fn ended(&mut self, index: usize, ended: Ended) {
-        let (reason, is_final) = match ended {
-            Ended::Closed(how) => (format!("closed by the other side: {how}"), true),
+        let exchange = &self.connections[index].exchange;
+        let is_final = match ended {
             Ended::Failed(error) if self.orders.is_udp => {
+                self.summary.fail(causes::of_datagram(&error));
                 // Nothing listens there, which over TCP would have refused the connection.
-                let has_heard = self.connections[index].exchange.has_heard();
-                (causes::of_datagram(&error), is_refusal(&error) && !has_heard)
+                is_refusal(&error) && !exchange.has_heard()
             }
-            Ended::Failed(error) => (causes::of_io(&error, Peer::Server), true),
+            ended => {
+                self.summary.ended(exchange.ending(&ended));
+                true
+            }
         };
-        self.summary.fail(reason);
         self.counts.failures += 1;
         if is_final {
             self.end(index);
@@ -421,8 +428,12 @@ impl Engine {
             Plan::Schedule(schedule) => connection.place.next < schedule.total,
             Plan::Replies(_) => false,
         };
-        if !(may_send && has_more) {
-            self.end(index);
+        if may_send && has_more {
+            return;
+        }
+        match self.connections[index].exchange.give_up() {
+            Some(ended) => self.ended(index, ended),
+            None => self.end(index),
         }
     }
 
@@ -453,6 +464,9 @@ impl Engine {
             let tracker = &connection.exchange.tracker;
             let waiting = tracker.counted_waiting() as u64;
             self.summary.lost += tracker.lost();
+            if let Some(stall) = connection.exchange.stall().filter(|_| !is_stopped) {
+                self.summary.ended(stall);
+            }
             let is_lost = connection.has_ended;
             *(if is_lost { &mut self.summary.lost } else { &mut self.summary.unanswered }) +=
                 waiting;

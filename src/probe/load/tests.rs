@@ -15,7 +15,7 @@ use super::engine::{Engine, Orders, Plan};
 use super::ready::Ready;
 use super::schedule::{Schedule, Share};
 use crate::pace::Pace;
-use crate::probe::link::Link;
+use crate::probe::link::{Bytes, Link};
 use crate::probe::payload::Payloads;
 use crate::probe::{Messages, Summary};
 
@@ -28,6 +28,10 @@ struct Script {
     written: Vec<u8>,
     to_read: Vec<u8>,
     is_blocked: bool,
+    /// What becomes of a write, in place of taking it.
+    refusal: Option<io::ErrorKind>,
+    /// Whether nothing comes behind what there is to read.
+    has_ended: bool,
     waker: Option<Waker>,
     reads: usize,
     writes: usize,
@@ -73,6 +77,9 @@ impl AsyncRead for Scripted {
         self.get(|script| {
             script.reads += 1;
             if script.to_read.is_empty() {
+                if script.has_ended {
+                    return Poll::Ready(Ok(()));
+                }
                 script.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -92,6 +99,9 @@ impl AsyncWrite for Scripted {
     ) -> Poll<io::Result<usize>> {
         self.get(|script| {
             script.writes += 1;
+            if let Some(kind) = script.refusal {
+                return Poll::Ready(Err(kind.into()));
+            }
             if script.is_blocked {
                 script.waker = Some(cx.waker().clone());
                 return Poll::Pending;
@@ -120,6 +130,10 @@ impl Wake for Woken {
     }
 }
 
+fn bytes(peer: &Scripted) -> Link {
+    Link::Bytes(Bytes { stream: Box::new(peer.clone()), is_over_tls: false })
+}
+
 struct Bench {
     engine: Engine,
     peers: Vec<Scripted>,
@@ -133,7 +147,7 @@ impl Bench {
 
     fn with_size(size: usize, connections: usize, orders: Orders) -> Bench {
         let peers: Vec<_> = (0..connections).map(|_| Scripted::default()).collect();
-        let links: Vec<_> = peers.iter().map(|peer| Link::Bytes(Box::new(peer.clone()))).collect();
+        let links: Vec<_> = peers.iter().map(bytes).collect();
         let payloads = Payloads::new(&Messages::new().size(size));
         let mut engine =
             Engine::new(links, &payloads, Pace::new().unwrap(), Arc::<Ready>::default());
@@ -305,10 +319,31 @@ async fn replies_that_come_together_are_answered_together() {
 }
 
 #[tokio::test]
+async fn a_write_that_fails_does_not_hide_what_came_before() {
+    for (refusal, said) in [
+        (io::ErrorKind::BrokenPipe, "closed by the peer after 64 bytes"),
+        (io::ErrorKind::ConnectionReset, "reset by the peer after 64 bytes"),
+    ] {
+        let mut bench = Bench::new(1, each_second(1, ago(SECOND / 2), 3));
+        bench.settle();
+        assert_eq!(bench.engine.counts().sent, 1);
+        // The echo is there, and nobody is told of it.
+        bench.peers[0].get(|script| script.to_read = std::mem::take(&mut script.written));
+        bench.peers[0].get(|script| (script.refusal, script.has_ended) = (Some(refusal), true));
+        while bench.engine.counts().failures == 0 {
+            bench.settle();
+        }
+        let summary = bench.finish();
+        assert_eq!((summary.sent(), summary.received()), (2, 1), "{summary}");
+        assert!(summary.to_string().contains(&format!("once: {said}")), "{summary}");
+    }
+}
+
+#[tokio::test]
 async fn a_load_that_is_stopped_leaves_messages_unanswered() {
     let ready = Arc::<Ready>::default();
     let peer = Scripted::default();
-    let links = [Link::Bytes(Box::new(peer.clone()))];
+    let links = [bytes(&peer)];
     let payloads = Payloads::new(&Messages::new());
     let mut engine = Engine::new(links, &payloads, Pace::new().unwrap(), Arc::clone(&ready));
     engine.begin(replies(3));

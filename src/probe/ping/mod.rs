@@ -19,7 +19,7 @@ use self::session::{End, Session};
 use super::connect::{connect, proxy_header};
 use super::link::Link;
 use super::payload::Payloads;
-use super::{Connected, Event, Probe, ProbeError, Summary, ignore};
+use super::{Connected, Echoed, Ending, Event, Probe, ProbeError, Summary, ignore};
 use crate::pace::later;
 
 /// The time from one attempt to connect again to the next.
@@ -325,8 +325,14 @@ impl<OnEvent: FnMut(Event)> Run<'_, OnEvent> {
     }
 
     fn failed(&mut self, reason: String) {
-        (self.on_event)(Event::Failed { reason: reason.clone() });
+        (self.on_event)(Event::Failed { reason: reason.clone(), echoed: None });
         self.summary.fail(reason);
+    }
+
+    /// The connection has ended before its time.
+    fn ended(&mut self, ending: Ending, echoed: Echoed) {
+        (self.on_event)(Event::Failed { reason: ending.to_string(), echoed: Some(echoed) });
+        self.summary.ended(ending);
     }
 
     /// Reports the summary so far, with what only the session knows.

@@ -9,11 +9,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Run;
-use crate::causes::{self, Peer};
+use crate::causes;
 use crate::config::Protocol;
 use crate::pace::{Pace, later};
 use crate::probe::datagrams::is_refusal;
-use crate::probe::exchange::{CLOSE_TIMEOUT, Ended, Exchange};
+use crate::probe::ending::Ended;
+use crate::probe::exchange::{CLOSE_TIMEOUT, Exchange};
 use crate::probe::link::{Inbox, Link};
 use crate::probe::{Event, Oddity, ProbeError, Reply};
 
@@ -73,8 +74,9 @@ impl<'r, 'a, OnEvent: FnMut(Event)> Session<'r, 'a, OnEvent> {
         let end = self.exchange_messages(stop).await?;
         let is_stopped = end == End::Stopped;
         self.run.summary.lost += self.exchange.tracker.lost();
-        if !self.run.options.connect_each {
-            self.notice(is_stopped).await;
+        let has_told = !self.run.options.connect_each && self.notice(is_stopped).await;
+        if end == End::Done && !has_told {
+            self.tell_stall();
         }
         let waiting = self.exchange.tracker.waiting() as u64;
         let summary = &mut self.run.summary;
@@ -85,15 +87,29 @@ impl<'r, 'a, OnEvent: FnMut(Event)> Session<'r, 'a, OnEvent> {
         Ok(end)
     }
 
-    /// Tells what the service does that an echo service does not.
-    async fn notice(&mut self, is_stopped: bool) {
+    /// Tells what the service does that an echo service does not. Returns whether there is something.
+    async fn notice(&mut self, is_stopped: bool) -> bool {
         let has_time = !is_stopped && self.run.summary.errors().next().is_none();
         let timeout = self.run.options.timeout;
         let target = self.run.probe.target();
         if has_time && self.exchange.answers_newline(&mut Inbox::default(), timeout).await {
             (self.run.on_event)(Event::Noticed(Oddity::AnswersLines));
-        } else if let Some(oddity) = self.exchange.oddity(target, &self.run.summary) {
+            return true;
+        }
+        if let Some(oddity) = self.exchange.oddity(target, &self.run.summary) {
             (self.run.on_event)(Event::Noticed(oddity));
+            return true;
+        }
+        false
+    }
+
+    /// Tells that the service has gone silent, if it has.
+    fn tell_stall(&mut self) {
+        if let Some(how) = self.exchange.stall() {
+            if !self.run.options.connect_each {
+                (self.run.on_event)(Event::Noticed(Oddity::Stalls { how: how.clone() }));
+            }
+            self.run.summary.ended(how);
         }
     }
 
@@ -122,7 +138,9 @@ impl<'r, 'a, OnEvent: FnMut(Event)> Session<'r, 'a, OnEvent> {
             let sent = self.run.summary.sent + self.run.summary.unsent;
             let is_enough = sent >= self.limit || self.run.is_over(earliest);
             let is_done = is_enough && self.exchange.tracker.waiting() == 0;
-            let wake = if is_done {
+            let wake = if let Some(at) = self.exchange.reads_until() {
+                Some(at)
+            } else if is_done {
                 Some(*self.run.done_at.get_or_insert_with(Instant::now) + duplicates)
             } else if let Some(sent_at) = self.exchange.tracker.oldest() {
                 Some(later(sent_at, options.timeout))
@@ -140,7 +158,10 @@ impl<'r, 'a, OnEvent: FnMut(Event)> Session<'r, 'a, OnEvent> {
                     return Poll::Ready(Next::Asked);
                 }
                 if wake.is_some_and(|at| wait_timer.poll_until(cx, at).is_ready()) {
-                    return Poll::Ready(Next::Waited);
+                    return Poll::Ready(match exchange.give_up() {
+                        Some(ended) => Next::Ended(Vec::new(), ended),
+                        None => Next::Waited,
+                    });
                 }
                 let mut send_is_due = |exchange: &Exchange, cx: &mut _| {
                     !is_enough
@@ -209,8 +230,7 @@ impl<'r, 'a, OnEvent: FnMut(Event)> Session<'r, 'a, OnEvent> {
                 Next::Stopped => return Ok(End::Stopped),
                 Next::Ended(replies, ended) => {
                     self.count(replies);
-                    let (reason, is_final) = match ended {
-                        Ended::Closed(how) => (format!("closed by the other side: {how}"), true),
+                    match ended {
                         // A TLS 1.3 server refuses the client's certificate after the client's
                         // handshake has ended.
                         Ended::Failed(error)
@@ -225,13 +245,14 @@ impl<'r, 'a, OnEvent: FnMut(Event)> Session<'r, 'a, OnEvent> {
                             return Err(ProbeError::port_unreachable(target, Some(error)));
                         }
                         // One datagram may be refused, and the next one not.
-                        Ended::Failed(error) if is_udp => (causes::of_datagram(&error), false),
-                        Ended::Failed(error) => (causes::of_io(&error, Peer::Server), true),
-                    };
-                    has_answered = true;
-                    self.run.failed(reason);
-                    if is_final {
-                        return Ok(End::Lost);
+                        Ended::Failed(error) if is_udp => {
+                            has_answered = true;
+                            self.run.failed(causes::of_datagram(&error));
+                        }
+                        ended => {
+                            self.run.ended(self.exchange.ending(&ended), self.exchange.echoed());
+                            return Ok(End::Lost);
+                        }
                     }
                 }
             }
@@ -274,6 +295,95 @@ impl Next {
             Poll::Ready(written) => Next::Sent(written),
             // The rest is written when there is room.
             Poll::Pending => Next::Sent(Ok(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::probe::link::Bytes;
+    use crate::probe::payload::Payloads;
+    use crate::probe::{PingOptions, Probe, Summary};
+
+    /// A connection whose other side has said something and closed, which a write finds out.
+    struct Closed {
+        said: &'static [u8],
+        refusal: io::ErrorKind,
+        /// Whether the first look finds nothing: the runtime has not been told yet what is there.
+        is_unnoticed: bool,
+    }
+
+    impl AsyncRead for Closed {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if std::mem::take(&mut self.is_unnoticed) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            into.put_slice(std::mem::take(&mut self.said));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Closed {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(self.refusal.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_a_write_failed_is_read_and_told() {
+        let (pipe, reset) = (io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset);
+        for (refusal, said) in [
+            (pipe, "closed by the peer after 28 bytes"),
+            (reset, "reset by the peer after 28 bytes"),
+        ] {
+            let probe = Probe::new("tcp://localhost:1".parse().unwrap());
+            let options = PingOptions::new().count(1);
+            let mut told = Vec::new();
+            let mut run = Run {
+                payloads: Payloads::new(&probe.messages),
+                summary: Summary::new(64),
+                probe: &probe,
+                options: &options,
+                asked: &Notify::new(),
+                on_event: |event: Event| told.push(event),
+                start: Instant::now(),
+                next_send: Instant::now(),
+                done_at: None,
+                proxy_header: Vec::new(),
+            };
+            let answer = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+            let stream = Closed { said: answer, refusal, is_unnoticed: true };
+            let link = Link::Bytes(Bytes { stream: Box::new(stream), is_over_tls: false });
+            let session = Session::new(&mut run, link, 1).unwrap();
+            assert_eq!(session.run(pin!(pending::<()>())).await.unwrap(), End::Lost);
+            let [Event::Failed { reason, .. }, Event::Noticed(oddity)] = &told[..] else {
+                panic!("{told:?}")
+            };
+            assert_eq!(reason, said);
+            assert!(matches!(oddity, Oddity::Speaks { name: "HTTP", .. }), "{oddity}");
         }
     }
 }

@@ -14,8 +14,8 @@ mod times;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Connected;
 use super::tracker::{Reply, Verdict};
+use super::{Connected, Ending};
 
 pub use histogram::Bucket;
 pub use times::Times;
@@ -36,7 +36,7 @@ pub struct Summary {
     pub(super) reordered: u64,
     pub(super) unanswered: u64,
     pub(super) unsent: u64,
-    pub(super) errors: BTreeMap<String, u64>,
+    errors: BTreeMap<String, Failures>,
     pub(super) elapsed: Duration,
     /// The size of each message.
     pub(super) message_size: usize,
@@ -49,6 +49,13 @@ pub struct Summary {
     rtt: Times,
     jitter: Jitter,
     lateness: Lateness,
+}
+
+/// How often something failed for a reason, and the connections that ended for it.
+#[derive(Debug, Clone, Default)]
+struct Failures {
+    count: u64,
+    ending: Option<Ending>,
 }
 
 /// A phase of establishing a connection.
@@ -204,7 +211,13 @@ impl Summary {
 
     /// Why connections failed or ended early, and how many did so for each reason.
     pub fn errors(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.errors.iter().map(|(reason, count)| (reason.as_str(), *count))
+        self.errors.iter().map(|(reason, failures)| (reason.as_str(), failures.count))
+    }
+
+    /// Those of the [errors](Summary::errors) that ended a connection, with how much of the echo it
+    /// had brought.
+    pub fn endings(&self) -> impl Iterator<Item = &Ending> {
+        self.errors.values().filter_map(|failures| failures.ending.as_ref())
     }
 
     /// From the first message to the end. That of a load does not include the time that it waited
@@ -351,9 +364,7 @@ impl Summary {
         self.reordered += other.reordered;
         self.unanswered += other.unanswered;
         self.unsent += other.unsent;
-        for (reason, count) in other.errors {
-            *self.errors.entry(reason).or_insert(0) += count;
-        }
+        self.add_errors_of(&other);
         self.elapsed = self.elapsed.max(other.elapsed);
         self.connections += other.connections;
         for (own, others) in self.phases.iter_mut().zip(other.phases) {
@@ -364,8 +375,31 @@ impl Summary {
         self.lateness.substantial += other.lateness.substantial;
     }
 
+    /// Adds only the errors.
+    pub(super) fn add_errors_of(&mut self, other: &Summary) {
+        for (reason, failures) in &other.errors {
+            self.errors.entry(reason.clone()).or_default().add(failures.clone());
+        }
+    }
+
     pub(super) fn fail(&mut self, reason: String) {
-        *self.errors.entry(reason).or_insert(0) += 1;
+        self.errors.entry(reason).or_default().count += 1;
+    }
+
+    /// A connection has ended before its time.
+    pub(super) fn ended(&mut self, ending: Ending) {
+        let failures = Failures { count: ending.count, ending: Some(ending.clone()) };
+        self.errors.entry(ending.reason().to_owned()).or_default().add(failures);
+    }
+}
+
+impl Failures {
+    fn add(&mut self, other: Failures) {
+        self.count += other.count;
+        match (&mut self.ending, other.ending) {
+            (Some(own), Some(others)) => own.add(others),
+            (own, others) => *own = own.take().or(others),
+        }
     }
 }
 

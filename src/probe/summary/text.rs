@@ -24,7 +24,13 @@ impl fmt::Display for Summary {
             self.lines(f)?;
         }
         self.delays(f)?;
-        self.errors().try_for_each(|(reason, count)| write!(f, "\n{}: {reason}", Often(count)))
+        self.errors.iter().try_for_each(|(reason, failures)| {
+            write!(f, "\n{}: ", Often(failures.count))?;
+            match &failures.ending {
+                Some(ending) => ending.fmt(f),
+                None => f.write_str(reason),
+            }
+        })
     }
 }
 

@@ -241,7 +241,7 @@ where
             }
         }
         (Ok(()), Some((status, _))) if is_on_purpose.load(Ordering::Relaxed) => {
-            End::OnPurpose(format!("HTTP request answered with {} on purpose", status.as_u16()))
+            End::answered_on_purpose(*status)
         }
         (Ok(()), Some((status, _))) => End::Answered(StatusCode::as_u16(status)),
         (Ok(()), None) => End::Handshake(HandshakeError::Http(SENT_NOTHING.to_owned())),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use echo_server::probe::{Arrival, Connected, Event, Phase, Summary, Target, Times};
+use echo_server::probe::{Arrival, Connected, Ending, Event, Phase, Summary, Target, Times};
 use serde_json::{Map, Value, json};
 
 use super::{Largest, Printer, facts, hexadecimal, microseconds, now, print, verdict};
@@ -57,7 +57,14 @@ impl Printer for Json {
                 }),
             ),
             Event::Overdue { seq, .. } => self.print("overdue", json!({ "seq": seq })),
-            Event::Failed { reason, .. } => self.print("failed", json!({ "why": reason })),
+            Event::Failed { reason, echoed, .. } => self.print(
+                "failed",
+                json!({
+                    "why": reason, "bytes": echoed.map(|echoed| echoed.bytes),
+                    "echoes": echoed.map(|echoed| echoed.messages),
+                    "mid_echo": echoed.map(|echoed| echoed.is_partial),
+                }),
+            ),
             Event::Reconnected { after, attempts, connected, .. } => {
                 let mut fields = connection(connected);
                 fields["after_s"] = after.as_secs_f64().into();
@@ -146,7 +153,8 @@ fn numbers(summary: &Summary) -> Value {
         "lost_percent": summary.lost_percent(), "late": summary.late(),
         "corrupted": summary.corrupted(), "duplicated": summary.duplicated(),
         "reordered": summary.reordered(), "unanswered": summary.unanswered(),
-        "unsent": summary.unsent(), "errors": errors, "connections": summary.connections(),
+        "unsent": summary.unsent(), "errors": errors,
+        "endings": summary.endings().map(ending).collect::<Vec<_>>(), "connections": summary.connections(),
         "reconnects": summary.reconnects(),
         "disconnected_s": summary.disconnected().as_secs_f64(),
         "elapsed_s": summary.elapsed().as_secs_f64(), "rate": summary.rate(),
@@ -158,6 +166,15 @@ fn numbers(summary: &Summary) -> Value {
         "upgrade_us": times(summary.phase(Phase::Upgrade)),
         "rtt_us": times(summary.rtt()), "jitter_us": us(summary.jitter()),
         "histogram": histogram(summary.rtt()),
+    })
+}
+
+fn ending(ending: &Ending) -> Value {
+    json!({
+        "why": ending.reason(), "what": ending.to_string(), "count": ending.count,
+        "least_bytes": ending.bytes.start(), "most_bytes": ending.bytes.end(),
+        "least_echoes": ending.messages.start(), "most_echoes": ending.messages.end(),
+        "mid_echo": ending.partial,
     })
 }
 

@@ -70,7 +70,7 @@ where
             }
             Request::Refused(response) => {
                 stream.count_upgrade();
-                let opening = self.tell_late(stream, receiving, respond, response);
+                let opening = refused::<Told>(stream, respond, response);
                 tokio::spawn(Session::of_connection(sessions, admitted, opening));
             }
             Request::Answered(head) => {
@@ -174,6 +174,21 @@ impl Misbehaved {
     fn count_upgrade(&self) {
         self.faults.count(self.connection.protocol, "upgrade", 1);
     }
+}
+
+/// Answers a request with a response that is a fault.
+fn refused<E: Send + 'static>(
+    misbehaved: Misbehaved,
+    respond: SendResponse<Bytes>,
+    response: Response<Bytes>,
+) -> Opening<E> {
+    let opening = async move {
+        misbehaved.wait().await;
+        let end = End::answered_on_purpose(response.status());
+        reply(respond, response);
+        Err(end.into())
+    };
+    Opening::Handshake(opening.boxed())
 }
 
 /// Leaves a request without a response until the client resets the stream.

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -116,6 +117,11 @@ fn reset(reason: Option<Reason>) -> io::Error {
 impl Misbehaving for Http2Stream {}
 
 impl LowerStream for Http2Stream {
+    /// A reset drops what h2 has not sent.
+    fn has_sent_all(&self) -> bool {
+        self.streams.queued.load(Ordering::Relaxed) == 0
+    }
+
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self).poll_shutdown(cx)
     }
