@@ -243,6 +243,8 @@ pub enum Credential {
     Crl,
     /// CAs whose server certificates a probe accepts.
     ServerCa,
+    /// The CA that signs certificates with faults, or its private key.
+    FaultCa,
 }
 
 impl fmt::Display for Credential {
@@ -254,6 +256,7 @@ impl fmt::Display for Credential {
             Credential::ClientCa => "client CA",
             Credential::Crl => "revocation list",
             Credential::ServerCa => "server CA",
+            Credential::FaultCa => "CA of faulty certificates",
         })
     }
 }

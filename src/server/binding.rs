@@ -153,7 +153,9 @@ async fn tls_settings(config: &Config) -> Result<Option<Arc<TlsSettings>>, Start
         return Ok(None);
     }
     let (identity, policy) = (config.identity.clone(), config.tls.clone());
-    let loading = tokio::task::spawn_blocking(move || TlsSettings::new(&identity, &policy));
+    let faults = config.faults.clone();
+    let load = move || TlsSettings::new(&identity, &policy, &faults);
+    let loading = tokio::task::spawn_blocking(load);
     match loading.await {
         Ok(settings) => Ok(Some(Arc::new(settings?))),
         Err(error) => match error.try_into_panic() {

@@ -149,7 +149,7 @@ pub(crate) fn certified(
     certified_from(&Reader::default(), credentials, all, provider)
 }
 
-fn certified_from(
+pub(super) fn certified_from(
     reader: &Reader,
     credentials: &Credentials,
     all: &[Credentials],

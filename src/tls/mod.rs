@@ -12,6 +12,7 @@ mod identity;
 pub(crate) mod ja4;
 mod key_log;
 mod keys;
+mod misissued;
 pub(crate) mod negotiated;
 pub(crate) mod pem;
 mod policy;
@@ -19,6 +20,7 @@ mod reload;
 pub(crate) mod trust;
 
 use std::cmp::Reverse;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -36,11 +38,12 @@ use tracing::warn;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use crate::causes;
-use crate::config::{ClientAuth, Identity, Source, TlsPolicy};
+use crate::config::{CertificateFault, ClientAuth, FaultPolicy, Identity, Source, TlsPolicy};
 use crate::error::{Credential, CredentialError, Setting, StartError};
 use files::{Pipes, Reader};
 use identity::Identities;
 use key_log::KeyLogWriter;
+use misissued::Misissuer;
 use trust::{ClientVerifier, Trusted};
 
 pub use fingerprint::{Fingerprint, FingerprintError};
@@ -62,6 +65,8 @@ pub(crate) struct TlsSettings {
     loaded: Mutex<Vec<FileStamp>>,
     /// What came through pipes. It stays: a pipe cannot be read again.
     pipes: Pipes,
+    /// What makes certificates with faults on purpose, if there are any.
+    misissuer: Option<Misissuer>,
     /// Whether the last reload failed.
     last_reload_failed: AtomicBool,
 }
@@ -101,7 +106,11 @@ pub(crate) fn provider() -> CryptoProvider {
 
 impl TlsSettings {
     /// Reads or makes all certificates and keys, and checks that they fit together.
-    pub(crate) fn new(identity: &Identity, policy: &TlsPolicy) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        identity: &Identity,
+        policy: &TlsPolicy,
+        faults: &FaultPolicy,
+    ) -> Result<Self, StartError> {
         let versions = policy::versions(policy)?;
         let provider = Arc::new(policy::provider_for(policy, &versions)?);
         let key_log = policy.key_log.then(KeyLogWriter::from_environment).transpose()?;
@@ -112,6 +121,7 @@ impl TlsSettings {
         let identities = Identities::load(&reader, &identity, &provider)?;
         let configs =
             build_configs(&reader, identities, &policy, &provider, &versions, key_log.as_ref())?;
+        let misissuer = Misissuer::new(&reader, faults, &provider)?;
         let pipes = reader.into_pipes();
         let stamps = files(&identity, &policy).into_iter().zip(before);
         let stamps = stamps.filter(|(path, _)| !pipes.contains_key(path));
@@ -126,6 +136,7 @@ impl TlsSettings {
             current,
             loaded,
             pipes,
+            misissuer,
             last_reload_failed: AtomicBool::new(false),
         })
     }
@@ -145,14 +156,19 @@ impl TlsSettings {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The configuration `config` with a certificate that has this fault.
+    /// The configuration `config`, but with a certificate for `name` that has this fault, and
+    /// without resumption. To sign it can take milliseconds.
+    ///
+    /// # Errors
+    /// The certificate could not be made.
     pub(crate) fn misissued(
         &self,
-        _fault: crate::config::CertificateFault,
-        _name: Option<&str>,
-        config: &Arc<ServerConfig>,
-    ) -> Arc<ServerConfig> {
-        Arc::clone(config)
+        fault: CertificateFault,
+        name: Option<&str>,
+        config: &ServerConfig,
+    ) -> io::Result<Arc<ServerConfig>> {
+        let misissuer = self.misissuer.as_ref();
+        misissuer.expect("there is one where faults are asked for").config(fault, name, config)
     }
 
     /// Whether any ALPN protocol is accepted, because none is configured.

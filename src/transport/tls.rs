@@ -24,6 +24,7 @@ use self::wire::Wire;
 use super::strays::{LONGEST_METHOD, is_http_request};
 use super::{Carried, Carrying, Transport, http_response};
 use crate::causes::{self, Peer};
+use crate::config::{CertificateFault, Fault};
 use crate::connection::costly::in_turn;
 use crate::connection::{
     Connection, Counts, End, HandshakeError, Incoming, LogLimit, Refused, Sessions, shows,
@@ -134,14 +135,18 @@ impl Tls {
             false => None,
         };
         let mut config = self.config_for(&offer);
-        if let Some(fault) = misbehaviour.as_ref().and_then(|one| one.plan.certificate()) {
-            config = self.settings.misissued(fault, offer.sni.as_deref(), &config);
+        let fault = misbehaviour.as_ref().and_then(|one| one.plan.certificate());
+        if let Some(fault) = fault {
+            config = match self.misissue(fault, connection, &offer, &config).await {
+                Ok(config) => config,
+                Err(error) => return Err(refuse(wire, &error, &offer, Some(fault))),
+            };
         }
         let tls = match handshake::accept(&mut wire, config).await {
             Ok(tls) => tls,
             Err(error) => {
                 self.count_failure(&error, false);
-                return Err(refuse(wire, &error, &offer));
+                return Err(refuse(wire, &error, &offer, fault));
             }
         };
         let client = tls.peer_certificates().and_then(<[_]>::first).map(describe);
@@ -150,7 +155,7 @@ impl Tls {
             counts.tls_completed(negotiated::version(&tls), resumed);
         }
         if shows!(self.log) {
-            log_handshake(connection, &tls, &offer, client.as_deref(), began.elapsed());
+            log_handshake(connection, &tls, &offer, client.as_deref(), fault, began.elapsed());
         }
         let alpn = tls.alpn_protocol().map(<[u8]>::to_vec);
         if let Some(seen) = &mut seen {
@@ -167,7 +172,7 @@ impl Tls {
                 tls: tls_seen,
                 asked,
             }),
-            Err(error) => Err(refuse(wire, &io::Error::other(error), &offer)),
+            Err(error) => Err(refuse(wire, &io::Error::other(error), &offer, fault)),
         }
     }
 }
@@ -228,10 +233,18 @@ fn fatal_alert(description: AlertDescription) -> [u8; 7] {
 }
 
 /// Sends the alert that is left on the wire, lets the client read it, and closes.
-fn refuse<S: Stream>(wire: Wire<S>, error: &io::Error, offer: &Offer) -> Refused {
+fn refuse<S: Stream>(
+    wire: Wire<S>,
+    error: &io::Error,
+    offer: &Offer,
+    fault: Option<CertificateFault>,
+) -> Refused {
     let mut reason = causes::explain(error, Peer::Client);
     if let Some(sni) = &offer.sni {
         reason += &format!(" (SNI {sni})");
+    }
+    if let Some(fault) = fault {
+        reason += &format!(" ({} on purpose)", Fault::Certificate(fault));
     }
     let (stream, alert) = wire.into_parts();
     super::refuse(stream, failed(reason), alert)
@@ -243,6 +256,7 @@ fn log_handshake(
     tls: &CommonState,
     offer: &Offer,
     client: Option<&str>,
+    fault: Option<CertificateFault>,
     duration: Duration,
 ) {
     let Connection { protocol, number, peer, .. } = connection;
@@ -268,6 +282,7 @@ fn log_handshake(
         alpn_offered = if offered.is_empty() { "none" } else { &offered },
         sni = offer.sni.as_deref().unwrap_or("none"),
         client = client.unwrap_or("none"),
+        certificate = fault.map(|fault| format!("{} on purpose", fault.name())),
         duration_ms = duration.as_micros() as f64 / 1000.0,
         "TLS established with: {peer}"
     );

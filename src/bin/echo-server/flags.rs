@@ -154,10 +154,14 @@ pub fn credential_error(error: &CredentialError) -> String {
         Credential::ClientCa => "--client-ca",
         Credential::Crl => "--crl",
         Credential::ServerCa => "--ca",
+        Credential::FaultCa => "--fault-ca",
         _ => return error.to_string(),
     };
-    let cure = match error.cure {
-        Some(Cure::NameKey) => "; --key has to name the file of its key",
+    let cure = match (error.cure, error.credential) {
+        (Some(Cure::NameKey), Credential::FaultCa) => {
+            "; the file of its key comes behind a comma: --fault-ca CERT,KEY"
+        }
+        (Some(Cure::NameKey), _) => "; --key has to name the file of its key",
         _ => "",
     };
     format!("{flag} {}: {}{cure}", error.origin, error.problem)

@@ -39,8 +39,29 @@ pub struct FaultPolicy {
     /// The longest time that a client can ask for. Default: 10 seconds.
     pub max_delay: Duration,
     /// The CA that signs the certificates of [`Fault::Certificate`], so that a client that trusts
-    /// it sees nothing but the fault that was asked for. `None`: a CA that nobody knows, made at
-    /// start.
+    /// it sees nothing but the fault that was asked for. Files are read at start only, and not again
+    /// when they change. `None`: a CA that nobody knows, made at start.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    /// use echo_server::certs::{self, Name};
+    /// use echo_server::{
+    ///     CertificateFault, Config, Credentials, Fault, FaultGroup, Protocol, Source, blocking,
+    /// };
+    ///
+    /// let made = certs::issue(&Name::of_this_machine(), SystemTime::now())?;
+    /// let (ca, key) = (Source::memory(&made.ca.certificate), Source::memory(&made.ca.key));
+    /// let expired = FaultGroup::on(Protocol::Tls)
+    ///     .with(Fault::Certificate(CertificateFault::Expired));
+    /// let config = Config::new()
+    ///     .listen(Protocol::Tls, ([127, 0, 0, 1], 0))
+    ///     .fault(expired)
+    ///     .faults(|faults| faults.ca = Some(Credentials::new(ca, key)));
+    /// let server = blocking::TestServer::with(config)?;
+    /// // A client that trusts `made.ca.certificate` finds that the server's certificate has expired.
+    /// # let _ = server;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub ca: Option<Credentials>,
 }
 

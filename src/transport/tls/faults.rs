@@ -1,14 +1,19 @@
 //! Faults on purpose of the TLS handshake.
 
+use std::io;
+use std::sync::Arc;
+
+use tokio_rustls::rustls::{AlertDescription, ServerConfig};
+
 use super::wire::Wire;
 use super::{Offer, Tls, failed, fatal_alert};
-use crate::config::{Fault, HandshakeFault};
+use crate::config::{CertificateFault, Fault, HandshakeFault};
+use crate::connection::costly::in_turn;
 use crate::connection::{Connection, End, Refused};
 use crate::echo::LowerStream;
 use crate::faults::{Faults, Plan, of_server_name};
 use crate::net::Stream;
 use crate::transport::{self, http_response};
-use tokio_rustls::rustls::AlertDescription;
 
 /// How many random bytes are sent in the place of a ServerHello.
 const GARBAGE: usize = 512;
@@ -49,6 +54,21 @@ impl Tls {
         let Some(fault) = plan.handshake() else { return Ok((wire, Misbehaviour { plan, asked })) };
         faults.count(connection.protocol, Fault::Handshake(fault).name(), 1);
         Err(self.end_handshake(faults, wire, connection, fault))
+    }
+
+    /// The configuration `config`, but with a certificate that has this fault. It is to be used.
+    pub(super) async fn misissue(
+        &self,
+        fault: CertificateFault,
+        connection: Connection,
+        offer: &Offer,
+        config: &ServerConfig,
+    ) -> io::Result<Arc<ServerConfig>> {
+        if let Some(faults) = &self.faults {
+            faults.count(connection.protocol, Fault::Certificate(fault).name(), 1);
+        }
+        // An RSA key of a CA takes as long to sign as one of a server.
+        in_turn(|_| self.settings.misissued(fault, offer.sni.as_deref(), config)).await
     }
 
     /// Does `fault` in the place of a ServerHello.
