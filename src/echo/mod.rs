@@ -26,7 +26,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub(crate) use datagrams::LARGEST as MAX_DATAGRAM;
-pub use datagrams::{Answerable, AnsweringEcho, Answers, Asked, DatagramEcho, Rules, Unanswered};
+pub use datagrams::{
+    Answerable, AnsweringEcho, Answers, Asked, DatagramEcho, DetouringEcho, Reply, Rules,
+    Unanswered, Way,
+};
 pub use frames::Frames;
 pub use stream::{Carrier, LowerStream, StreamEcho};
 pub(crate) use turn::yield_turn;

@@ -11,10 +11,12 @@
 //! | `corruption` | flipped bits |
 //! | `stream` | a stream that misbehaves |
 //! | `request` | faults that a client asks for |
+//! | `datagrams` | datagrams that misbehave |
 
 mod alarms;
 mod chance;
 mod corruption;
+mod datagrams;
 mod frames;
 mod line;
 mod plan;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 pub(crate) use alarms::{Alarm, Alarms};
 pub(crate) use chance::Chance;
+pub(crate) use datagrams::{Detour, Tally};
 pub(crate) use plan::Plan;
 use request::of_query;
 pub(crate) use request::of_server_name;
@@ -44,6 +47,8 @@ pub(crate) struct Faults {
     by_request: Option<Duration>,
     /// One for each worker.
     alarms: Vec<Arc<Alarms>>,
+    /// How many UDP flows there have been.
+    flows: AtomicU64,
     counts: [[AtomicU64; Fault::NAMES.len()]; Protocol::ALL.len()],
 }
 
@@ -55,6 +60,7 @@ impl Faults {
             groups: policy.groups.clone(),
             by_request: policy.by_request.then_some(policy.max_delay),
             alarms,
+            flows: AtomicU64::new(0),
             counts: Default::default(),
         }
     }
@@ -110,6 +116,11 @@ impl Faults {
     /// What is left to chance in the connection or flow `number` of `protocol`.
     pub(crate) fn chance(&self, protocol: Protocol, number: u64) -> Chance {
         Chance::of(self.seed, protocol as u64, number)
+    }
+
+    /// The number of a new UDP flow: 1 for the first.
+    pub(crate) fn next_flow(&self) -> u64 {
+        self.flows.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// An alarm on a worker.

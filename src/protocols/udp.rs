@@ -15,9 +15,11 @@ use tracing::{error, info, warn};
 use crate::config::{Protocol, UdpPolicy};
 use crate::connection::{Member, Session, Sessions, Throttle};
 use crate::echo::{
-    Answerable, AnsweringEcho, Answers, Asked, DatagramEcho, Rules, Traffic, Unanswered,
+    Answerable, AnsweringEcho, Answers, Asked, DatagramEcho, DetouringEcho, Rules, Traffic,
+    Unanswered,
 };
 use crate::facts::datagram::{QUESTION, Seen};
+use crate::faults::{Detour, Faults, Tally};
 use crate::net::Peer;
 
 /// How often the kernel's drop counters are read.
@@ -54,15 +56,18 @@ pub(crate) struct Udp {
     /// The echo of each socket, with the worker whose runtime the socket is registered with.
     echoes: Vec<(SocketEcho, u16, Handle)>,
     totals: Arc<Mutex<Traffic>>,
+    /// What is done wrong on purpose, if anything is.
+    tally: Option<Arc<Tally>>,
     drops: Arc<KernelDrops>,
 }
 
-/// The echo of one socket. The two are different types, so that a server without facts does not
-/// look for questions.
+/// The echo of one socket. The three are different types, so that a server without facts does not
+/// look for questions, and one without faults does not look for those.
 #[derive(Debug)]
 enum SocketEcho {
     Exact(DatagramEcho),
     WithFacts(AnsweringEcho<Facts>),
+    WithFaults(Box<DetouringEcho<Option<Facts>, Detour>>),
 }
 
 /// Answers the datagrams that ask for facts.
@@ -92,7 +97,7 @@ impl Answers for Facts {
 impl Udp {
     /// Registers the sockets `bound`, all bound to `local`, each with the runtime of one of
     /// `workers`. There are at most as many sockets as workers. `has_facts` says whether datagrams
-    /// that ask for facts are answered with them.
+    /// that ask for facts are answered with them, and `faults` what is done wrong on purpose.
     ///
     /// # Errors
     /// A socket could not be registered, or one of its options could not be set.
@@ -102,24 +107,32 @@ impl Udp {
         local: SocketAddr,
         rules: &Arc<Rules>,
         has_facts: bool,
+        faults: Option<&Arc<Faults>>,
     ) -> io::Result<Self> {
         let totals = Arc::default();
+        let tally = faults.map(|_| Arc::<Tally>::default());
         let (mut sockets, mut echoes) = (Vec::new(), Vec::new());
         for (socket, (worker, runtime)) in bound.into_iter().zip(workers) {
             let _guard = runtime.enter();
             let socket = Arc::new(UdpSocket::from_std(socket)?);
             sockets.push(Arc::clone(&socket));
             let (rules, totals) = (Arc::clone(rules), Arc::clone(&totals));
-            let echo = if has_facts {
-                let facts = Facts { bound: local };
-                SocketEcho::WithFacts(DatagramEcho::answering(socket, facts, rules, totals)?)
-            } else {
-                SocketEcho::Exact(DatagramEcho::new(socket, rules, totals)?)
+            let facts = has_facts.then_some(Facts { bound: local });
+            let echo = match (faults.zip(tally.as_ref()), facts) {
+                (Some((faults, tally)), facts) => {
+                    let detour = Detour::new(Arc::clone(faults), *worker, Arc::clone(tally));
+                    let echo = DatagramEcho::detouring(socket, facts, detour, rules, totals)?;
+                    SocketEcho::WithFaults(Box::new(echo))
+                }
+                (None, Some(facts)) => {
+                    SocketEcho::WithFacts(DatagramEcho::answering(socket, facts, rules, totals)?)
+                }
+                (None, None) => SocketEcho::Exact(DatagramEcho::new(socket, rules, totals)?),
             };
             echoes.push((echo, *worker, Handle::clone(runtime)));
         }
         let drops = Arc::new(KernelDrops::of(&sockets));
-        Ok(Udp { local, sockets, echoes, totals, drops })
+        Ok(Udp { local, sockets, echoes, totals, tally, drops })
     }
 
     /// The number of sockets.
@@ -135,7 +148,7 @@ impl Udp {
     /// Echoes until the server drains, then logs the totals. `_member` makes the drain wait for
     /// that log line.
     pub(crate) async fn run(self, sessions: Arc<Sessions>, _member: Member) {
-        let Udp { local, sockets, echoes, totals, drops } = self;
+        let Udp { local, sockets, echoes, totals, tally, drops } = self;
         let mut running = JoinSet::new();
         for (echo, worker, runtime) in echoes {
             match echo {
@@ -144,6 +157,9 @@ impl Udp {
                 }
                 SocketEcho::WithFacts(echo) => {
                     running.spawn_on(Session::of_socket(&sessions, worker, echo), &runtime);
+                }
+                SocketEcho::WithFaults(echo) => {
+                    running.spawn_on(Session::of_socket(&sessions, worker, *echo), &runtime);
                 }
             }
         }
@@ -166,7 +182,9 @@ impl Udp {
         let Traffic { received, sent, messages } =
             *totals.lock().unwrap_or_else(PoisonError::into_inner);
         let dropped = logged;
-        info!(protocol = %Protocol::Udp, address = %local, received, sent, messages, dropped, "Socket closed: {local}");
+        // As a string, so that the log quotes it.
+        let faults = tally.map(|tally| tally.to_string());
+        info!(protocol = %Protocol::Udp, address = %local, received, sent, messages, dropped, faults, "Socket closed: {local}");
     }
 }
 

@@ -13,6 +13,7 @@ use crate::address::ListenAddress;
 use crate::config::{Config, Listen, Protocol};
 use crate::echo::Rules;
 use crate::error::StartError;
+use crate::faults::Faults;
 use crate::net::{AnyListener, bind, candidates, inherited};
 use crate::protocols::udp::Udp;
 use crate::tls::TlsSettings;
@@ -181,12 +182,13 @@ fn service(protocol: Protocol, tls: Option<&Arc<TlsSettings>>) -> Option<Service
 }
 
 /// Registers each UDP socket with the runtime that will echo it. `has_facts` says whether questions
-/// for facts are answered.
+/// for facts are answered, and `faults` what is done wrong on purpose.
 pub(super) fn register(
     shared: Vec<(SocketAddr, Vec<UdpSocket>)>,
     workers: &Workers,
     rules: &Arc<Rules>,
     has_facts: bool,
+    faults: Option<&Arc<Faults>>,
 ) -> Result<Vec<Udp>, StartError> {
     let threads = workers.threads();
     let mut taken = 0;
@@ -197,7 +199,7 @@ pub(super) fn register(
         taken = (first + sockets.len()) % threads.len();
         let workers: Vec<_> =
             (0..).zip(threads.iter().copied()).cycle().skip(first).take(sockets.len()).collect();
-        let udp = Udp::new(sockets, &workers, address, rules, has_facts);
+        let udp = Udp::new(sockets, &workers, address, rules, has_facts, faults);
         udp.map_err(|source| StartError::Bind {
             protocol: Protocol::Udp,
             address: address.into(),

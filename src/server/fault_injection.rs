@@ -7,20 +7,20 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use super::placement::Workers;
-use crate::config::{Config, FaultPolicy};
+use crate::config::{Config, FaultPolicy, Protocol};
 use crate::error::StartError;
 use crate::faults::{Alarms, Faults};
 
 /// The faults of a server, and the tasks that ring their alarms, which end when this is dropped.
 #[derive(Debug)]
 pub(super) struct FaultInjection {
+    seed: u64,
     faults: Arc<Faults>,
     watches: Vec<AbortHandle>,
 }
 
 impl FaultInjection {
-    /// Prepares the faults of `config`, on the runtimes of `workers`, and warns of them; `None` if
-    /// there are none.
+    /// Prepares the faults of `config`, on the runtimes of `workers`; `None` if there are none.
     ///
     /// # Errors
     /// The system has no timer left.
@@ -41,29 +41,35 @@ impl FaultInjection {
         }
         // The standard library seeds its hashers at random.
         let seed = policy.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-        announce(policy, seed);
         let faults = Arc::new(Faults::new(policy, seed, all));
-        Ok(Some(FaultInjection { faults, watches }))
+        Ok(Some(FaultInjection { seed, faults, watches }))
+    }
+
+    /// Warns of the faults of `policy`: somebody may have forgotten a flag, and would look for the
+    /// cause elsewhere.
+    pub(super) fn announce(&self, policy: &FaultPolicy) {
+        let seed = self.seed;
+        for group in &policy.groups {
+            warn!(faults = %group, seed, "Faults on purpose");
+        }
+        if policy.by_request {
+            let max_delay = humantime::format_duration(policy.max_delay);
+            warn!(%max_delay, seed, "Faults on purpose, whenever a client asks for some");
+        }
     }
 
     pub(super) fn faults(&self) -> Arc<Faults> {
         Arc::clone(&self.faults)
+    }
+
+    /// What is done wrong on `protocol`, if anything is.
+    pub(super) fn on(&self, protocol: Protocol) -> Option<Arc<Faults>> {
+        self.faults.concern(protocol).then(|| self.faults())
     }
 }
 
 impl Drop for FaultInjection {
     fn drop(&mut self) {
         self.watches.iter().for_each(AbortHandle::abort);
-    }
-}
-
-/// Warns: somebody may have forgotten a flag, and would look for the cause elsewhere.
-fn announce(policy: &FaultPolicy, seed: u64) {
-    for group in &policy.groups {
-        warn!(faults = %group, seed, "Faults on purpose");
-    }
-    if policy.by_request {
-        let max_delay = humantime::format_duration(policy.max_delay);
-        warn!(%max_delay, seed, "Faults on purpose, whenever a client asks for some");
     }
 }

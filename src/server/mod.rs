@@ -163,7 +163,10 @@ impl Server {
         let own = shared.iter().map(|(address, _)| *address).collect();
         let datagram_rules = udp::rules(&config.udp, own);
         let has_facts = config.facts.contains(&Protocol::Udp);
-        let datagrams = binding::register(shared, &workers, &datagram_rules, has_facts)?;
+        let faults = FaultInjection::start(&config, &workers)?;
+        let on_datagrams = faults.as_ref().and_then(|faults| faults.on(Protocol::Udp));
+        let datagrams =
+            binding::register(shared, &workers, &datagram_rules, has_facts, on_datagrams.as_ref())?;
         // What is logged before a start that fails would be taken for its cause.
         match &tls {
             Some(tls) => tls.announce(),
@@ -171,7 +174,9 @@ impl Server {
                 && config.tls == TlsPolicy::default() => {}
             None => warn!("The TLS settings are not used: no listener speaks TLS (--tls, --wss)"),
         }
-        let faults = FaultInjection::start(&config, &workers)?;
+        if let Some(faults) = &faults {
+            faults.announce(&config.faults);
+        }
         let connections = Connections::default();
         let health = Health::new(Progress::of(workers.threads()));
         Ok(Server {

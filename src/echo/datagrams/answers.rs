@@ -41,3 +41,12 @@ impl Answers for Verbatim {
         None
     }
 }
+
+/// Other answers that there may be.
+impl<A: Answers> Answers for Option<A> {
+    const ANY: bool = A::ANY;
+
+    fn answer(&self, asked: &Asked<'_>) -> Option<Vec<u8>> {
+        self.as_ref()?.answer(asked)
+    }
+}

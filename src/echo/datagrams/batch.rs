@@ -110,6 +110,17 @@ impl Batch {
         &self.slots[received.slot * SLOT..][..received.length]
     }
 
+    /// The payload of each datagram that `received` stands for.
+    pub(super) fn datagrams(&self, received: &Received) -> impl Iterator<Item = &[u8]> {
+        let payload = self.payload(received);
+        let size = match usize::from(received.ancillary.segment) {
+            0 => payload.len(),
+            segment => segment,
+        };
+        (0..received.datagrams())
+            .map(move |place| &payload[place * size..payload.len().min((place + 1) * size)])
+    }
+
     /// Puts the answers of `answer` in the place of the datagrams that it has one for. An answer that
     /// is longer than its datagram is dropped, and the datagram is echoed. Trains are passed over: a
     /// socket that gets questions receives none.
@@ -267,6 +278,25 @@ mod tests {
         assert_eq!(asked, [(1, vec![b'b'; 10]), (2, vec![b'c'; 10])], "a train is not asked");
         let payloads: Vec<_> = batch.received.iter().map(|each| batch.payload(each)).collect();
         assert_eq!(payloads, [&b"xxxxxxxxx"[..], b"cccccccccc", b"dddddddddd"]);
+    }
+
+    #[test]
+    fn a_message_is_taken_apart_into_its_datagrams() {
+        let mut batch = Batch::new();
+        let (mut slots, received) = batch.begin();
+        slots.next().unwrap()[..7].copy_from_slice(b"abcdefg");
+        received.push(Received { length: 7, ..Received::NOTHING });
+        drop(slots);
+        for (length, segment, expected) in [
+            (0, 0, &[&b""[..]][..]),
+            (7, 0, &[b"abcdefg"]),
+            (7, 3, &[b"abc", b"def", b"g"]),
+            (6, 3, &[b"abc", b"def"]),
+        ] {
+            let ancillary = Ancillary { segment, ..Received::NOTHING.ancillary };
+            let message = Received { length, ancillary, ..batch.received[0] };
+            assert_eq!(batch.datagrams(&message).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod rules;
 mod socket;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
+mod way;
 
 use std::cell::Cell;
 use std::io;
@@ -27,13 +28,14 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::{Echo, EchoError, Goodbye, Moved, Step, Traffic};
-use batch::{Batch, LIMIT, Received};
+use super::{Echo, EchoError, Goodbye, Moved, Step, Traffic, yield_turn};
+use batch::{Ancillary, Batch, LIMIT, Received};
 use socket::{DatagramSocket, KernelSocket};
 
 pub use answers::{Answers, Asked, Verbatim};
 pub(crate) use batch::LARGEST;
 pub use rules::{Answerable, Rules, Unanswered};
+pub use way::{Direct, Reply, Way};
 
 /// How long replies wait for room in the socket's send buffer before they are dropped. Meanwhile
 /// nothing is received, and the kernel drops what its receive buffer cannot hold.
@@ -47,6 +49,10 @@ const BACKOFF: std::ops::RangeInclusive<Duration> =
 /// in between, while memory is scarce.
 const RECOVERED_AFTER: Duration = Duration::from_secs(5);
 
+/// The most replies that one step sends, if they do not leave at once: two for each datagram that a
+/// step receives.
+const RELEASES: usize = 2 * LIMIT;
+
 thread_local! {
     /// A batch is in use only during a poll, so each thread has one instead of each socket.
     static BATCH: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
@@ -57,9 +63,10 @@ thread_local! {
 /// It never ends by itself: what a peer or the network does to one datagram is no reason to stop
 /// answering the others. A datagram that has no answer is counted by its [`Rules`].
 #[derive(Debug)]
-pub struct DatagramEcho<S: DatagramSocket = KernelSocket, A: Answers = Verbatim> {
+pub struct DatagramEcho<S: DatagramSocket = KernelSocket, A: Answers = Verbatim, W: Way = Direct> {
     socket: S,
     answers: A,
+    way: W,
     rules: Arc<Rules>,
     /// Where its traffic is added when it ends.
     totals: Arc<Mutex<Traffic>>,
@@ -71,11 +78,18 @@ pub struct DatagramEcho<S: DatagramSocket = KernelSocket, A: Answers = Verbatim>
     failed: Option<(Instant, Duration)>,
     /// The end of a wait for room, or after a failed receive.
     until: Option<Pin<Box<Sleep>>>,
+    /// The end of a wait for room for a reply that does not leave at once. Such a wait may fall into
+    /// one after a failed receive.
+    room: Option<Pin<Box<Sleep>>>,
     traffic: Traffic,
 }
 
 /// An echo that has other answers, of type `A`, for some datagrams.
 pub type AnsweringEcho<A> = DatagramEcho<KernelSocket<true>, A>;
+
+/// The same, with replies that take the way `W`. A reply may have to go another way than the one
+/// before it, so that each datagram arrives by itself.
+pub type DetouringEcho<A, W> = DatagramEcho<KernelSocket<true>, A, W>;
 
 impl DatagramEcho {
     /// Echoes what `socket` receives and `rules` let through. When it ends, what has gone through
@@ -88,7 +102,7 @@ impl DatagramEcho {
         rules: Arc<Rules>,
         totals: Arc<Mutex<Traffic>>,
     ) -> io::Result<Self> {
-        Ok(DatagramEcho::over(KernelSocket::new(socket)?, Verbatim, rules, totals))
+        Ok(DatagramEcho::over(KernelSocket::new(socket)?, Verbatim, Direct, rules, totals))
     }
 }
 
@@ -103,22 +117,40 @@ impl<A: Answers> AnsweringEcho<A> {
         rules: Arc<Rules>,
         totals: Arc<Mutex<Traffic>>,
     ) -> io::Result<Self> {
-        Ok(DatagramEcho::over(KernelSocket::new(socket)?, answers, rules, totals))
+        Ok(DatagramEcho::over(KernelSocket::new(socket)?, answers, Direct, rules, totals))
     }
 }
 
-impl<S: DatagramSocket, A: Answers> DatagramEcho<S, A> {
-    fn over(socket: S, answers: A, rules: Arc<Rules>, totals: Arc<Mutex<Traffic>>) -> Self {
+impl<A: Answers, W: Way> DetouringEcho<A, W> {
+    /// Like [`DatagramEcho::answering`], with replies that take `way`.
+    ///
+    /// # Errors
+    /// The socket cannot be told to say where its datagrams were sent to, or what their TTL is.
+    pub fn detouring(
+        socket: Arc<UdpSocket>,
+        answers: A,
+        way: W,
+        rules: Arc<Rules>,
+        totals: Arc<Mutex<Traffic>>,
+    ) -> io::Result<Self> {
+        Ok(DatagramEcho::over(KernelSocket::new(socket)?, answers, way, rules, totals))
+    }
+}
+
+impl<S: DatagramSocket, A: Answers, W: Way> DatagramEcho<S, A, W> {
+    fn over(socket: S, answers: A, way: W, rules: Arc<Rules>, totals: Arc<Mutex<Traffic>>) -> Self {
         let traffic = Traffic::default();
         DatagramEcho {
             socket,
             answers,
+            way,
             rules,
             totals,
             many: false,
             owed: None,
             failed: None,
             until: None,
+            room: None,
             traffic,
         }
     }
@@ -222,12 +254,7 @@ impl<S: DatagramSocket, A: Answers> DatagramEcho<S, A> {
     /// Sends the datagrams of a train one by one, after the train itself was refused.
     fn answer_one_by_one(&mut self, batch: &Batch, end: usize) {
         for received in &batch.received[batch.answered..end] {
-            let payload = batch.payload(received);
-            let size = match usize::from(received.ancillary.segment) {
-                0 => payload.len().max(1),
-                segment => segment,
-            };
-            for datagram in payload.chunks(size) {
+            for datagram in batch.datagrams(received) {
                 match self.socket.try_send_one(datagram, received.peer, received.ancillary) {
                     Ok(()) => self.traffic.sent += datagram.len() as u64,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -264,11 +291,90 @@ impl<S: DatagramSocket, A: Answers> DatagramEcho<S, A> {
     }
 }
 
-impl<S: DatagramSocket, A: Answers> Echo for DatagramEcho<S, A> {
+/// What only an echo does whose replies do not leave at once.
+impl<S: DatagramSocket, A: Answers, W: Way> DatagramEcho<S, A, W> {
+    /// Receives a batch, puts its replies on their way, and sends what has to leave by now.
+    fn poll_detour(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.room.is_some() {
+            ready!(self.poll_release(cx, false));
+        }
+        // What came while the thread was busy comes before what waits for its time, and for what
+        // comes.
+        let mut batch = BATCH.take().unwrap_or_else(|| Box::new(Batch::new()));
+        let received = self.poll_receive(cx, &mut batch);
+        if received.is_ready() {
+            self.filter(&mut batch);
+            if A::ANY {
+                self.replace(&mut batch);
+            }
+            self.depart(&batch);
+        }
+        BATCH.set(Some(batch));
+        match self.poll_release(cx, false) {
+            Poll::Ready(Released::Some) => Poll::Ready(()),
+            Poll::Ready(Released::All) | Poll::Pending => received,
+        }
+    }
+
+    /// Puts the replies of the batch on their way.
+    fn depart(&mut self, batch: &Batch) {
+        let now = self.rules.now();
+        for received in &batch.received {
+            let ancillary = Ancillary { segment: 0, ..received.ancillary };
+            let single = Received { ancillary, ..*received };
+            for datagram in batch.datagrams(received) {
+                let reply = Reply { peer: received.peer, bytes: datagram.to_vec(), ancillary };
+                self.way.take(reply, || self.rules.judge(&single, now).0 > 0);
+            }
+        }
+    }
+
+    /// Sends what has to leave by now, or in a `hurry` all. It is pending while there is no room in
+    /// the send buffer, and after [`PATIENCE`] it drops what there was no room for.
+    fn poll_release(&mut self, cx: &mut Context<'_>, hurry: bool) -> Poll<Released> {
+        for _ in 0..RELEASES {
+            let Poll::Ready(Some(reply)) = self.way.poll_next(cx, hurry) else {
+                return Poll::Ready(Released::All);
+            };
+            match self.socket.try_send_one(&reply.bytes, reply.peer, reply.ancillary) {
+                Ok(()) => self.traffic.sent += reply.bytes.len() as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let room = self.room.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+                    if room.as_mut().poll(cx).is_pending() {
+                        // If there is an error, the next send reports it.
+                        let _ = ready!(self.socket.poll_writable(cx));
+                        continue;
+                    }
+                    self.room = None;
+                    while let Poll::Ready(Some(reply)) = self.way.poll_next(cx, hurry) {
+                        self.rules.give_up(reply.peer, 1, Unanswered::NoRoom);
+                        self.way.pop();
+                    }
+                    return Poll::Ready(Released::All);
+                }
+                Err(_) => self.rules.give_up(reply.peer, 1, Unanswered::SendFailed),
+            }
+            self.room = None;
+            self.way.pop();
+        }
+        Poll::Ready(Released::Some)
+    }
+}
+
+/// How much of what has to leave by now has left.
+enum Released {
+    All,
+    Some,
+}
+
+impl<S: DatagramSocket, A: Answers, W: Way> Echo for DatagramEcho<S, A, W> {
     /// A datagram socket has no peer that closes.
     const LINGER: Duration = Duration::ZERO;
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, EchoError>> {
+        if !W::IS_DIRECT {
+            return self.poll_detour(cx).map(|()| Ok(Step::Moved));
+        }
         ready!(self.poll_settle(cx));
         let mut batch = BATCH.take().unwrap_or_else(|| Box::new(Batch::new()));
         let received = self.poll_receive(cx, &mut batch);
@@ -289,15 +395,25 @@ impl<S: DatagramSocket, A: Answers> Echo for DatagramEcho<S, A> {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, _why: Goodbye) -> Poll<Result<(), EchoError>> {
-        self.poll_settle(cx).map(Ok)
+        if W::IS_DIRECT {
+            return self.poll_settle(cx).map(Ok);
+        }
+        match ready!(self.poll_release(cx, true)) {
+            Released::All => Poll::Ready(Ok(())),
+            Released::Some => {
+                yield_turn(cx);
+                Poll::Pending
+            }
+        }
     }
 
     fn traffic(&self) -> Traffic {
         self.traffic
     }
 
+    /// What is on its way is not owed: a drain sends it at once, and does not wait for its time.
     fn owes(&self) -> bool {
-        self.owed.is_some()
+        self.owed.is_some() || self.room.is_some()
     }
 
     fn moved(&self) -> Moved {
@@ -305,7 +421,7 @@ impl<S: DatagramSocket, A: Answers> Echo for DatagramEcho<S, A> {
     }
 }
 
-impl<S: DatagramSocket, A: Answers> Drop for DatagramEcho<S, A> {
+impl<S: DatagramSocket, A: Answers, W: Way> Drop for DatagramEcho<S, A, W> {
     fn drop(&mut self) {
         *self.totals.lock().unwrap_or_else(PoisonError::into_inner) += self.traffic;
     }

@@ -105,7 +105,9 @@ impl<const ASKED: bool> DatagramSocket for KernelSocket<ASKED> {
         peer: SocketAddr,
         ancillary: Ancillary,
     ) -> io::Result<()> {
-        self.calls.send_one(&self.socket, payload, peer, ancillary)
+        self.socket.try_io(Interest::WRITABLE, || {
+            self.calls.send_one(&self.socket, payload, peer, ancillary)
+        })
     }
 
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,5 +1,7 @@
 //! The datagram echo on a socket whose system calls are scripted.
 
+mod detour;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,7 +20,7 @@ use super::answers::{Answers, Asked, Verbatim};
 use super::batch::{Ancillary, Batch, LIMIT, Received};
 use super::rules::{Answerable, Rules, Unanswered};
 use super::socket::DatagramSocket;
-use super::{BACKOFF, DatagramEcho, RECOVERED_AFTER};
+use super::{BACKOFF, DatagramEcho, Direct, RECOVERED_AFTER};
 use crate::echo::{Echo, Step, Traffic};
 use crate::logged::Logged;
 
@@ -125,7 +127,7 @@ impl DatagramSocket for Scripted {
 fn echo(socket: Scripted) -> (DatagramEcho<Scripted>, Arc<Rules>, Arc<Mutex<Calls>>) {
     let rules = Arc::new(Rules::new(Answerable::default(), Box::new(|_, _| {})));
     let calls = Arc::clone(&socket.calls);
-    (DatagramEcho::over(socket, Verbatim, Arc::clone(&rules), Arc::default()), rules, calls)
+    (DatagramEcho::over(socket, Verbatim, Direct, Arc::clone(&rules), Arc::default()), rules, calls)
 }
 
 /// Peer, destination, TTL, TOS and bytes of a datagram that was asked about.
@@ -160,7 +162,7 @@ fn answering(
     socket.received.push_back(Ok(datagrams.iter().map(|each| each.len()).collect()));
     socket.beginnings.extend(datagrams.iter().map(|each| each.to_vec()));
     let rules = Rules::new(answerable, Box::new(|_, _| {}));
-    DatagramEcho::over(socket, Repeat::default(), Arc::new(rules), Arc::default())
+    DatagramEcho::over(socket, Repeat::default(), Direct, Arc::new(rules), Arc::default())
 }
 
 /// Makes `steps` steps.
