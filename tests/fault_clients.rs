@@ -6,14 +6,16 @@ mod common;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::SystemTime;
 
 use common::browser::Browser;
-use common::{TestServer, cert, tools};
-use echo_server::{Config, FaultGroup, Protocol};
+use common::{TestServer, tools};
+use echo_server::certs::{self, Name};
+use echo_server::{Config, Credentials, FaultGroup, Identity, Protocol, Server, Source};
 use futures::future::join_all;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/faults.md");
 const BEGIN: &str = "<!-- What clients say: written by tests/fault_clients.rs. -->\n";
@@ -59,6 +61,7 @@ const WITH_FAREWELL: &[Client] = &[Openssl, CurlHttp, CurlHttps, Chromium];
 const OVER_TLS: &[Client] = &[Openssl, CurlHttps, Chromium];
 const OVER_HTTP: &[Client] = &[CurlHttp, CurlHttps, Chromium];
 const WEB_SOCKET: &[Client] = &[Chromium];
+const OVER_UDP: &[Client] = &[Nc];
 
 const ROWS: &[Row] = &[
     Row {
@@ -77,11 +80,18 @@ const ROWS: &[Row] = &[
     row("handshake=garbage", OVER_TLS),
     row("handshake=plain", OVER_TLS),
     row("handshake=alert:internal_error", OVER_TLS),
+    row("certificate=expired", OVER_TLS),
+    row("certificate=not-yet", OVER_TLS),
+    row("certificate=wrong-name", OVER_TLS),
+    row("certificate=untrusted", OVER_TLS),
+    row("certificate=incomplete", OVER_TLS),
     row("upgrade=503", OVER_HTTP),
     row("upgrade=stall", OVER_HTTP),
     row("ws-close=1011", WEB_SOCKET),
     row("ws-mask", WEB_SOCKET),
     row("ws-utf8", WEB_SOCKET),
+    row("udp:drop=100%", OVER_UDP),
+    row("udp:duplicate=100%", OVER_UDP),
 ];
 
 const fn row(faults: &'static str, clients: &'static [Client]) -> Row {
@@ -140,15 +150,33 @@ struct Servers {
     tls: TestServer,
     ws: TestServer,
     wss: TestServer,
+    /// Who has signed their certificates, with faults and without.
+    ca: NamedTempFile,
 }
 
 impl Servers {
     async fn start() -> Servers {
-        let [tls, ws, wss] = [Protocol::Tls, Protocol::Ws, Protocol::Wss].map(|protocol| {
-            let config = Config::new().listen(protocol, ([127, 0, 0, 1], 0));
-            TestServer::with(config.faults(|faults| faults.by_request = true))
-        });
-        Servers { tls: tls.await, ws: ws.await, wss: wss.await }
+        let names: [Name; 2] = ["localhost".parse().unwrap(), "127.0.0.1".parse().unwrap()];
+        let made = certs::issue(&names, SystemTime::now()).unwrap();
+        let mut ca = NamedTempFile::new().unwrap();
+        ca.write_all(made.ca.certificate.as_bytes()).unwrap();
+        let source = |text: &str| Source::memory(text.to_owned());
+        let signer = Credentials::new(source(&made.ca.certificate), source(&made.ca.key));
+        let identity = Identity::pem(made.server.certificate, made.server.key);
+        let start = async |protocol| {
+            let config = Config::new()
+                .listen(protocol, ([127, 0, 0, 1], 0))
+                .identity(identity.clone())
+                .faults(|faults| faults.by_request = true)
+                .faults(|faults| faults.ca = Some(signer.clone()));
+            TestServer::run(Server::bind(config).await.expect("the server binds"))
+        };
+        Servers {
+            tls: start(Protocol::Tls).await,
+            ws: start(Protocol::Ws).await,
+            wss: start(Protocol::Wss).await,
+            ca,
+        }
     }
 
     fn http(&self, scheme: &str, path: &str) -> String {
@@ -167,24 +195,26 @@ impl Servers {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_table_has_what_real_clients_say() {
     let has_curl = tools::have(&["curl", "--version"], "curl");
-    if !tools::have_nc() || !tools::have_openssl() || !has_curl || !tools::have_chromium() {
+    let has_chromium = tools::have_chromium() && tools::have(&["certutil", "-H"], "-A");
+    if !tools::have_nc() || !tools::have_openssl() || !has_curl || !has_chromium {
         return;
     }
     let servers = Servers::start().await;
-    let cells = |client: Client| ROWS.iter().copied().filter(move |row| row.clients.contains(&client));
+    let cells =
+        |client: Client| ROWS.iter().copied().filter(move |row| row.clients.contains(&client));
     let (nc, openssl, http, https, chromium) = tokio::join!(
         join_all(cells(Nc).map(nc)),
         join_all(cells(Openssl).map(|row| openssl(row, &servers))),
         join_all(cells(CurlHttp).map(|row| {
-            curl(row, servers.http("http", &format!("/?{}", row.query())), servers.http("http", "/"))
+            let path = format!("/?{}", row.query());
+            curl(row, servers.http("http", &path), &servers)
         })),
-        join_all(cells(CurlHttps).map(|row| {
-            curl(row, servers.https("https", row), servers.http("http", "/"))
-        })),
+        join_all(cells(CurlHttps).map(|row| curl(row, servers.https("https", row), &servers))),
         chromium(cells(Chromium).collect(), &servers),
     );
     let mut found = HEAD.to_owned();
-    let columns = [(Nc, nc), (Openssl, openssl), (CurlHttp, http), (CurlHttps, https), (Chromium, chromium)];
+    let columns =
+        [(Nc, nc), (Openssl, openssl), (CurlHttp, http), (CurlHttps, https), (Chromium, chromium)];
     let mut columns = columns.map(|(client, cells)| (client, cells.into_iter()));
     for row in ROWS {
         found += &format!("| {} |", row.title());
@@ -212,11 +242,15 @@ async fn the_table_has_what_real_clients_say() {
 /// `nc -N`, against a server that does nothing else: TCP has no place for requests.
 async fn nc(row: Row) -> String {
     let group: FaultGroup = row.faults.parse().unwrap();
-    let config = Config::new().listen(Protocol::Tcp, ([127, 0, 0, 1], 0)).fault(group);
+    let is_udp = group.protocol == Some(Protocol::Udp);
+    let protocol = if is_udp { Protocol::Udp } else { Protocol::Tcp };
+    let config = Config::new().listen(protocol, ([127, 0, 0, 1], 0)).fault(group);
     let server = TestServer::with(config).await;
     let mut command = Command::new("timeout");
-    let port = server.address.port().to_string();
-    command.args([row.patience(), "nc", "-N", "127.0.0.1", &port]);
+    command.args([row.patience(), "nc", "-N"]);
+    // UDP has no end: nothing has come for so many seconds.
+    command.args(["-u", "-w", STALL].iter().filter(|_| is_udp));
+    command.args(["127.0.0.1", &server.address.port().to_string()]);
     let input = row.input();
     let output = tools::run_async(command, input.clone()).await;
     assert!(output.stderr.is_empty(), "{}: {output:?}", row.faults);
@@ -235,7 +269,8 @@ async fn openssl(row: Row, servers: &Servers) -> String {
     command.args([row.patience(), "openssl", "s_client", "-quiet", "-no_ign_eof"]);
     command.args(["-connect", &servers.tls.address.to_string()]);
     command.args(["-servername", &row.server_name(), "-verify_return_error"]);
-    command.arg("-CAfile").arg(cert("ca.pem"));
+    command.arg("-CAfile").arg(servers.ca.path());
+    command.args(["-verify_hostname", &row.server_name()].iter().filter(|_| row.is("certificate")));
     let input = row.input();
     let output = {
         let input = input.clone();
@@ -245,7 +280,8 @@ async fn openssl(row: Row, servers: &Servers) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
     let telling = said.lines().find_map(|line| {
         let failed = line.split_once(":error:").and_then(|(_, error)| error.split(':').nth(3));
-        let refused = line.strip_prefix("verify error:num=").and_then(|error| error.split_once(':'));
+        let refused =
+            line.strip_prefix("verify error:num=").and_then(|error| error.split_once(':'));
         let read = line.contains(":errno=").then_some(line);
         refused.map(|(_, why)| why).or(failed).or(read)
     });
@@ -283,23 +319,25 @@ fn converse(command: &mut Command, input: &[u8]) -> Output {
     output
 }
 
-/// `curl`, of a page that is that of `good` without its faults.
-async fn curl(row: Row, url: String, good: String) -> String {
+/// `curl`, of the page at `url`.
+async fn curl(row: Row, url: String, servers: &Servers) -> String {
     let get = |url: &str, time: &str| {
         let mut command = Command::new("curl");
-        command.args(["-sS", "--fail", "--max-time", time, url, "--cacert"]).arg(cert("ca.pem"));
+        command.args(["-sS", "--fail", "--max-time", time, url, "--cacert"]).arg(servers.ca.path());
         tools::run_async(command, Vec::new())
     };
     let output = get(&url, row.patience()).await;
-    let page = get(&good, PATIENCE).await.stdout;
+    let page = get(&servers.http("http", "/"), PATIENCE).await.stdout;
     let said = String::from_utf8(output.stderr).unwrap();
     let code = output.status.code().unwrap();
-    match said.trim_end().split_once(") ") {
+    // Behind the first line is advice.
+    match said.lines().next().unwrap_or_default().split_once(") ") {
         // How it says so differs from version to version.
         Some((_, words)) if words.contains("timed out") => exit(code, "timed out"),
         Some((_, words)) => {
             let words = words.rsplit("::").next().unwrap_or(words);
             let words = words.split(" (err ").next().unwrap_or(words);
+            let words = words.split(" target host").next().unwrap_or(words);
             let is_size = |word: &str| word.len() > 3 && word.bytes().all(|b| b.is_ascii_digit());
             let words = words.split(' ').map(|word| if is_size(word) { "…" } else { word });
             exit(code, &words.collect::<Vec<_>>().join(" "))
@@ -320,23 +358,26 @@ fn exit(code: i32, words: &str) -> String {
 fn amount(came: &[u8], all: &[u8]) -> String {
     match (came.len(), all.len()) {
         _ if came == all => "all bytes".to_owned(),
+        _ if came == [all, all].concat() => "all bytes, twice".to_owned(),
         (came, all) if came == all => "other bytes".to_owned(),
         (came, all) => format!("{came} of {all} bytes"),
     }
 }
 
-/// What a page does: it opens a WebSocket, and asks for a page.
+/// What a page does: it opens a WebSocket, and loads a page. What it sends cannot be compressed,
+/// but for the text.
 const SCRIPT: &str = "
-const text = 'x'.repeat(4096);
-const late = promise => time => Promise.race([promise, new Promise(done => setTimeout(done, time * 1000, 'no end'))]);
-const webSocket = (url, hasEnd, isText) => new Promise(done => {
+const binary = crypto.getRandomValues(new Uint8Array(4096)), text = 'x'.repeat(4096);
+const inTime = (promise, time) =>
+    Promise.race([promise, new Promise(done => setTimeout(done, time * 1000, 'nothing'))]);
+const echo = (url, hasEnd, isText) => new Promise(done => {
     let words = '';
     const socket = new WebSocket(url);
     socket.binaryType = 'arraybuffer';
-    socket.onopen = () => socket.send(isText ? text : new TextEncoder().encode(text));
+    socket.onopen = () => socket.send(isText ? text : binary);
     socket.onmessage = ({ data }) => {
-        const back = isText ? data : new TextDecoder().decode(data);
-        const amount = back === text ? 'all bytes' : back.length === text.length ? 'other bytes' : `${back.length} bytes`;
+        const [sent, back] = isText ? [text, data] : [binary, new Uint8Array(data)];
+        const amount = String(sent) === String(back) ? 'all bytes' : 'other bytes';
         hasEnd ? words += amount + ', ' : done(amount);
     };
     socket.onerror = () => words += 'error, ';
@@ -344,20 +385,20 @@ const webSocket = (url, hasEnd, isText) => new Promise(done => {
 });
 const load = async (url) => {
     try {
-        const response = await fetch(url, new URL(url).origin === origin ? {} : { mode: 'no-cors' });
+        const response = await fetch(url, { mode: new URL(url).origin === origin ? 'cors' : 'no-cors' });
         const body = await response.text();
-        return response.ok ? 'all bytes' : String(response.status);
+        return response.ok ? body.endsWith('</html>\\n') ? 'all bytes' : `${body.length} bytes` : String(response.status);
     } catch (error) {
         return 'error';
     }
 };
 const meet = (socketUrl, url, hasEnd, isText, time) =>
-    Promise.all([late(webSocket(socketUrl, hasEnd, isText))(time), url ? late(load(url))(time) : null]);
+    Promise.all([inTime(echo(socketUrl, hasEnd, isText), time), url && inTime(load(url), time)]);
 ";
 
-/// A page of Chromium.
+/// A page of Chromium: what becomes of a WebSocket, and of a page that is loaded.
 async fn chromium(rows: Vec<Row>, servers: &Servers) -> Vec<String> {
-    let mut browser = Browser::start(&[]).await;
+    let mut browser = Browser::start_trusting(servers.ca.path()).await;
     browser.navigate(&servers.http("http", "/nowhere")).await;
     browser.evaluate(SCRIPT).await;
     let mut met = HashMap::new();
@@ -370,18 +411,56 @@ async fn chromium(rows: Vec<Row>, servers: &Servers) -> Vec<String> {
             met.insert(row.faults, answer.clone());
         }
     }
-    println!("{met:#?} {:#?}", browser.complaints());
-    rows.iter().map(|row| met[row.faults].to_string()).collect()
+    let errors = browser.complaints().into_iter().map(|error| &error["params"]["entry"]);
+    let errors: Vec<(String, String)> = errors.filter_map(error_of).collect();
+    let error = |url: &str| errors.iter().find(|(of, _)| of == url).map(|(_, words)| &**words);
+    let cell = |row: &Row| {
+        let (socket_url, url) = urls(*row, servers);
+        let (socket, page) = (&met[row.faults][0], &met[row.faults][1]);
+        let (mut socket, page) = (socket.as_str().unwrap().to_owned(), page.as_str());
+        let (socket_error, page_error) = (error(&socket_url), url.as_deref().and_then(error));
+        if row.is("corrupt") {
+            // Where a bit is flipped in what is compressed, is left to chance.
+            assert_ne!(socket, "all bytes");
+            return "other bytes, or error, 1006 as what was compressed is invalid".to_owned();
+        }
+        if let Some(words) = socket_error.filter(|_| socket_error != page_error) {
+            socket += &format!(", `{words}`");
+        }
+        match page {
+            None => socket,
+            Some("error") => format!("{socket}; `{}`", page_error.expect("Chromium says why")),
+            Some(words) if socket == words => socket,
+            Some(words) => format!("{socket}; {words}"),
+        }
+    };
+    rows.iter().map(cell).collect()
+}
+
+/// What went wrong, and with which URL.
+fn error_of(entry: &Value) -> Option<(String, String)> {
+    let text = entry["text"].as_str()?;
+    if let Some(words) = text.strip_prefix("Failed to load resource: ") {
+        return Some((entry["url"].as_str()?.to_owned(), words.to_owned()));
+    }
+    let (url, words) = text.strip_prefix("WebSocket connection to '")?.split_once("' failed: ")?;
+    let words = words.strip_prefix("Error in connection establishment: ").unwrap_or(words);
+    Some((url.to_owned(), words.to_owned()))
+}
+
+/// The WebSocket of a row, and the page, if that can have its faults.
+fn urls(row: Row, servers: &Servers) -> (String, Option<String>) {
+    let query = format!("/?{}", row.query());
+    if row.is_of_handshake() {
+        return (servers.https("wss", row), Some(servers.https("https", row)));
+    }
+    let is_of_http = row.clients != WEB_SOCKET;
+    (servers.http("ws", &query), is_of_http.then(|| servers.http("http", &query)))
 }
 
 /// The call that has the page meet the faults of a row.
 fn meeting(row: Row, servers: &Servers) -> String {
-    let query = format!("/?{}", row.query());
-    let (socket, page) = match row.is_of_handshake() {
-        true => (servers.https("wss", row), Some(servers.https("https", row))),
-        false => (servers.http("ws", &query), Some(servers.http("http", &query))),
-    };
-    let page = page.filter(|_| !row.is("ws-close") && !row.is("ws-mask") && !row.is("ws-utf8"));
+    let (socket, page) = urls(row, servers);
     let time: u32 = row.patience().parse().unwrap();
     let arguments = json!([socket, page, row.has_end(), row.is("ws-utf8"), time]);
     format!("meet(...{arguments})")
