@@ -1,6 +1,7 @@
 //! Headless Chromium, controlled over its DevTools protocol.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -37,9 +38,19 @@ impl Browser {
 
     /// Like [`Browser::start`], but accepts no certificate that the system does not trust.
     pub async fn start_distrusting(arguments: &[&str]) -> Browser {
+        Browser::start_with(arguments, None).await
+    }
+
+    /// Like [`Browser::start_distrusting`], but trusts the CA in this PEM file, too. It needs
+    /// `certutil`.
+    pub async fn start_trusting(ca: &Path) -> Browser {
+        Browser::start_with(&[], Some(ca.to_owned())).await
+    }
+
+    async fn start_with(arguments: &[&str], ca: Option<PathBuf>) -> Browser {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let (process, address) =
-            tokio::task::spawn_blocking(move || Process::start(&arguments)).await.unwrap();
+        let start = move || Process::start(&arguments, ca.as_deref());
+        let (process, address) = tokio::task::spawn_blocking(start).await.unwrap();
         let authority = address.strip_prefix("ws://").unwrap().split('/').next().unwrap();
         let tcp = TcpStream::connect(authority).await.expect("the browser listens");
         let devtools = websocket_at(&address, tcp).await;
@@ -182,9 +193,15 @@ struct Process {
 
 impl Process {
     /// Starts the browser, and waits until it prints the address of its DevTools.
-    fn start(arguments: &[String]) -> (Process, String) {
+    fn start(arguments: &[String], ca: Option<&Path>) -> (Process, String) {
         let profile = tempfile::tempdir().unwrap();
-        let mut child = Command::new("chromium")
+        let mut command = Command::new("chromium");
+        if let Some(ca) = ca {
+            // The browser trusts what the database in its user's home does.
+            trust(ca, &profile.path().join(".pki/nssdb"));
+            command.env("HOME", profile.path());
+        }
+        let mut child = command
             .args([
                 "--headless",
                 // Chromium's sandbox does not work as root, as tests in containers run.
@@ -224,6 +241,19 @@ impl Process {
         std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
         (process, address)
     }
+}
+
+/// Makes a database of certificates that trusts a CA.
+fn trust(ca: &Path, database: &Path) {
+    std::fs::create_dir_all(database).unwrap();
+    let database = format!("sql:{}", database.display());
+    let certutil = |arguments: &[&str]| {
+        let output = Command::new("certutil").args(["-d", &database]).args(arguments).output();
+        let output = output.expect("certutil starts");
+        assert!(output.status.success(), "certutil {arguments:?}: {output:?}");
+    };
+    certutil(&["-N", "--empty-password"]);
+    certutil(&["-A", "-n", "the test's CA", "-t", "C,,", "-i", ca.to_str().unwrap()]);
 }
 
 impl Drop for Process {

@@ -1,7 +1,7 @@
 //! What faults on purpose make of a request, before it is answered.
 
 use bytes::Bytes;
-use hyper::header::{SEC_WEBSOCKET_EXTENSIONS, UPGRADE};
+use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, UPGRADE};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
@@ -20,7 +20,7 @@ pub(super) enum Request {
     Stalled,
 }
 
-/// What becomes of the request `head` on a connection with faults, which `control` knows.
+/// What becomes of the request `head` on a connection of HTTP/1.1 with faults, which `control` knows.
 pub(super) fn apply(control: Option<&Control>, head: Parts) -> Request {
     let Some(control) = control else { return Request::Answered(head) };
     match control.ask(head.uri.query()) {
@@ -31,10 +31,20 @@ pub(super) fn apply(control: Option<&Control>, head: Parts) -> Request {
             {
                 control.count(Fault::Upgrade(upgrade));
             }
-            request
+            match request {
+                Request::Refused(response) => Request::Refused(last(response)),
+                request => request,
+            }
         }
-        Err(error) => Request::Refused(unreadable(&error)),
+        Err(error) => Request::Refused(last(unreadable(&error))),
     }
+}
+
+/// The response is the last on its connection, as all are: another request would find the faults of
+/// this one.
+fn last(mut response: Response<Bytes>) -> Response<Bytes> {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The same, with the faults of the connection, and those that the request asks for.
