@@ -163,12 +163,14 @@ impl Servers {
         let source = |text: &str| Source::memory(text.to_owned());
         let signer = Credentials::new(source(&made.ca.certificate), source(&made.ca.key));
         let identity = Identity::pem(made.server.certificate, made.server.key);
-        let start = async |protocol| {
+        let start = async |protocol: Protocol| {
             let config = Config::new()
                 .listen(protocol, ([127, 0, 0, 1], 0))
                 .identity(identity.clone())
-                .faults(|faults| faults.by_request = true)
-                .faults(|faults| faults.ca = Some(signer.clone()));
+                .faults(|faults| {
+                    faults.by_request = true;
+                    faults.ca = Some(signer.clone()).filter(|_| protocol.is_over_tls());
+                });
             TestServer::run(Server::bind(config).await.expect("the server binds"))
         };
         Servers {

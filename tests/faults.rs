@@ -243,10 +243,10 @@ async fn resets(seed: u64, threads: &str) -> Vec<usize> {
     ]);
     let mut resets = Vec::new();
     for number in 0..200 {
-        // The reset may come before connect has returned.
+        // Connect, write or read may be what is told of the reset, which is told once.
         let echo = async {
             let mut client = TcpStream::connect(server.address("tcp")).await?;
-            let _ = client.write_all(b"x").await;
+            client.write_all(b"x").await?;
             client.read_u8().await
         };
         match echo.await {
@@ -548,6 +548,7 @@ async fn the_log_the_metrics_and_the_facts_tell_what_was_done() {
     assert_eq!(line["reason"], "reset on purpose after 2000 bytes");
     assert_eq!((&line["received"], &line["sent"]), (&3000.into(), &2000.into()));
     assert_eq!(log.all("Faults on purpose")[1]["faults"], "tcp:reset=2000");
+
     assert_eq!(log.all("Faults on purpose")[1]["seed"], 7);
 }
 

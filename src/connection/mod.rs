@@ -127,18 +127,25 @@ pub(crate) struct Refused {
     end: End,
     /// Sends what the peer is to be told, and closes. It bounds itself.
     farewell: Option<BoxFuture<'static, ()>>,
+    /// What is done on purpose to the bytes, in words for the closing line.
+    faults: Option<String>,
 }
 
 impl Refused {
     pub(crate) fn with_farewell(end: End, farewell: BoxFuture<'static, ()>) -> Self {
-        Refused { end, farewell: Some(farewell) }
+        Refused { end, farewell: Some(farewell), faults: None }
+    }
+
+    /// The same on a stream with faults on purpose.
+    pub(crate) fn on_faulty(self, faults: Option<String>) -> Self {
+        Refused { faults, ..self }
     }
 }
 
 /// A failure about which the peer is told nothing: the connection broke, or is not ours to close.
 impl From<End> for Refused {
     fn from(end: End) -> Self {
-        Refused { end, farewell: None }
+        Refused { end, farewell: None, faults: None }
     }
 }
 

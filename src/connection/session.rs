@@ -130,6 +130,8 @@ struct Rare {
     client: Option<String>,
     /// The proxy that has announced the client.
     proxy: Option<Peer>,
+    /// What was done on purpose to the bytes of a handshake that has failed.
+    faults: Option<String>,
     /// The client has made costly work.
     costly: Option<CostlySteps>,
     /// The session holds memory beyond what an idle one does.
@@ -363,8 +365,13 @@ impl<E: Echo> Session<E> {
                             .handshake(connection.protocol, this.sessions.clock.since(*this.began));
                     }
                 }
-                Poll::Ready(Err(Refused { end, farewell: None })) => return Some(self.finish(end)),
-                Poll::Ready(Err(Refused { end, farewell: Some(farewell) })) => {
+                Poll::Ready(Err(Refused { end, farewell: None, .. })) => {
+                    return Some(self.finish(end));
+                }
+                Poll::Ready(Err(Refused { end, farewell: Some(farewell), faults })) => {
+                    if faults.is_some() {
+                        this.rare.get_or_insert_default().faults = faults;
+                    }
                     *this.end = Some(Box::new(end));
                     *this.phase = Phase::Refused(farewell);
                 }
@@ -643,7 +650,8 @@ fn log_end<E: Echo>(
     end: &End,
 ) {
     let traffic = phase.traffic();
-    let faults = phase.echo().and_then(Echo::injected);
+    let refused = || rare.and_then(|rare| rare.faults.clone());
+    let faults = phase.echo().and_then(Echo::injected).or_else(refused);
     let Connection { protocol, number, peer, .. } = connection;
     let client = rare.and_then(|rare| rare.client.as_deref());
     let proxy = rare.and_then(|rare| rare.proxy).map(tracing::field::display);

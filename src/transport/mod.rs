@@ -70,6 +70,7 @@ where
     S: Carrier + Send + 'static,
 {
     let sessions = Arc::clone(sessions);
+    let faults = stream.injected();
     let mut stream = stream;
     let farewell = async move {
         let gone = async {
@@ -82,7 +83,7 @@ where
             () = sessions.drain.reached(Stage::Draining) => {}
         }
     };
-    Refused::with_farewell(end, farewell.boxed())
+    Refused::with_farewell(end, farewell.boxed()).on_faulty(faults)
 }
 
 /// How long a refused client has to read the reason, and to close.
@@ -96,6 +97,7 @@ where
     S: Carrier + Misbehaving + Send + 'static,
 {
     let patience = REFUSAL_LINGER.saturating_add(stream.patience());
+    let faults = stream.injected();
     let farewell = async move {
         let mut stream = stream;
         stream.write_all(&answer).await?;
@@ -104,5 +106,5 @@ where
     };
     // The session reports why the stream was refused; how the close went does not matter.
     let farewell = tokio::time::timeout(patience, farewell).map(drop);
-    Refused::with_farewell(end, farewell.boxed())
+    Refused::with_farewell(end, farewell.boxed()).on_faulty(faults)
 }
