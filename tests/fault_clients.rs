@@ -160,7 +160,7 @@ impl Servers {
         let made = certs::issue(&names, SystemTime::now()).unwrap();
         let mut ca = NamedTempFile::new().unwrap();
         ca.write_all(made.ca.certificate.as_bytes()).unwrap();
-        let source = |text: &str| Source::memory(text.to_owned());
+        let source = |text: &str| Source::memory(text);
         let signer = Credentials::new(source(&made.ca.certificate), source(&made.ca.key));
         let identity = Identity::pem(made.server.certificate, made.server.key);
         let start = async |protocol: Protocol| {
