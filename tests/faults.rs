@@ -574,7 +574,8 @@ async fn the_log_does_not_count_what_an_end_has_overtaken() {
     let local = client.local_addr().unwrap();
     client.write_all(&[0; 1000]).await.unwrap();
     assert_eq!(rest(&mut client).await, (Vec::new(), Some(ErrorKind::ConnectionReset)));
-    let line = Log::of(server).closing(Protocol::Tcp, local);
+    let log = Log::of(server);
+    let line = log.closing(Protocol::Tcp, local);
     assert_eq!(line["reason"], "reset on purpose after 0 bytes");
     assert_eq!((&line["received"], &line["sent"]), (&1000.into(), &0.into()));
 }
@@ -589,7 +590,8 @@ async fn the_log_tells_what_was_done_to_a_websocket() {
     client.write_all(request.as_bytes()).await.unwrap();
     rest(&mut client).await;
     drop(client);
-    let line = Log::of(server).closing(Protocol::Ws, local);
+    let log = Log::of(server);
+    let line = log.closing(Protocol::Ws, local);
     assert_eq!(
         (&line["faults"], &line["reason"]),
         (&"close=0".into(), &"closed on purpose after 0 bytes".into())
