@@ -173,6 +173,21 @@ async fn what_stalls_sends_nothing_and_does_not_end_before_a_drain() {
 }
 
 #[tokio::test]
+async fn what_stalls_does_not_end_with_the_clients_fin() {
+    let server = start(Protocol::Tcp, "stall=3").await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    // The server can read the FIN together with what comes before it.
+    client.write_all(&noise(6)).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut echo = [0; 3];
+    client.read_exact(&mut echo).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_millis(100), client.read_u8()).await;
+    assert!(end.is_err(), "{end:?}");
+    server.stop().await;
+    assert_eq!(rest(&mut client).await, (Vec::new(), None));
+}
+
+#[tokio::test]
 async fn a_stall_ends_with_the_idle_timeout() {
     for protocol in [Protocol::Tcp, Protocol::Tls] {
         let config = config(protocol, "stall=300");
@@ -550,6 +565,38 @@ async fn the_log_the_metrics_and_the_facts_tell_what_was_done() {
     assert_eq!(log.all("Faults on purpose")[1]["faults"], "tcp:reset=2000");
 
     assert_eq!(log.all("Faults on purpose")[1]["seed"], 7);
+}
+
+#[tokio::test]
+async fn the_log_does_not_count_what_an_end_has_overtaken() {
+    let server =
+        Running::start(&["--tcp=0", "--log-format=json", "--fault=tcp:delay=1h,reset=50ms"]);
+    let mut client = TcpStream::connect(server.address("tcp")).await.unwrap();
+    let local = client.local_addr().unwrap();
+    client.write_all(&[0; 1000]).await.unwrap();
+    assert_eq!(rest(&mut client).await, (Vec::new(), Some(ErrorKind::ConnectionReset)));
+    let log = Log::of(server);
+    let line = log.closing(Protocol::Tcp, local);
+    assert_eq!(line["reason"], "reset on purpose after 0 bytes");
+    assert_eq!((&line["received"], &line["sent"]), (&1000.into(), &0.into()));
+}
+
+#[tokio::test]
+async fn the_log_tells_what_was_done_to_a_websocket() {
+    let server = Running::start(&["--ws=0", "--log-format=json", "--fault=ws:close=0"]);
+    let mut client = TcpStream::connect(server.address("ws")).await.unwrap();
+    let local = client.local_addr().unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    rest(&mut client).await;
+    drop(client);
+    let log = Log::of(server);
+    let line = log.closing(Protocol::Ws, local);
+    assert_eq!(
+        (&line["faults"], &line["reason"]),
+        (&"close=0".into(), &"closed on purpose after 0 bytes".into())
+    );
 }
 
 #[tokio::test]

@@ -133,6 +133,41 @@ async fn a_plain_request_does_what_it_asks_for() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_request_that_misbehaves_is_not_echoed() {
+    let server = start("", true).await;
+    let mut client = connect(&server).await;
+    for path in ["/", "/?slice=100", "/?delay=20ms"] {
+        let request = Request::builder().uri(format!("http://localhost{path}")).body(()).unwrap();
+        let (response, mut sending) = client.send_request(request, false).unwrap();
+        sending.send_data(Bytes::from_static(&[b'x'; 1000]), false).unwrap();
+        let response = response.await.unwrap();
+        let length = response.headers()["content-length"].to_str().unwrap().to_owned();
+        let (bytes, _) = rest(&mut response.into_body()).await;
+        assert_eq!(bytes.len().to_string(), length, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_before_a_late_response_is_echoed_behind_it() {
+    let server = start("", true).await;
+    let mut client = connect(&server).await;
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .version(Version::HTTP_2)
+        .uri("http://localhost/?delay=50ms")
+        .header("sec-websocket-version", "13")
+        .extension(ConnectProtocol::from_static("websocket"))
+        .body(())
+        .unwrap();
+    let (response, mut sending) = client.send_request(request, false).unwrap();
+    for byte in HELLO {
+        sending.send_data(Bytes::copy_from_slice(&[byte]), false).unwrap();
+    }
+    let mut receiving = response.await.unwrap().into_body();
+    assert_eq!(receiving.data().await.unwrap().unwrap()[..], ECHO);
+}
+
+#[tokio::test]
 async fn planned_faults_of_the_link_are_the_connections_and_others_each_streams() {
     let server = start("delay=20ms,close=0,ws-close=1012", false).await;
     let mut client = connect(&server).await;

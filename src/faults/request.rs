@@ -35,12 +35,19 @@ pub(crate) fn of_query(
         if !is_fault(name) {
             continue;
         }
-        // `%3A` is the only character of an item that some clients escape.
-        let value = value.map(|value| value.replace("%3A", ":").replace("%3a", ":"));
+        // The only character of an item that clients escape, such as URLSearchParams.
+        let value = value.map(|value| value.replace("%25", "%"));
         let code = value.as_ref().and_then(|value| value.parse().ok());
         let is_code = name == "close" && code.is_some_and(|code| (1000..=4999).contains(&code));
         let name = if is_code { "ws-close" } else { name };
-        group.add(fault(name, value.as_deref())?)?;
+        let fault = fault(name, value.as_deref())?;
+        if let Fault::Handshake(_) | Fault::Certificate(_) = fault
+            && protocol.is_over_tls()
+        {
+            let problem = "the TLS handshake is over when a query comes; ask by the server name";
+            return Err(FaultError::new(format!("{fault}: {problem}")));
+        }
+        group.add(fault)?;
     }
     plan(&group.faults, protocol, most)
 }
@@ -127,6 +134,7 @@ mod tests {
             ("close=5s&token=1&x", "close=5s"),
             ("ws-mask&ws-utf8", "ws-mask,ws-utf8"),
             ("upgrade=503&user=a%20b", "upgrade=503"),
+            ("corrupt=10%25", "corrupt=10%"),
             ("%00=1&delay", "!delay: a value is missing, as in delay=200ms"),
             ("delay=11s", "!delay=11s: it may last at most 10s"),
             ("stall=1h", "!stall=1h: it may last at most 10s"),
@@ -139,6 +147,15 @@ mod tests {
             assert_eq!(shown, plan, "{query}");
         }
         assert_eq!(of_query(None, Protocol::Ws, MOST), Ok(Plan::default()));
+    }
+
+    #[test]
+    fn a_query_comes_too_late_for_a_fault_of_the_handshake() {
+        for query in ["handshake=reset", "certificate=expired"] {
+            let asked = of_query(Some(query), Protocol::Wss, MOST);
+            let problem = "the TLS handshake is over when a query comes; ask by the server name";
+            assert_eq!(asked, Err(FaultError::new(format!("{query}: {problem}"))));
+        }
     }
 
     #[test]

@@ -63,8 +63,10 @@ struct Active {
     /// How much that was to be sent is not, because of the end.
     discarded: u64,
     state: State,
-    /// Our side was to be closed before it stalled, so that the stall is what comes of that. If a
-    /// stalled connection is to be closed, a timeout has passed, and no stall outlives that.
+    /// Somebody has found that it has stalled, and waits. If it is to be closed then, a timeout has
+    /// passed, and no stall outlives that.
+    is_awaited: bool,
+    /// Our side was to be closed before that, so that the stall is what comes of the close.
     is_closing: bool,
 }
 
@@ -122,6 +124,7 @@ impl<S: Carrier> Faulty<S> {
             payload: 0,
             discarded: 0,
             state: State::Running,
+            is_awaited: false,
             is_closing: false,
         });
         if !is_http {
@@ -284,7 +287,11 @@ impl Active {
     fn end_in_time(&mut self) {
         self.left = 0;
         if self.ending() != Some(Ending::Close) {
-            self.discarded += self.line.clear();
+            let cleared = self.line.clear();
+            self.discarded += cleared;
+            if let Carries::Bytes = self.carries {
+                self.payload -= cleared.min(self.payload);
+            }
             self.state = State::Cut(Instant::now());
             return;
         }
@@ -352,6 +359,7 @@ impl<S: Carrier> AsyncRead for Faulty<S> {
             State::Running => Pin::new(io).poll_read(cx, into),
             State::Cut(_) | State::Resetting(_) => Poll::Pending,
             State::Ended(Ending::Stall) | State::Forgotten(_) if !active.is_in_hurry() => {
+                active.is_awaited = true;
                 ready!(active.poll_stalled(cx, io));
                 Poll::Ready(Err(active.end(Ending::Stall)))
             }
@@ -407,7 +415,7 @@ impl<S: Carrier> AsyncWrite for Faulty<S> {
         let Faulty { io, active } = &mut *self;
         let Some(active) = active else { return Pin::new(io).poll_shutdown(cx) };
         let is_stalled = |state| matches!(state, State::Ended(Ending::Stall) | State::Forgotten(_));
-        active.is_closing |= !is_stalled(active.state);
+        active.is_closing |= !active.is_awaited;
         ready!(active.poll_progress(cx, io))?;
         match active.state {
             State::Ended(Ending::Truncate) => io.lower().poll_end(cx),

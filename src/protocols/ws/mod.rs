@@ -332,4 +332,11 @@ where
             OverHttp::Http2(carrier) => carrier.moved(),
         }
     }
+
+    fn injected(&self) -> Option<String> {
+        match self {
+            OverHttp::Socket(socket) => socket.injected(),
+            OverHttp::Http2(carrier) => carrier.injected(),
+        }
+    }
 }

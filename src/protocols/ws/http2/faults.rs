@@ -3,6 +3,7 @@
 
 use std::future::{self, poll_fn};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -70,7 +71,7 @@ where
             }
             Request::Refused(response) => {
                 stream.count_upgrade();
-                let opening = refused::<Told>(stream, respond, response);
+                let opening = refused::<Told>(stream, receiving, respond, response);
                 tokio::spawn(Session::of_connection(sessions, admitted, opening));
             }
             Request::Answered(head) => {
@@ -90,7 +91,7 @@ where
     fn open_late(
         &self,
         misbehaved: Misbehaved,
-        receiving: RecvStream,
+        mut receiving: RecvStream,
         mut respond: SendResponse<Bytes>,
         decided: Decided,
     ) -> Opening<StreamEcho<Faulty<Http2Stream>, Frames>> {
@@ -102,11 +103,11 @@ where
         let facts = self.facts(connection, planned, http.as_ref());
         let (settings, streams) = (self.settings.clone(), Arc::clone(&self.streams));
         let opening = async move {
-            misbehaved.wait().await;
+            let early = misbehaved.wait(&mut receiving).await;
             let sent = respond.send_response(dated(response.map(drop)), false);
             let sending = sent.map_err(failure)?;
             log_opened(connection, Version::HTTP_2, uri.path(), &agreed, &settings);
-            let stream = Http2Stream::new(receiving, sending, streams);
+            let stream = Http2Stream::new(receiving, sending, streams).with_received(early);
             let mut stream = misbehaved.over(stream, true);
             stream.begin_frames();
             let socket = open(stream, &agreed, &settings, &[], facts.as_deref());
@@ -119,19 +120,20 @@ where
     fn tell_late(
         &self,
         misbehaved: Misbehaved,
-        receiving: RecvStream,
+        mut receiving: RecvStream,
         mut respond: SendResponse<Bytes>,
         response: Response<Bytes>,
     ) -> Opening<Told> {
-        // What comes behind the request would be echoed.
+        // What comes behind the request is not read.
         let response = if receiving.is_end_stream() { response } else { has_body() };
         let streams = Arc::clone(&self.streams);
         let opening = async move {
-            misbehaved.wait().await;
+            misbehaved.wait(&mut receiving).await;
             let (mut head, body) = dated(response).into_parts();
             head.headers.entry(CONTENT_LENGTH).or_insert_with(|| body.len().into());
             let sent = respond.send_response(Response::from_parts(head, ()), false);
             let stream = Http2Stream::new(receiving, sent.map_err(failure)?, streams);
+            let stream = stream.without_input();
             let told = StreamEcho::new(misbehaved.without_delay().over(stream, false), 1);
             Ok(Opened::new(told.with_greeting(body.into()), None))
         };
@@ -151,14 +153,20 @@ struct Misbehaved {
 }
 
 impl Misbehaved {
-    /// Waits as long as what is sent is late.
-    async fn wait(&self) {
+    /// Waits as long as what is sent is late, and returns what has come meanwhile.
+    async fn wait(&self, receiving: &mut RecvStream) -> Vec<u8> {
         let chance = self.faults.chance(self.connection.protocol, self.connection.number);
         let jitter =
             self.plan.jitter().unwrap_or_default().mul_f64(chance.about("upgrade").unit(0));
         let at = Instant::now() + self.plan.delay().unwrap_or_default() + jitter;
         let mut alarm = self.faults.alarm(self.connection.worker);
-        poll_fn(|cx| alarm.poll_until(cx, at)).await;
+        let mut received = Vec::new();
+        poll_fn(|cx| {
+            take(receiving, cx, |bytes| received.extend_from_slice(bytes));
+            alarm.poll_until(cx, at)
+        })
+        .await;
+        received
     }
 
     fn without_delay(mut self) -> Self {
@@ -179,11 +187,12 @@ impl Misbehaved {
 /// Answers a request with a response that is a fault.
 fn refused<E: Send + 'static>(
     misbehaved: Misbehaved,
+    mut receiving: RecvStream,
     respond: SendResponse<Bytes>,
     response: Response<Bytes>,
 ) -> Opening<E> {
     let opening = async move {
-        misbehaved.wait().await;
+        misbehaved.wait(&mut receiving).await;
         let end = End::answered_on_purpose(response.status());
         reply(respond, response);
         Err(end.into())
@@ -197,11 +206,15 @@ fn stalled<E: Send + 'static>(
     receiving: RecvStream,
     mut respond: SendResponse<Bytes>,
 ) -> Opening<E> {
+    let mut receiving = receiving;
     let sessions = Arc::clone(sessions);
     let farewell = async move {
-        let _receiving = receiving;
+        let reset = poll_fn(|cx| {
+            take(&mut receiving, cx, |_| {});
+            respond.poll_reset(cx)
+        });
         tokio::select! {
-            _ = poll_fn(|cx| respond.poll_reset(cx)) => {}
+            _ = reset => {}
             () = tokio::time::sleep(sessions.longest_stall()) => {}
             () = sessions.drain.reached(Stage::Draining) => {}
         }
@@ -209,6 +222,14 @@ fn stalled<E: Send + 'static>(
     let end = End::OnPurpose(STALLED.to_owned());
     let refused = Refused::with_farewell(end, farewell.boxed());
     Opening::Handshake(future::ready(Err(refused)).boxed())
+}
+
+/// Takes what has come of a request that is not answered yet. h2 keeps each DATA frame by itself,
+/// which costs more than a small frame's payload. The client gets no window back for it.
+fn take(receiving: &mut RecvStream, cx: &mut Context<'_>, mut each: impl FnMut(&[u8])) {
+    while let Poll::Ready(Some(Ok(bytes))) = receiving.poll_data(cx) {
+        each(&bytes);
+    }
 }
 
 fn failure(error: h2::Error) -> Refused {

@@ -10,9 +10,9 @@ mod stream;
 
 use std::future::{self, poll_fn};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -47,6 +47,13 @@ const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 
 /// What h2 may buffer of one stream's output, within the client's window.
 const SEND_BUFFER: usize = 16 * 1024;
+
+/// How many DATA frames of all streams together h2 may hold: it bounds their payload only, and keeps
+/// each frame by itself.
+const MAX_FRAMES: usize = 4096;
+
+/// What such a frame costs besides its payload.
+const FRAME_OVERHEAD: usize = 256;
 
 /// What is read of a connection before its streams get a turn. They take their frames out of h2, so
 /// that what h2 holds of small frames is bounded by this, and not by the windows.
@@ -103,8 +110,17 @@ struct Streams {
     last_one_stalled: AtomicBool,
     /// What the streams have given h2 to send since it last had sent everything.
     queued: AtomicUsize,
+    /// In how many DATA frames, and who waits until those have been sent.
+    frames: Mutex<Frames>,
     /// The connection's task.
     carrier: AtomicWaker,
+}
+
+/// The DATA frames that h2 has yet to send.
+#[derive(Debug, Default)]
+struct Frames {
+    count: usize,
+    waiting: Vec<Waker>,
 }
 
 impl Streams {
@@ -123,8 +139,38 @@ impl Streams {
         self.open.load(Ordering::Acquire)
     }
 
+    /// Counts a DATA frame with so many bytes of payload.
     fn queued(&self, bytes: usize) {
         self.queued.fetch_add(bytes, Ordering::Relaxed);
+        self.frames().count += 1;
+    }
+
+    /// Ready if h2 may be given one more DATA frame. Pending: the task is woken when it may.
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut frames = self.frames();
+        if frames.count < MAX_FRAMES {
+            return Poll::Ready(());
+        }
+        if !frames.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            frames.waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// h2 has sent everything.
+    fn sent_all(&self) {
+        self.queued.store(0, Ordering::Relaxed);
+        let Frames { waiting, .. } = std::mem::take(&mut *self.frames());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// The memory that h2 needs for what it has not sent.
+    fn held(&self) -> usize {
+        self.queued.load(Ordering::Relaxed) + self.frames().count * FRAME_OVERHEAD
+    }
+
+    fn frames(&self) -> MutexGuard<'_, Frames> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the client has let the last of its streams stall: it will not take anything else.
@@ -210,7 +256,7 @@ where
         };
         // Whatever is queued has its window, so only the connection itself can keep it back.
         if !self.meter.is_blocked() {
-            self.streams.queued.store(0, Ordering::Relaxed);
+            self.streams.sent_all();
         }
         let answered = if is_costly { COSTLY_REQUESTS } else { requests.len() };
         for (request, respond) in requests {
@@ -428,7 +474,7 @@ where
     }
 
     fn held(&mut self) -> usize {
-        self.streams.queued.load(Ordering::Relaxed)
+        self.streams.held()
     }
 
     fn moved(&self) -> Moved {

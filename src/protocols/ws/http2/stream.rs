@@ -64,6 +64,18 @@ impl Http2Stream {
         }
     }
 
+    /// The same stream, of which nothing is read.
+    pub(super) fn without_input(mut self) -> Self {
+        self.end = Some(End::EndStream);
+        self
+    }
+
+    /// The same stream, of which `received` was taken out of h2 already.
+    pub(super) fn with_received(mut self, received: Vec<u8>) -> Self {
+        self.received = received;
+        self
+    }
+
     /// Takes out of h2 what has come. Pending: the task is woken when there is more.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.end.is_none() {
@@ -85,6 +97,13 @@ impl Http2Stream {
 
     /// How many bytes the client's window has room for, of `wanted`.
     fn poll_window(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        if self.streams.poll_frame(cx).is_pending() {
+            // The window has nothing to tell meanwhile, but the end of the stream may come.
+            return match ready!(self.sending.poll_reset(cx)) {
+                Ok(reason) => Poll::Ready(Err(reset(Some(reason)))),
+                Err(error) => Poll::Ready(Err(reset(error.reason()))),
+            };
+        }
         self.sending.reserve_capacity(wanted);
         let window = match self.sending.capacity() {
             0 => match ready!(self.sending.poll_capacity(cx)) {
@@ -236,6 +255,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::task::yield_now;
 
+    use super::super::{FRAME_OVERHEAD, MAX_FRAMES};
     use super::*;
 
     /// A client's stream and the server's, of one connection.
@@ -354,6 +374,41 @@ mod tests {
         assert_eq!(server.read_u8().await.unwrap(), b'm');
         drop(server);
         assert!(!streams.have_all_stalled(), "its client takes what it is sent");
+    }
+
+    #[tokio::test]
+    async fn h2_is_given_so_many_frames_at_most_until_it_has_sent_them() {
+        let Pair { mut server, streams, mut receiving, sending: _sending, _requests } =
+            pair().await;
+        let mut frames = 0;
+        while let Some(sent) = server.write(b"x").now_or_never() {
+            assert_eq!(sent.unwrap(), 1);
+            frames += 1;
+        }
+        assert_eq!(frames, MAX_FRAMES);
+        assert_eq!(streams.held(), MAX_FRAMES * (1 + FRAME_OVERHEAD));
+        assert!(server.is_waiting);
+        settle().await;
+        assert_eq!(taken(&mut receiving).len(), MAX_FRAMES);
+        let waiting = tokio::spawn(async move { server.write(b"y").await });
+        settle().await;
+        assert!(!waiting.is_finished());
+        streams.sent_all();
+        assert_eq!(waiting.await.unwrap().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_waits_to_give_h2_a_frame_learns_of_a_reset() {
+        let Pair { mut server, streams, receiving: _receiving, mut sending, _requests } =
+            pair().await;
+        for _ in 0..MAX_FRAMES {
+            streams.queued(1);
+        }
+        let waiting = tokio::spawn(async move { server.write(b"x").await });
+        settle().await;
+        assert!(!waiting.is_finished());
+        sending.send_reset(Reason::CANCEL);
+        assert_eq!(waiting.await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]
