@@ -168,6 +168,22 @@ async fn what_comes_before_a_late_response_is_echoed_behind_it() {
 }
 
 #[tokio::test]
+async fn a_late_response_is_no_handshake_that_takes_too_long_and_a_drain_ends_the_delay() {
+    let config = Config::new().listen(Protocol::Ws, ([127, 0, 0, 1], 0));
+    let config = config.faults(|faults| faults.by_request = true);
+    let handshake = Some(Duration::from_millis(100));
+    let server = TestServer::with(config.timeouts(|timeouts| timeouts.handshake = handshake)).await;
+    let mut client = connect(&server).await;
+    let (status, ..) = open(&mut client, "/?delay=300ms").await;
+    assert_eq!(status, StatusCode::OK);
+    let late = open(&mut client, "/?delay=10s");
+    let mut late = std::pin::pin!(late);
+    assert!(timeout(Duration::from_millis(50), &mut late).await.is_err());
+    let (summary, (status, ..)) = tokio::join!(server.stop(), late);
+    assert_eq!((summary.aborted, status), (0, StatusCode::OK));
+}
+
+#[tokio::test]
 async fn planned_faults_of_the_link_are_the_connections_and_others_each_streams() {
     let server = start("delay=20ms,close=0,ws-close=1012", false).await;
     let mut client = connect(&server).await;

@@ -50,19 +50,6 @@ impl Chance {
         self.unit(place) < probability.get()
     }
 
-    /// How far from one place to the next at which something of this probability happens: at least
-    /// 1. `draw` counts those places.
-    pub(crate) fn gap(self, draw: u64, probability: Probability) -> u64 {
-        let p = probability.get();
-        if p <= 0.0 {
-            return u64::MAX;
-        }
-        // The inverse of the geometric distribution. ln_1p is exact for a small probability.
-        let gap = (-self.unit(draw)).ln_1p() / (-p).ln_1p();
-        // The conversion saturates.
-        (gap as u64).saturating_add(1)
-    }
-
     pub(crate) fn bytes(self, length: usize) -> Vec<u8> {
         (0..length as u64).map(|place| self.word(place) as u8).collect()
     }
@@ -94,15 +81,6 @@ mod tests {
             let count = (0..PLACES).filter(|place| chance.happens(*place, probability)).count();
             let (mean, variance) = (PLACES as f64 * share, PLACES as f64 * share * (1.0 - share));
             assert!((count as f64 - mean).abs() <= 4.0 * variance.sqrt(), "{share}: {count}");
-            let (mut place, mut gaps) = (0_u64, 0_u64);
-            loop {
-                place = place.saturating_add(chance.gap(gaps, probability));
-                if place > PLACES {
-                    break;
-                }
-                gaps += 1;
-            }
-            assert!((gaps as f64 - mean).abs() <= 4.0 * variance.sqrt(), "{share}: {gaps} gaps");
         }
     }
 }

@@ -8,7 +8,10 @@ use crate::config::Probability;
 #[derive(Debug)]
 pub(super) struct Corruption {
     chance: Chance,
+    bit: Chance,
     share: Probability,
+    /// The logarithm of the probability that a byte stays as it is.
+    log: f64,
     /// How many bytes come before the next one that is corrupted.
     before: u64,
     /// How many were corrupted.
@@ -18,7 +21,20 @@ pub(super) struct Corruption {
 impl Corruption {
     pub(super) fn new(chance: Chance, share: Probability) -> Self {
         let chance = chance.about("corrupt");
-        Corruption { chance, share, before: chance.gap(0, share) - 1, flipped: 0 }
+        let (bit, log) = (chance.about("bit"), (-share.get()).ln_1p());
+        let mut corruption = Corruption { chance, bit, share, log, before: 0, flipped: 0 };
+        corruption.before = corruption.gap();
+        corruption
+    }
+
+    /// How many bytes stay as they are before the next one that is corrupted: the inverse of the
+    /// geometric distribution.
+    fn gap(&self) -> u64 {
+        if self.share.get() <= 0.0 {
+            return u64::MAX;
+        }
+        // The conversion saturates. ln_1p is exact for a small probability.
+        ((-self.chance.unit(self.flipped)).ln_1p() / self.log) as u64
     }
 
     /// Corrupts the next bytes of the stream.
@@ -26,10 +42,9 @@ impl Corruption {
         let mut bytes = bytes;
         while let Some(at) = usize::try_from(self.before).ok().filter(|at| *at < bytes.len()) {
             self.flipped += 1;
-            let bit = self.chance.about("bit").word(self.flipped) % 8;
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= 1 << (self.bit.word(self.flipped) % 8);
             bytes = &mut bytes[at + 1..];
-            self.before = self.chance.gap(self.flipped, self.share) - 1;
+            self.before = self.gap();
         }
         self.before -= bytes.len() as u64;
     }

@@ -56,12 +56,18 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// The faults of `policy`. `alarms` has one for each worker.
-    pub(crate) fn new(policy: &FaultPolicy, seed: u64, alarms: Vec<Arc<Alarms>>) -> Self {
+    /// The faults of `policy`. `alarms` has one for each worker. No client can ask for a longer time
+    /// than `most`.
+    pub(crate) fn new(
+        policy: &FaultPolicy,
+        most: Duration,
+        seed: u64,
+        alarms: Vec<Arc<Alarms>>,
+    ) -> Self {
         Faults {
             seed,
             groups: policy.groups.clone(),
-            by_request: policy.by_request.then_some(policy.max_delay),
+            by_request: policy.by_request.then_some(policy.max_delay.min(most)),
             alarms,
             flows: AtomicU64::new(0),
             counts: Default::default(),

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tracing::warn;
@@ -40,8 +41,9 @@ impl FaultInjection {
             all.push(alarms);
         }
         // The standard library seeds its hashers at random.
+        let most = config.timeouts.stall.unwrap_or(Duration::MAX);
         let seed = policy.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-        let faults = Arc::new(Faults::new(policy, seed, all));
+        let faults = Arc::new(Faults::new(policy, most, seed, all));
         Ok(Some(FaultInjection { seed, faults, watches }))
     }
 

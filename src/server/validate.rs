@@ -1,5 +1,7 @@
 //! Checks of a configuration that its types do not make.
 
+use std::time::Duration;
+
 use super::LocalAddr;
 use crate::config::{Config, Fault, FaultPolicy, Protocol};
 use crate::error::{Setting, StartError};
@@ -58,6 +60,7 @@ fn check_faults(config: &Config, is_served: impl Fn(&Protocol) -> bool) -> Resul
         });
         for protocol in protocols {
             for fault in &group.faults {
+                check_delay(fault, config.timeouts.stall)?;
                 if let Some(problem) = fault.misfit(protocol) {
                     let whose = match group.protocol {
                         Some(_) => String::new(),
@@ -89,6 +92,20 @@ fn check_faults(config: &Config, is_served: impl Fn(&Protocol) -> bool) -> Resul
         return Err(StartError::setting(Setting::FaultCa, problem));
     }
     Ok(())
+}
+
+/// Checks that a delay is no stall: what is on its way for too long at the end of a connection would
+/// be taken for something that the client does not read.
+fn check_delay(fault: &Fault, stall: Option<Duration>) -> Result<(), StartError> {
+    let (Fault::Delay(time) | Fault::Jitter(time)) = fault else { return Ok(()) };
+    match stall {
+        Some(stall) if *time >= stall => {
+            let stall = humantime::format_duration(stall);
+            let problem = format!("{fault}: it has to be less than the stall timeout, {stall}");
+            Err(StartError::setting(Setting::Faults, problem))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks that not everybody on a network can announce any client.

@@ -271,7 +271,7 @@ pub(super) fn alert_name(code: u8) -> String {
 /// The code of an alert, by its name or number. close_notify is no error, and refuses nothing.
 fn alert_code(name: &str) -> Option<u8> {
     if let Ok(code) = name.parse() {
-        return Some(code);
+        return Some(code).filter(|code| *code != 0);
     }
     (1..=u8::MAX).find(|code| alert_name(*code) == name)
 }
@@ -341,7 +341,7 @@ mod tests {
         for (name, code) in [("handshake_failure", 40), ("unrecognized_name", 112), ("200", 200)] {
             assert_eq!(alert_code(name), Some(code), "{name}");
         }
-        for name in ["", "close_notify", "HandshakeFailure", "300"] {
+        for name in ["", "close_notify", "0", "HandshakeFailure", "300"] {
             assert_eq!(alert_code(name), None, "{name}");
         }
     }

@@ -17,7 +17,7 @@ const MS: Duration = Duration::from_millis(1);
 
 fn faults(group: &str) -> Arc<Faults> {
     let policy = FaultPolicy { groups: vec![group.parse().unwrap()], ..FaultPolicy::default() };
-    Arc::new(Faults::new(&policy, 1, vec![Arc::new(Alarms::default())]))
+    Arc::new(Faults::new(&policy, Duration::MAX, 1, vec![Arc::new(Alarms::default())]))
 }
 
 /// The way of a socket of its own.
@@ -308,7 +308,7 @@ async fn a_reply_leaves_at_its_time() {
     tokio::spawn(watch);
     let policy =
         FaultPolicy { groups: vec!["udp:delay=30ms".parse().unwrap()], ..FaultPolicy::default() };
-    let mut detour = detour(&Arc::new(Faults::new(&policy, 1, vec![alarms])));
+    let mut detour = detour(&Arc::new(Faults::new(&policy, Duration::MAX, 1, vec![alarms])));
     let start = Instant::now();
     take(&mut detour, [1]);
     let bytes = std::future::poll_fn(|cx| {

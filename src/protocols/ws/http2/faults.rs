@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use hyper::Response;
@@ -20,8 +21,10 @@ use super::stream::Http2Stream;
 use super::{Decided, Http2, dated, full, has_body, reply};
 use crate::causes::{self, Peer};
 use crate::config::Fault;
-use crate::connection::{Connection, End, Opened, Opening, Refused, Session, Sessions, Stage};
-use crate::echo::{EchoError, Frames, StreamEcho};
+use crate::connection::{
+    Admitted, Connection, End, Opened, Opening, Refused, Session, Sessions, Stage,
+};
+use crate::echo::{Echo, EchoError, Frames, StreamEcho};
 use crate::facts;
 use crate::faults::{Faults, Faulty, Misbehaving, Plan};
 use crate::protocols::ws::STALLED;
@@ -72,16 +75,16 @@ where
             Request::Refused(response) => {
                 stream.count_upgrade();
                 let opening = refused::<Told>(stream, receiving, respond, response);
-                tokio::spawn(Session::of_connection(sessions, admitted, opening));
+                begin_late(sessions, admitted, opening);
             }
             Request::Answered(head) => {
                 let decided = self.decide(head);
                 if decided.agreed.is_none() {
                     let opening = self.tell_late(stream, receiving, respond, decided.response);
-                    tokio::spawn(Session::of_connection(sessions, admitted, opening));
+                    begin_late(sessions, admitted, opening);
                 } else {
                     let opening = self.open_late(stream, receiving, respond, decided);
-                    tokio::spawn(Session::of_connection(sessions, admitted, opening));
+                    begin_late(sessions, admitted, opening);
                 }
             }
         }
@@ -94,7 +97,7 @@ where
         mut receiving: RecvStream,
         mut respond: SendResponse<Bytes>,
         decided: Decided,
-    ) -> Opening<StreamEcho<Faulty<Http2Stream>, Frames>> {
+    ) -> BoxFuture<'static, Result<Opened<Socket>, Refused>> {
         let Decided { response, agreed, uri, http } = decided;
         let agreed = agreed.expect("it opens a WebSocket");
         let connection = misbehaved.connection;
@@ -113,7 +116,7 @@ where
             let socket = open(stream, &agreed, &settings, &[], facts.as_deref());
             Ok(Opened::new(socket, None))
         };
-        Opening::Handshake(opening.boxed())
+        opening.boxed()
     }
 
     /// Sends a response that misbehaves.
@@ -123,7 +126,7 @@ where
         mut receiving: RecvStream,
         mut respond: SendResponse<Bytes>,
         response: Response<Bytes>,
-    ) -> Opening<Told> {
+    ) -> BoxFuture<'static, Result<Opened<Told>, Refused>> {
         // What comes behind the request is not read.
         let response = if receiving.is_end_stream() { response } else { has_body() };
         let streams = Arc::clone(&self.streams);
@@ -137,9 +140,12 @@ where
             let told = StreamEcho::new(misbehaved.without_delay().over(stream, false), 1);
             Ok(Opened::new(told.with_greeting(body.into()), None))
         };
-        Opening::Handshake(opening.boxed())
+        opening.boxed()
     }
 }
+
+/// A WebSocket.
+type Socket = StreamEcho<Faulty<Http2Stream>, Frames>;
 
 /// A response and nothing else.
 type Told = StreamEcho<Faulty<Http2Stream>>;
@@ -161,11 +167,14 @@ impl Misbehaved {
         let at = Instant::now() + self.plan.delay().unwrap_or_default() + jitter;
         let mut alarm = self.faults.alarm(self.connection.worker);
         let mut received = Vec::new();
-        poll_fn(|cx| {
+        let late = poll_fn(|cx| {
             take(receiving, cx, |bytes| received.extend_from_slice(bytes));
             alarm.poll_until(cx, at)
-        })
-        .await;
+        });
+        tokio::select! {
+            () = late => {}
+            () = self.sessions.drain.reached(Stage::Draining) => {}
+        }
         received
     }
 
@@ -190,14 +199,31 @@ fn refused<E: Send + 'static>(
     mut receiving: RecvStream,
     respond: SendResponse<Bytes>,
     response: Response<Bytes>,
-) -> Opening<E> {
+) -> BoxFuture<'static, Result<Opened<E>, Refused>> {
     let opening = async move {
         misbehaved.wait(&mut receiving).await;
         let end = End::answered_on_purpose(response.status());
         reply(respond, response);
         Err(end.into())
     };
-    Opening::Handshake(opening.boxed())
+    opening.boxed()
+}
+
+/// Begins a session when `opening` is done, which is late on purpose: meanwhile there is no session
+/// whose timeout could pass.
+fn begin_late<E: Echo + Send + 'static>(
+    sessions: &Arc<Sessions>,
+    admitted: Admitted,
+    opening: BoxFuture<'static, Result<Opened<E>, Refused>>,
+) {
+    // A drain waits for what has no session yet.
+    let (sessions, member) = (Arc::clone(sessions), sessions.drain.join());
+    tokio::spawn(async move {
+        let opened = future::ready(opening.await).boxed();
+        let session = Session::of_connection(&sessions, admitted, Opening::Handshake(opened));
+        drop(member);
+        session.await;
+    });
 }
 
 /// Leaves a request without a response until the client resets the stream.
