@@ -570,7 +570,7 @@ async fn the_log_the_metrics_and_the_facts_tell_what_was_done() {
 #[tokio::test]
 async fn the_log_does_not_count_what_an_end_has_overtaken() {
     let server =
-        Running::start(&["--tcp=0", "--log-format=json", "--fault=tcp:delay=1h,reset=50ms"]);
+        Running::start(&["--tcp=0", "--log-format=json", "--fault=tcp:delay=50s,reset=50ms"]);
     let mut client = TcpStream::connect(server.address("tcp")).await.unwrap();
     let local = client.local_addr().unwrap();
     client.write_all(&[0; 1000]).await.unwrap();
@@ -639,6 +639,7 @@ fn faults_that_cannot_be_are_refused_at_start() {
             &["--fault-by-request"],
             "--fault-by-request: no listener speaks a protocol that has a place for requests: tls, ws or wss",
         ),
+        (&["--fault=delay=60s"], "--fault: delay=1m: it has to be less than the stall timeout, 1m"),
         (&["--fault=delay"], "delay: a value is missing, as in delay=200ms"),
         (&["--fault=delay=5"], "delay: expected a time with a unit, like 200ms, 1.5s or 2min"),
         (
