@@ -600,6 +600,24 @@ async fn the_log_tells_what_was_done_to_a_websocket() {
 }
 
 #[tokio::test]
+async fn the_log_names_the_end_on_purpose_if_the_clients_own_comes_with_it() {
+    let server = Running::start(&["--tcp=0", "--log-format=json", "--fault=tcp:close=3"]);
+    let mut locals = Vec::new();
+    for _ in 0..50 {
+        let mut client = TcpStream::connect(server.address("tcp")).await.unwrap();
+        locals.push(client.local_addr().unwrap());
+        client.write_all(b"hello").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(rest(&mut client).await, (b"hel".to_vec(), None));
+    }
+    let log = Log::of(server);
+    for local in locals {
+        let line = log.closing(Protocol::Tcp, local);
+        assert_eq!(line["reason"], "closed on purpose after 3 bytes");
+    }
+}
+
+#[tokio::test]
 async fn the_facts_name_the_faults_that_are_planned() {
     let server = Running::start(&["--tcp=0", "--facts=tcp", "--fault=tcp:delay=10ms"]);
     let mut client = TcpStream::connect(server.address("tcp")).await.unwrap();

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 
 use super::admission::Refusal;
 use crate::causes::{self, Peer};
-use crate::echo::{EchoError, OnPurpose, PeerEnd};
+use crate::echo::{EchoError, PeerEnd};
 
 /// Why a connection is over.
 #[derive(Debug)]
@@ -60,14 +60,6 @@ impl End {
     /// The end of an HTTP request whose response is a fault.
     pub(crate) fn answered_on_purpose(status: StatusCode) -> Self {
         End::OnPurpose(format!("HTTP request answered with {} on purpose", status.as_u16()))
-    }
-
-    /// The end by an error of the echo.
-    pub(crate) fn failed(error: EchoError) -> Self {
-        match error.on_purpose() {
-            Some(OnPurpose(how)) => End::OnPurpose(how.clone()),
-            None => End::Failed(error),
-        }
     }
 
     /// Whether the server decided to close, and has a farewell to send.

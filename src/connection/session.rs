@@ -83,6 +83,12 @@ pin_project_lite::pin_project! {
             if this.connection.is_some() || end.is_our_fault() {
                 this.sessions.count_end(&end, this.phase.owes());
             }
+            // An end on purpose and one of the peer's can come together, and either is seen first.
+            let injected = this.phase.echo().and_then(Echo::injected);
+            let end = match injected.and_then(|injected| injected.end) {
+                Some(how) if matches!(end, End::Peer(_) | End::Failed(_)) => End::OnPurpose(how),
+                _ => end,
+            };
             if let Some(counts) = this.sessions.counts()
                 && let Some(live) = this.live
             {
@@ -303,9 +309,9 @@ impl<E: Echo> Session<E> {
                     self.as_mut().begin_goodbye(Goodbye::Answer, End::Peer(peer));
                 }
                 Turn::Ended(Err(error)) if error.allows_farewell() => {
-                    self.as_mut().begin_goodbye(Goodbye::Answer, End::failed(error));
+                    self.as_mut().begin_goodbye(Goodbye::Answer, End::Failed(error));
                 }
-                Turn::Ended(Err(error)) => return self.finish(End::failed(error)),
+                Turn::Ended(Err(error)) => return self.finish(End::Failed(error)),
                 turn if stage == Stage::Draining && self.as_mut().may_leave(&turn, cx) => {
                     self.as_mut().begin_goodbye(Goodbye::GoingAway, End::GoingAway);
                 }
@@ -318,10 +324,10 @@ impl<E: Echo> Session<E> {
         };
         let farewell = ready!(echo.poll_close(cx, goodbye));
         if let Err(error) = farewell
-            && (this.end.as_ref().is_some_and(|end| end.is_ours()) || error.on_purpose().is_some())
+            && this.end.as_ref().is_some_and(|end| end.is_ours())
         {
             // The peer did not get everything, so the failure is the end to report.
-            *this.end = Some(Box::new(End::failed(error)));
+            *this.end = Some(Box::new(End::Failed(error)));
         }
         Poll::Ready(())
     }
@@ -651,7 +657,8 @@ fn log_end<E: Echo>(
 ) {
     let traffic = phase.traffic();
     let refused = || rare.and_then(|rare| rare.faults.clone());
-    let faults = phase.echo().and_then(Echo::injected).or_else(refused);
+    let injected = phase.echo().and_then(Echo::injected);
+    let faults = injected.map(|injected| injected.faults).or_else(refused);
     let Connection { protocol, number, peer, .. } = connection;
     let client = rare.and_then(|rare| rare.client.as_deref());
     let proxy = rare.and_then(|rare| rare.proxy).map(tracing::field::display);

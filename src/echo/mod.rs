@@ -88,8 +88,8 @@ pub trait Echo: Unpin {
         0
     }
 
-    /// What is done on purpose to the bytes, in words for the closing line.
-    fn injected(&self) -> Option<String> {
+    /// What is done on purpose to the bytes.
+    fn injected(&self) -> Option<Injected> {
         None
     }
 
@@ -183,20 +183,16 @@ pub enum EchoError {
     },
 }
 
-/// The error of a stream that ends on purpose. It says how.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct OnPurpose(pub String);
+/// What is done on purpose to the bytes of a connection, in words for its closing line.
+#[derive(Debug)]
+pub struct Injected {
+    /// The faults.
+    pub faults: String,
+    /// How they have ended the connection, if they have.
+    pub end: Option<String>,
+}
 
 impl EchoError {
-    /// How the stream has ended, if that was on purpose.
-    pub fn on_purpose(&self) -> Option<&OnPurpose> {
-        match self {
-            EchoError::Read(error) | EchoError::Write(error) => error.get_ref()?.downcast_ref(),
-            _ => None,
-        }
-    }
-
     /// Whether a farewell can still be sent after this error: the peer violated a protocol, and the
     /// connection below it is intact. In the case of TLS the farewell includes rustls' alert.
     pub fn allows_farewell(&self) -> bool {

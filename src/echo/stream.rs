@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::{Bytes, Framing, Rewritten};
-use super::{Echo, EchoError, Goodbye, Moved, PeerEnd, Step, Traffic, scratch, yield_turn};
+use super::{
+    Echo, EchoError, Goodbye, Injected, Moved, PeerEnd, Step, Traffic, scratch, yield_turn,
+};
 
 /// Echoes a byte stream through the thread's scratch buffer.
 ///
@@ -61,8 +63,8 @@ pub trait Carrier: AsyncRead + AsyncWrite + Unpin {
         0
     }
 
-    /// What is done on purpose to the bytes of this stream, in words.
-    fn injected(&self) -> Option<String> {
+    /// What is done on purpose to the bytes of this stream.
+    fn injected(&self) -> Option<Injected> {
         None
     }
 
@@ -327,7 +329,7 @@ impl<S: Carrier, F: Framing> Echo for StreamEcho<S, F> {
         self.moved
     }
 
-    fn injected(&self) -> Option<String> {
+    fn injected(&self) -> Option<Injected> {
         self.io.injected()
     }
 }

@@ -16,7 +16,7 @@ use super::plan::Ending;
 use super::{Alarm, Chance, Control, Faults, Misbehaving, Plan};
 use crate::config::{Fault, When};
 use crate::connection::{Connection, Sessions, Stage};
-use crate::echo::{Carrier, LowerStream, OnPurpose};
+use crate::echo::{Carrier, Injected, LowerStream};
 
 /// How long a reset waits until all before it is sent: what is not would be lost.
 const RESET_PATIENCE: Duration = Duration::from_secs(1);
@@ -314,8 +314,8 @@ impl Active {
         }
     }
 
-    /// The error that tells the session of the end. Behind what is invalid, the protocol says its
-    /// farewell, which this stream replaces.
+    /// The error with which the end comes to the session. Behind what is invalid, the protocol says
+    /// its farewell, which this stream replaces.
     fn end(&self, ending: Ending) -> io::Error {
         let kind = match ending {
             Ending::Close | Ending::Truncate => io::ErrorKind::InvalidData,
@@ -323,8 +323,12 @@ impl Active {
             Ending::Stall if self.is_in_hurry() => io::ErrorKind::InvalidData,
             Ending::Reset | Ending::Stall => io::ErrorKind::Other,
         };
+        kind.into()
+    }
+
+    fn in_words(&self, ending: Ending) -> String {
         let (words, payload) = (ending.in_words(), self.payload - self.lost());
-        io::Error::new(kind, OnPurpose(format!("{words} on purpose after {payload} bytes")))
+        format!("{words} on purpose after {payload} bytes")
     }
 
     /// How much payload has entered the line and will not be sent.
@@ -449,9 +453,14 @@ impl<S: Carrier> Carrier for Faulty<S> {
         self.active.as_ref().map_or(0, |active| active.line.backlog() + active.discarded)
     }
 
-    fn injected(&self) -> Option<String> {
-        let planned = self.active.as_ref().filter(|active| !active.plan.is_empty());
-        planned.map(|active| active.describe())
+    fn injected(&self) -> Option<Injected> {
+        let active = self.active.as_ref().filter(|active| !active.plan.is_empty())?;
+        let end = match active.state {
+            State::Ended(ending) => Some(active.in_words(ending)),
+            State::Forgotten(_) => Some(active.in_words(Ending::Stall)),
+            State::Running | State::Cut(_) | State::Resetting(_) => None,
+        };
+        Some(Injected { faults: active.describe(), end })
     }
 
     fn begin_step(&mut self) {

@@ -70,7 +70,7 @@ where
     S: Carrier + Send + 'static,
 {
     let sessions = Arc::clone(sessions);
-    let faults = stream.injected();
+    let faults = stream.injected().map(|injected| injected.faults);
     let mut stream = stream;
     let farewell = async move {
         let gone = async {
@@ -97,7 +97,7 @@ where
     S: Carrier + Misbehaving + Send + 'static,
 {
     let patience = REFUSAL_LINGER.saturating_add(stream.patience());
-    let faults = stream.injected();
+    let faults = stream.injected().map(|injected| injected.faults);
     let farewell = async move {
         let mut stream = stream;
         stream.write_all(&answer).await?;

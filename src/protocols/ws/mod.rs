@@ -36,7 +36,9 @@ use crate::causes;
 use crate::connection::{
     Connection, End, Handshake, HandshakeError, Incoming, Opened, Opening, Refused,
 };
-use crate::echo::{Carrier, Echo, EchoError, Frames, Goodbye, Moved, Step, StreamEcho, Traffic};
+use crate::echo::{
+    Carrier, Echo, EchoError, Frames, Goodbye, Injected, Moved, Step, StreamEcho, Traffic,
+};
 use crate::facts::{HttpSeen, Seen};
 use crate::faults::Misbehaving;
 use crate::net::Stream;
@@ -333,7 +335,7 @@ where
         }
     }
 
-    fn injected(&self) -> Option<String> {
+    fn injected(&self) -> Option<Injected> {
         match self {
             OverHttp::Socket(socket) => socket.injected(),
             OverHttp::Http2(carrier) => carrier.injected(),
