@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::families::Families;
 use super::process::Process;
+use crate::probe::Board;
 use crate::server::{Metrics, Snapshot};
 
 /// How metrics are written.
@@ -51,15 +52,21 @@ impl Format {
     }
 }
 
-/// Writes the metrics of a server and its process.
+/// Writes the metrics of a process, of the server in it and of the watch in it.
 #[derive(Debug)]
 pub(super) struct Encoder(Registry);
 
 impl Encoder {
-    pub(super) fn new(metrics: Metrics) -> Self {
+    pub(super) fn new(metrics: Option<Metrics>, watch: Option<Board>) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Collected { metrics, process: Process::new() }));
-        Encoder(registry)
+        registry.register_collector(Box::new(OfProcess { metrics, process: Process::new() }));
+        let mut encoder = Encoder(registry);
+        watch.into_iter().for_each(|board| encoder.add_watch(board));
+        encoder
+    }
+
+    pub(super) fn add_watch(&mut self, board: Board) {
+        self.0.register_collector(Box::new(OfWatch(board)));
     }
 
     pub(super) fn encode(&self, format: Format) -> String {
@@ -75,28 +82,47 @@ impl Encoder {
 
 /// What is read whenever somebody asks.
 #[derive(Debug)]
-struct Collected {
-    metrics: Metrics,
+struct OfProcess {
+    metrics: Option<Metrics>,
     process: Process,
 }
 
-impl Collector for Collected {
+/// What a watch knows.
+#[derive(Debug)]
+struct OfWatch(Board);
+
+impl Collector for OfWatch {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        Families::new(encoder).probes(&self.0)
+    }
+}
+
+impl Collector for OfProcess {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families::new(encoder);
-        let Snapshot { protocols, refused, tls, udp, faults } = self.metrics.snapshot();
-        families.connections(&protocols, &refused)?;
-        families.traffic(&protocols)?;
-        if let Some(tls) = &tls {
-            families.tls(tls)?;
-        }
-        if let Some(udp) = &udp {
-            families.udp(udp)?;
-        }
-        if !faults.is_empty() {
-            families.faults(&faults)?;
+        if let Some(metrics) = &self.metrics {
+            families.server(metrics.snapshot())?;
         }
         families.build()?;
         self.process.encode(&mut families)
+    }
+}
+
+impl Families<'_> {
+    fn server(&mut self, snapshot: Snapshot) -> fmt::Result {
+        let Snapshot { protocols, refused, tls, udp, faults } = snapshot;
+        self.connections(&protocols, &refused)?;
+        self.traffic(&protocols)?;
+        if let Some(tls) = &tls {
+            self.tls(tls)?;
+        }
+        if let Some(udp) = &udp {
+            self.udp(udp)?;
+        }
+        match faults.is_empty() {
+            true => Ok(()),
+            false => self.faults(&faults),
+        }
     }
 }
 

@@ -167,7 +167,7 @@ impl Families<'_> {
         self.family(name, help, MetricType::Gauge)?.encode_gauge(&value)
     }
 
-    fn family<'s>(
+    pub(super) fn family<'s>(
         &'s mut self,
         name: &'s str,
         help: &str,
@@ -177,11 +177,15 @@ impl Families<'_> {
     }
 }
 
-fn counter(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -> fmt::Result {
+pub(super) fn counter(
+    family: &mut MetricEncoder<'_>,
+    labels: &[(&str, &str)],
+    value: u64,
+) -> fmt::Result {
     family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&value, None)
 }
 
-fn gauge(
+pub(super) fn gauge(
     family: &mut MetricEncoder<'_>,
     labels: &[(&str, &str)],
     value: impl EncodeGaugeValue,

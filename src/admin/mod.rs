@@ -3,7 +3,9 @@
 
 mod encode;
 mod families;
+mod mesh;
 mod places;
+mod probes;
 mod process;
 mod respond;
 
@@ -23,9 +25,12 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::address::{Address, ListenAddress};
+use crate::config::Config;
 use crate::error::StartError;
 use crate::net::{AnyListener, Listener, Stream};
-use crate::server::Server;
+use crate::probe::Board;
+use crate::server::{self, Server};
+use mesh::Mesh;
 use places::{Place, Places};
 use respond::Responder;
 
@@ -49,6 +54,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// | `/metrics` | what [`Server::metrics`] counts, and what the process uses: OpenMetrics if the client asks for it, else Prometheus' text format |
 /// | `/livez` | 200; 503 if a thread is stuck |
 /// | `/readyz` | 200 while the server is [ready](crate::Readiness), else 503 |
+/// | `/mesh` | with a [`Watch`](crate::probe::Watch): a page with the matrix of who reaches whom |
+/// | `/mesh/row` | this host's row of it, as JSON |
 ///
 /// At most 16 connections are served at a time, each for a minute at most. If more come, those that
 /// have waited longest for a request are closed.
@@ -88,6 +95,30 @@ impl Admin {
         let (local_addrs, listeners) = bound.into_iter().unzip();
         let responder = Responder::new(server.metrics(), server.health());
         Ok(Admin { listeners, local_addrs, responder })
+    }
+
+    /// Binds an endpoint of a watch without a server to `address`, in the current runtime, which has to
+    /// be the one that polls [`Admin::serve`].
+    ///
+    /// # Errors
+    /// The address cannot be used, or the system refused it.
+    ///
+    /// # Panics
+    /// If called outside a tokio runtime whose I/O driver and timers are enabled.
+    pub async fn bind_watch(board: Board, address: &ListenAddress) -> Result<Admin, StartError> {
+        let bound = server::bind_admin(&Config::new(), &[], address).await?;
+        let (local_addrs, listeners) = bound.into_iter().unzip();
+        let responder = Responder::of_watch(Mesh::new(board, None));
+        Ok(Admin { listeners, local_addrs, responder })
+    }
+
+    /// Tells what a watch of this server's peers knows, too. The page `/mesh` asks each peer for its
+    /// row, at the port of this endpoint.
+    #[must_use]
+    pub fn with_watch(mut self, board: Board) -> Admin {
+        let port = self.local_addrs.iter().find_map(|address| Some(address.ip()?.port()));
+        self.responder.add_watch(Mesh::new(board, port));
+        self
     }
 
     /// The bound addresses.

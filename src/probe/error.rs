@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 
-use super::Target;
 use super::first_bytes::Seen;
+use super::{FailureKind, Target};
 use crate::causes::{self, Peer};
 use crate::error::{BoxError, CredentialError};
 
@@ -34,6 +34,8 @@ pub enum ProbeError {
     Connect {
         /// What was to be connected to.
         target: Box<Target>,
+        /// What kind of failure it was.
+        kind: FailureKind,
         /// What failed, with the text of the source.
         problem: String,
         /// The error behind it, if there is one. A timeout has none.
@@ -45,6 +47,8 @@ pub enum ProbeError {
     Tls {
         /// What was connected to.
         target: Box<Target>,
+        /// What kind of failure it was.
+        kind: FailureKind,
         /// What failed.
         problem: String,
         /// The error behind it, if there is one.
@@ -126,14 +130,23 @@ impl fmt::Display for ProbeSetting {
 }
 
 impl ProbeError {
+    /// What kind of failure it was. `None` if nothing was tried: an option or a file is wrong.
+    pub fn kind(&self) -> Option<FailureKind> {
+        match self {
+            ProbeError::Connect { kind, .. } | ProbeError::Tls { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
     pub(super) fn setting(setting: ProbeSetting, problem: impl Into<String>) -> Self {
         ProbeError::Setting { setting, problem: problem.into() }
     }
 
     /// A failure to connect that no other error caused.
-    pub(super) fn connect(target: &Target, problem: impl Into<String>) -> Self {
+    pub(super) fn connect(target: &Target, kind: FailureKind, problem: impl Into<String>) -> Self {
         ProbeError::Connect {
             target: Box::new(target.clone()),
+            kind,
             problem: problem.into(),
             source: None,
         }
@@ -142,24 +155,33 @@ impl ProbeError {
     /// A failure to connect because of `source`; `problem` includes its text.
     pub(super) fn connect_caused_by(
         target: &Target,
+        kind: FailureKind,
         problem: impl Into<String>,
         source: impl Into<BoxError>,
     ) -> Self {
         ProbeError::Connect {
             target: Box::new(target.clone()),
+            kind,
             problem: problem.into(),
             source: Some(source.into()),
         }
     }
 
+    /// It was stopped before it was connected.
+    pub(super) fn interrupted(target: &Target) -> Self {
+        ProbeError::connect(target, FailureKind::Other, "interrupted")
+    }
+
     pub(super) fn connect_io(target: &Target, source: io::Error) -> Self {
-        ProbeError::connect_caused_by(target, causes::of_connect(&source), source)
+        let kind = FailureKind::of_io(&source);
+        ProbeError::connect_caused_by(target, kind, causes::of_connect(&source), source)
     }
 
     /// Nothing listens at a UDP port, as an ICMP error says.
     pub(super) fn port_unreachable(target: &Target, source: Option<io::Error>) -> Self {
         ProbeError::Connect {
             target: Box::new(target.clone()),
+            kind: FailureKind::Refused,
             problem: causes::PORT_UNREACHABLE.to_owned(),
             source: source.map(Into::into),
         }
@@ -176,6 +198,7 @@ impl ProbeError {
         };
         ProbeError::Tls {
             target: Box::new(target.clone()),
+            kind: FailureKind::of_io(&source),
             problem: seen.and_then(|seen| seen.in_place_of_tls(target)).unwrap_or_else(explained),
             source: Some(source.into()),
         }
@@ -183,11 +206,11 @@ impl ProbeError {
 
     pub(super) fn no_thread(target: &Target, source: io::Error) -> Self {
         let problem = format!("the system has no thread for the load: {source}");
-        ProbeError::connect_caused_by(target, problem, source)
+        ProbeError::connect_caused_by(target, FailureKind::Other, problem, source)
     }
 
     pub(super) fn no_timer(target: &Target, source: io::Error) -> Self {
         let problem = format!("the system has no timer for the connection: {source}");
-        ProbeError::connect_caused_by(target, problem, source)
+        ProbeError::connect_caused_by(target, FailureKind::Other, problem, source)
     }
 }

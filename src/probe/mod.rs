@@ -21,6 +21,8 @@
 //! over all protocols of [`Protocol`](crate::Protocol) and over Unix sockets, and compare each
 //! reply with what was sent, byte for byte.
 //!
+//! A [`Watch`] does rounds for ever, on any number of targets.
+//!
 //! [`Probe::facts`] asks a server that tells it what it saw of a connection: addresses, TLS, header
 //! fields. It compares that with what was sent.
 //!
@@ -34,12 +36,12 @@ mod error;
 mod event;
 mod exchange;
 mod facts;
+mod failure;
 mod first_bytes;
 mod link;
 mod load;
 mod messages;
 mod mtu;
-
 mod payload;
 mod ping;
 mod stranger;
@@ -47,12 +49,15 @@ mod summary;
 mod target;
 mod tls;
 mod tracker;
+mod watch;
 
 pub use connect::{ConnectOptions, Connected, Family, ProxyHeader, ProxyKind};
 pub use ending::{Echoed, Ending};
 pub use error::{ProbeError, ProbeSetting};
 pub use event::Event;
+
 pub use facts::{Arrival, AskFacts, Change, ChangeKind, EchoCheck, Facts, FactsOptions, NoFacts};
+pub use failure::FailureKind;
 pub use load::{Connecting, Load, LoadOptions, Progress};
 pub use messages::{LineEnding, Messages};
 pub use mtu::{FindMtu, MtuOptions};
@@ -62,6 +67,10 @@ pub use summary::{Bucket, Phase, Summary, Times};
 pub use target::{Endpoint, Target, TargetError};
 pub use tls::{Sni, TlsFacts, TlsOptions};
 pub use tracker::{Difference, Reply, Verdict};
+pub use watch::{
+    Board, Lately, RoundTrips, Series, Tally, TargetFileError, Watch, WatchError, WatchEvent,
+    WatchOptions, Watcher,
+};
 
 /// An echo service, how to connect to it, and what to send to it. It can be run any number of
 /// times.

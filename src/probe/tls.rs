@@ -143,6 +143,35 @@ pub struct TlsFacts {
     pub unverified: Option<String>,
 }
 
+/// What is read of certificates and keys, for any number of connections.
+#[derive(Debug, Clone)]
+pub(super) struct Keyring {
+    provider: Arc<CryptoProvider>,
+    /// `None` if there is no CA to trust.
+    verifier: Option<Arc<WebPkiServerVerifier>>,
+    trusted: Arc<Trusted>,
+    presented: Option<Arc<SingleCertAndKey>>,
+}
+
+impl Keyring {
+    /// Reads the files. It may block for the time that this takes.
+    pub(super) fn read(options: &TlsOptions) -> Result<Self, ProbeError> {
+        let provider = Arc::new(tls::provider());
+        let certificates = trusted_certificates(options)?;
+        let verifier = web_pki_verifier(options, &certificates, &provider)?;
+        let presented = match &options.client_credentials {
+            None => None,
+            Some(credentials) => Some(tls::certified(credentials, &[], &provider)?),
+        };
+        Ok(Keyring {
+            provider,
+            verifier,
+            trusted: Arc::new(Trusted::new(certificates, &[])),
+            presented: presented.map(|certified| Arc::new(SingleCertAndKey::from(certified))),
+        })
+    }
+}
+
 /// rustls' configuration for one connection. It records whether the server's certificate verified.
 pub(super) struct ClientTls {
     pub(super) config: Arc<ClientConfig>,
@@ -152,44 +181,38 @@ pub(super) struct ClientTls {
 }
 
 impl ClientTls {
-    /// Reads the certificates. It may block for the time that reading files takes.
+    /// Reads the files. It may block for the time that this takes.
     pub(super) fn new(target: &Target, options: &TlsOptions) -> Result<ClientTls, ProbeError> {
-        let verified = match &options.server_name {
-            Some(name) => server_name(ProbeSetting::ServerName, name)?,
-            None => server_name(ProbeSetting::Target, target.server_name())?,
-        };
-        let name = match &options.sni {
-            Sni::Name(name) => match server_name(ProbeSetting::Sni, name)? {
-                ServerName::IpAddress(_) => {
-                    let problem = format!("'{name}' is an IP address, and only DNS names are sent");
-                    return Err(ProbeError::setting(ProbeSetting::Sni, problem));
-                }
-                name => name,
-            },
-            Sni::AsVerified | Sni::Omitted => verified.clone(),
-        };
-        let provider = Arc::new(tls::provider());
-        let certificates = trusted_certificates(options)?;
+        // What is wrong with an option is told before what is wrong with a file.
+        server_names(target, options)?;
+        ClientTls::with(target, options, &Keyring::read(options)?)
+    }
+
+    /// Takes what was read before.
+    pub(super) fn with(
+        target: &Target,
+        options: &TlsOptions,
+        keyring: &Keyring,
+    ) -> Result<ClientTls, ProbeError> {
+        let (verified, name) = server_names(target, options)?;
+        let Keyring { provider, verifier, trusted, presented } = keyring.clone();
         let verifier = Arc::new(RecordingVerifier {
             name: verified,
             pins: options.pins.clone(),
-            inner: web_pki_verifier(options, &certificates, &provider)?,
-            trusted: Trusted::new(certificates, &[]),
+            inner: verifier,
+            trusted,
             algorithms: provider.signature_verification_algorithms,
             insecure: options.insecure,
             unverified: Mutex::new(None),
         });
-        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for TLS 1.2 and 1.3")
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&verifier) as _);
-        let mut config = match &options.client_credentials {
+        let mut config = match presented {
             None => config.with_no_client_auth(),
-            Some(credentials) => {
-                let certified = tls::certified(credentials, &[], &provider)?;
-                config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
-            }
+            Some(presented) => config.with_client_cert_resolver(presented),
         };
         if let Some(name) = options.alpn.iter().find(|name| !(1..=255).contains(&name.len())) {
             let problem = format!("the name '{name}' must have 1 to 255 bytes");
@@ -227,6 +250,28 @@ impl ClientTls {
             unverified: self.verifier.unverified(),
         }
     }
+}
+
+/// The name to verify, and the one to ask for.
+fn server_names(
+    target: &Target,
+    options: &TlsOptions,
+) -> Result<(ServerName<'static>, ServerName<'static>), ProbeError> {
+    let verified = match &options.server_name {
+        Some(name) => server_name(ProbeSetting::ServerName, name)?,
+        None => server_name(ProbeSetting::Target, target.server_name())?,
+    };
+    let name = match &options.sni {
+        Sni::Name(name) => match server_name(ProbeSetting::Sni, name)? {
+            ServerName::IpAddress(_) => {
+                let problem = format!("'{name}' is an IP address, and only DNS names are sent");
+                return Err(ProbeError::setting(ProbeSetting::Sni, problem));
+            }
+            name => name,
+        },
+        Sni::AsVerified | Sni::Omitted => verified.clone(),
+    };
+    Ok((verified, name))
 }
 
 fn server_name(setting: ProbeSetting, name: &str) -> Result<ServerName<'static>, ProbeError> {
@@ -281,7 +326,7 @@ struct RecordingVerifier {
     name: ServerName<'static>,
     pins: Vec<Fingerprint>,
     inner: Option<Arc<WebPkiServerVerifier>>,
-    trusted: Trusted,
+    trusted: Arc<Trusted>,
     algorithms: WebPkiSupportedAlgorithms,
     insecure: bool,
     unverified: Mutex<Option<String>>,

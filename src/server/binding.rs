@@ -83,7 +83,7 @@ pub(super) async fn bind(config: &Config, workers: usize) -> Result<Bound, Start
 
 /// Binds the admin endpoint's listeners at `address`. `bound` are the server's own.
 #[cfg(feature = "admin")]
-pub(super) async fn bind_admin(
+pub(crate) async fn bind_admin(
     config: &Config,
     bound: &[LocalAddr],
     address: &ListenAddress,

@@ -32,6 +32,8 @@ use crate::net::AnyListener;
 use crate::protocols::udp::{self, Udp};
 use crate::tls::{TlsReloader, TlsSettings};
 use binding::Bound;
+#[cfg(feature = "admin")]
+pub(crate) use binding::bind_admin;
 use fault_injection::FaultInjection;
 use metrics::Sources;
 use placement::Workers;
@@ -235,7 +237,7 @@ impl Server {
         &self,
         address: &ListenAddress,
     ) -> Result<Vec<(Address, AnyListener)>, StartError> {
-        binding::bind_admin(&self.config, &self.local_addrs, address).await
+        bind_admin(&self.config, &self.local_addrs, address).await
     }
 
     /// Checks that all sockets of [`Config::inherited`] are used. It is to be called when everything

@@ -1,6 +1,6 @@
 //! Words the library's errors for the command line: they name settings, but users gave flags.
 
-use echo_server::probe::{NoFacts, Oddity, ProbeError, ProbeSetting, Target};
+use echo_server::probe::{NoFacts, Oddity, ProbeError, ProbeSetting, Target, WatchError};
 use echo_server::{Address, Credential, CredentialError, Cure, Setting, StartError};
 
 /// A line names at most this many descriptors; a process may inherit thousands.
@@ -91,6 +91,31 @@ pub fn probe_error(error: &ProbeError) -> String {
         }
         other => other.to_string(),
     }
+}
+
+/// Why there is nothing to watch with, on one line.
+pub fn watch_error(error: &WatchError) -> String {
+    match error {
+        WatchError::Probe(error) => probe_error(error),
+        WatchError::TargetFile(error) => format!("--targets {error}"),
+        other => other.to_string(),
+    }
+}
+
+/// Why a server cannot probe its peers, on one line.
+pub fn mesh_error(error: &WatchError) -> String {
+    match error {
+        WatchError::Probe(ProbeError::Credential(error)) => {
+            format!("--mesh-ca {}: {}", error.origin, error.problem)
+        }
+        WatchError::Probe(ProbeError::Setting { problem, .. }) => format!("--mesh: {problem}"),
+        other => format!("--mesh: {other}"),
+    }
+}
+
+/// Why a watch cannot serve its metrics, on one line.
+pub fn export_error(error: &StartError) -> String {
+    start_error(error).replacen("--admin ", "--export ", 1)
 }
 
 /// What a service does that an echo service does not, and the flag that takes it into account.

@@ -9,6 +9,7 @@ mod descriptors;
 mod flags;
 mod log;
 mod man;
+mod mesh;
 mod new_files;
 mod probe;
 mod ready_file;
@@ -19,6 +20,7 @@ mod signals;
 mod systemd;
 mod threads;
 mod visible;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     match cli::parse() {
         Ok(Command::Serve(options)) => serve::run(*options),
         Ok(Command::Probe(probe)) => probe::run(*probe),
+        Ok(Command::Watch(watch)) => watch::run(*watch),
         Ok(Command::Certs(certs)) => certs::run(certs),
         Ok(Command::Completions(shell)) => completions::run(shell),
         Ok(Command::Man(directory)) => man::run(directory.as_deref()),

@@ -2,13 +2,14 @@
 
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use echo_server::{
     Address, Admin, Config, Fingerprint, Identity, ListenAddress, LocalAddr, Server, StartError,
     TlsReloader, UnixAddress,
 };
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
 
 use crate::cli::Options;
@@ -16,7 +17,7 @@ use crate::ready_file::ReadyFile;
 use crate::signals::{Hangups, Signals};
 use crate::systemd::{self, Service};
 use crate::threads::{Threads, runtime};
-use crate::{REFUSED, USAGE, descriptors, flags, log};
+use crate::{REFUSED, USAGE, descriptors, flags, log, mesh};
 
 /// Runs a server until a signal ends it.
 pub fn run(mut options: Options) -> ExitCode {
@@ -78,12 +79,17 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     if is_self_signed {
         show_pin(&server);
     }
+    let watcher = options.mesh.map(|mesh| mesh::prepare(mesh, server.local_addrs()));
+    let watcher = watcher.transpose().map_err(|problem| (USAGE, problem))?;
     let reloader = server.tls_reloader().filter(TlsReloader::has_files);
     let reloads = service.clone();
+    let reread = Arc::new(Notify::new());
+    let reread_too = Arc::clone(&reread);
     // It goes on during the drain, as handshakes do during the delay before it.
     tokio::spawn(async move {
         loop {
             hangups.next().await;
+            reread_too.notify_one();
             reloads.reloading().await;
             let Some(reloader) = reloader.clone() else {
                 info!(
@@ -98,6 +104,10 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
         }
     });
     let admin_addrs = admin.as_ref().map_or_else(Vec::new, |admin| admin.local_addrs().to_vec());
+    let admin = match &watcher {
+        Some(watcher) => admin.map(|admin| admin.with_watch(watcher.board())),
+        None => admin,
+    };
     if let Some(admin) = admin {
         // It answers until the runtime ends, which is after the drain.
         tokio::spawn(admin.serve());
@@ -114,6 +124,13 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
             }
             signal = signals.next() => early_signal = Some(signal),
         }
+    }
+    if let Some(watcher) = watcher {
+        let reread = Arc::clone(&reread);
+        tokio::spawn(async move {
+            let mut log = mesh::Log::new();
+            watcher.run(&reread, |event| log.event(&event)).await
+        });
     }
     service.ready(&server);
     let (stop, stopped) = oneshot::channel::<()>();

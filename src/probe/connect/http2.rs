@@ -24,7 +24,7 @@ use super::websocket::refusal;
 use crate::causes::{self, Peer};
 use crate::probe::first_bytes::Seen;
 use crate::probe::link::ByteStream;
-use crate::probe::{ProbeError, Target};
+use crate::probe::{FailureKind, ProbeError, Target};
 
 /// What the server may send before it is read, of the stream and of the connection.
 const WINDOW: u32 = 1 << 20;
@@ -63,7 +63,7 @@ impl Http2 {
         settled.map_err(|error| failed_io(target, &seen, error))?;
         if !requests.is_extended_connect_protocol_enabled() {
             let problem = "the server speaks HTTP/2, but not WebSocket over it (RFC 8441)";
-            return Err(ProbeError::connect(target, problem));
+            return Err(ProbeError::connect(target, FailureKind::Upgrade, problem));
         }
         Ok(Http2 { carrier, requests, seen })
     }
@@ -91,7 +91,7 @@ impl Http2 {
         if head.status != StatusCode::OK {
             let body = timeout(REFUSAL_TIMEOUT, stream.read_some()).await.unwrap_or_default();
             let problem = refusal(&Response::from_parts(head, Some(body)));
-            return Err(ProbeError::connect(target, problem));
+            return Err(ProbeError::connect(target, FailureKind::Upgrade, problem));
         }
         Ok((Box::new(stream), Response::from_parts(head, ())))
     }
@@ -154,7 +154,11 @@ fn failed_io(target: &Target, seen: &Seen, error: io::Error) -> ProbeError {
     let problem = seen
         .in_place_of_http2(target)
         .unwrap_or_else(|| format!("WebSocket over HTTP/2 failed: {}", causes::of_connect(&error)));
-    ProbeError::connect_caused_by(target, problem, error)
+    let kind = match FailureKind::of_io(&error) {
+        FailureKind::Other => FailureKind::Upgrade,
+        kind => kind,
+    };
+    ProbeError::connect_caused_by(target, kind, problem, error)
 }
 
 fn of_server(error: h2::Error) -> io::Error {

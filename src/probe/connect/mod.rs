@@ -25,8 +25,8 @@ pub use proxy::{ProxyHeader, ProxyKind};
 
 use super::first_bytes::{FirstBytes, Seen};
 use super::link::{ByteStream, Bytes, Link};
-use super::tls::{ClientTls, TlsFacts};
-use super::{Endpoint, ProbeError, Target};
+use super::tls::{ClientTls, Keyring, TlsFacts};
+use super::{Endpoint, FailureKind, ProbeError, Target};
 use crate::address::Address;
 use crate::config::Protocol;
 use crate::pace::later;
@@ -44,7 +44,8 @@ pub struct Connected {
     pub peer: Address,
     /// The address that was connected from. `None` for a Unix socket.
     pub local: Option<SocketAddr>,
-    /// Resolving the name. `None` for a Unix socket.
+    /// Resolving the name. `None` for a Unix socket, and if the address is given
+    /// ([`ConnectOptions::address`]).
     pub resolve: Option<Duration>,
     /// Connecting the TCP or Unix socket. `None` for UDP.
     pub connect: Option<Duration>,
@@ -92,7 +93,27 @@ pub(super) async fn connect_with(
     request: Option<Request>,
     largest: usize,
 ) -> Result<(Link, Connected), ProbeError> {
-    let (link, connected) = establish(target, options, request, largest).await?;
+    let tls = match target.protocol().is_over_tls() {
+        true => Some(ClientTls::new(target, &options.tls)?),
+        false => None,
+    };
+    let (link, connected) = establish(target, options, tls, request, largest).await?;
+    Ok((link.skip_first(options.skip_first), connected))
+}
+
+/// Connects to `target`, and trusts what was read before: files are not read again for each of many
+/// connections.
+pub(super) async fn connect_trusting(
+    target: &Target,
+    options: &ConnectOptions,
+    keyring: &Keyring,
+) -> Result<(Link, Connected), ProbeError> {
+    let tls = match target.protocol().is_over_tls() {
+        true => Some(ClientTls::with(target, &options.tls, keyring)?),
+        false => None,
+    };
+    let request = request(target, options)?;
+    let (link, connected) = establish(target, options, tls, request, websocket::LARGEST).await?;
     Ok((link.skip_first(options.skip_first), connected))
 }
 
@@ -124,30 +145,27 @@ pub(super) fn proxy_header(options: &ConnectOptions, connected: &Connected) -> V
 async fn establish(
     target: &Target,
     options: &ConnectOptions,
+    tls: Option<ClientTls>,
     request: Option<Request>,
     largest: usize,
 ) -> Result<(Link, Connected), ProbeError> {
+    // What can be wrong with the options is found before anything is sent.
     options.check(target)?;
-    // What can be wrong with the options is found before anything is sent, and the files are read
-    // before the first phase is timed.
-    let tls = match target.protocol().is_over_tls() {
-        true => Some(ClientTls::new(target, &options.tls)?),
-        false => None,
-    };
     let mut phases = Phases::begin(target, options.timeout);
     let (mut stream, mut connected) = match target.endpoint() {
         Endpoint::Host { name, port } => {
             let resolving = resolve::resolve(target, options, name, *port);
             let addresses = phases.run("resolving the name", resolving).await?;
-            let resolved = phases.end();
+            // An address that is given is not looked up.
+            let resolved = Some(phases.end()).filter(|_| options.address.is_none());
             if target.protocol() == Protocol::Udp {
                 let (link, mut connected) = open_udp(target, options, &addresses).await?;
-                connected.resolve = Some(resolved);
+                connected.resolve = resolved;
                 return Ok((link, connected));
             }
             let (stream, mut connected) =
                 connect_tcp(target, options, &addresses, phases.deadline).await?;
-            connected.resolve = Some(resolved);
+            connected.resolve = resolved;
             (stream, connected)
         }
         Endpoint::Unix(address) => {
@@ -223,7 +241,8 @@ fn speaks_http2(
     let Some(facts) = &connected.tls_facts else { return Ok(options.tls.alpn == ["h2"]) };
     let is_selected = facts.alpn.as_deref() == Some("h2");
     if !is_selected && options.tls.alpn == ["h2"] {
-        return Err(ProbeError::connect(target, "the server selected no ALPN protocol: no HTTP/2"));
+        let problem = "the server selected no ALPN protocol: no HTTP/2";
+        return Err(ProbeError::connect(target, FailureKind::Upgrade, problem));
     }
     Ok(is_selected)
 }
@@ -249,7 +268,10 @@ impl Phases<'_> {
     ) -> Result<T, ProbeError> {
         match timeout_at(self.deadline, work).await {
             Ok(result) => result,
-            Err(_) => Err(ProbeError::connect(self.target, format!("{name} took too long"))),
+            Err(_) => {
+                let problem = format!("{name} took too long");
+                Err(ProbeError::connect(self.target, FailureKind::Timeout, problem))
+            }
         }
     }
 
@@ -266,7 +288,7 @@ impl Phases<'_> {
             Err(_) => {
                 let silence = seen.silence(self.began, Instant::now(), said);
                 let problem = format!("{name} took too long: {silence}");
-                Err(ProbeError::connect(self.target, problem))
+                Err(ProbeError::connect(self.target, FailureKind::Timeout, problem))
             }
         }
     }
@@ -292,12 +314,10 @@ async fn connect_tcp(
     };
     match timeout_at(deadline, attempts.first(addresses, attempt)).await {
         Ok(Some(connected)) => Ok(connected),
-        Ok(None) => {
-            Err(ProbeError::connect_caused_by(target, attempts.to_string(), attempts.into_source()))
-        }
+        Ok(None) => Err(attempts.into_error(target)),
         Err(_) => {
             let problem = format!("connecting took too long: {attempts}");
-            Err(ProbeError::connect(target, problem))
+            Err(ProbeError::connect(target, FailureKind::Timeout, problem))
         }
     }
 }
@@ -320,8 +340,7 @@ async fn open_udp(
         peer = match timeout_at(deadline, attempts.first(addresses, attempt)).await {
             Ok(Some(address)) => address,
             Ok(None) => {
-                let problem = attempts.to_string();
-                return Err(ProbeError::connect_caused_by(target, problem, attempts.into_source()));
+                return Err(attempts.into_error(target));
             }
             Err(_) => attempts.first_silent().unwrap_or(peer),
         };

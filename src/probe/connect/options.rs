@@ -18,6 +18,10 @@ pub struct ConnectOptions {
     /// The family of the addresses of a name that are tried. `None`: that of
     /// [`source`](ConnectOptions::source), else both. A Unix socket has none.
     pub family: Option<Family>,
+    /// The address to connect to, in place of those that the target's name has. The name is still
+    /// the one that TLS asks for and verifies, and that HTTP requests name. A Unix socket has none.
+    /// `None`.
+    pub address: Option<IpAddr>,
     /// The local address to connect from. `None`: the system's choice. A Unix socket has none.
     pub source: Option<IpAddr>,
     /// The PROXY header to send first on every connection. Not for UDP. `None`.
@@ -53,6 +57,7 @@ impl ConnectOptions {
     pub fn new() -> Self {
         ConnectOptions {
             family: None,
+            address: None,
             source: None,
             proxy: None,
             timeout: Duration::from_secs(10),
@@ -69,6 +74,13 @@ impl ConnectOptions {
     #[must_use]
     pub fn family(mut self, family: Family) -> Self {
         self.family = Some(family);
+        self
+    }
+
+    /// Sets [`ConnectOptions::address`].
+    #[must_use]
+    pub fn address(mut self, address: impl Into<IpAddr>) -> Self {
+        self.address = Some(address.into());
         self
     }
 
@@ -135,7 +147,7 @@ impl ConnectOptions {
         self
     }
 
-    pub(super) fn check(&self, target: &Target) -> Result<(), ProbeError> {
+    pub(in crate::probe) fn check(&self, target: &Target) -> Result<(), ProbeError> {
         let is_plain_http = matches!(&*self.tls.alpn, [only] if only == "h2" || only == "http/1.1");
         if target.protocol() == Protocol::Ws && !self.tls.alpn.is_empty() && !is_plain_http {
             let problem = "without TLS nothing is selected: it is h2 or http/1.1";

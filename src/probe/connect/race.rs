@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use crate::causes::of_connect;
 use crate::error::BoxError;
+use crate::probe::{FailureKind, ProbeError, Target};
 
 /// How long an address may be silent before the next one is tried, too: the Connection Attempt
 /// Delay of RFC 8305 section 8.
@@ -64,8 +65,16 @@ impl Attempts {
         self.silent.first().copied()
     }
 
+    /// All of it as one error, of the kind of the last failure.
+    pub(super) fn into_error(self, target: &Target) -> ProbeError {
+        let last = self.failed.last();
+        let kind = last.map_or(FailureKind::Timeout, |(_, error)| FailureKind::of_io(error));
+        let problem = self.to_string();
+        ProbeError::connect_caused_by(target, kind, problem, self.into_source())
+    }
+
     /// As the source of an error: the only failure itself, or all of them.
-    pub(super) fn into_source(mut self) -> BoxError {
+    fn into_source(mut self) -> BoxError {
         match (self.failed.pop(), self.failed.is_empty() && self.silent.is_empty()) {
             (Some((_, only)), true) => only.into(),
             (last, _) => {

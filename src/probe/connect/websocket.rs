@@ -13,7 +13,7 @@ use super::options::ConnectOptions;
 use crate::causes;
 use crate::probe::first_bytes::Seen;
 use crate::probe::link::{ByteStream, Link, Messages};
-use crate::probe::{ProbeError, ProbeSetting, Target};
+use crate::probe::{FailureKind, ProbeError, ProbeSetting, Target};
 
 /// The largest message that is taken. A server that announces a larger one must not have the probe
 /// reserve memory for it. Messages to send have 1 GiB at most.
@@ -91,7 +91,11 @@ pub(super) async fn upgrade(
                     format!("the WebSocket upgrade failed: {}", cause(other, seen))
                 }),
             };
-            ProbeError::connect_caused_by(target, problem, error)
+            let kind = match &error {
+                Error::Io(error) => FailureKind::of_io(error),
+                _ => FailureKind::Upgrade,
+            };
+            ProbeError::connect_caused_by(target, kind, problem, error)
         })?;
     let subprotocol = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
     let subprotocol = subprotocol.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
@@ -116,7 +120,8 @@ pub(super) async fn upgrade_http2(
     let (stream, response) = http2.open(target, &request).await?;
     let field = |name| response.headers().get(name).map(|value| printable(value.as_bytes()));
     let refuse = |problem: &str| {
-        Err(ProbeError::connect(target, format!("the WebSocket upgrade failed: {problem}")))
+        let problem = format!("the WebSocket upgrade failed: {problem}");
+        Err(ProbeError::connect(target, FailureKind::Upgrade, problem))
     };
     if field(header::SEC_WEBSOCKET_EXTENSIONS).is_some() {
         return refuse("it selected an extension, and none was offered");

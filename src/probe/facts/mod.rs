@@ -203,7 +203,7 @@ impl<Stop: Future<Output = ()>, OnEvent: FnMut(Event)> AskFacts<Stop, OnEvent> {
         // What catches a signal does so when it is polled, so that it comes first.
         let (mut link, connected) = tokio::select! {
             biased;
-            () = &mut stop => return Err(ProbeError::connect(&target, "interrupted")),
+            () = &mut stop => return Err(ProbeError::interrupted(&target)),
             connected = connecting => connected?,
         };
         on_event(Event::Connected(Box::new(connected.clone())));

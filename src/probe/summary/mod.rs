@@ -77,7 +77,7 @@ impl Phase {
     pub const ALL: [Phase; 4] = [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Upgrade];
 
     /// How long it took on `connected`.
-    fn of(self, connected: &Connected) -> Option<Duration> {
+    pub(in crate::probe) fn of(self, connected: &Connected) -> Option<Duration> {
         match self {
             Phase::Resolve => connected.resolve,
             Phase::Connect => connected.connect,

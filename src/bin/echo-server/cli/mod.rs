@@ -19,10 +19,11 @@ use std::path::PathBuf;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use echo_server::probe::WatchOptions;
 use echo_server::{Config, ListenAddress};
 
 pub use certs::Certs;
-pub use probe::{Format, Mode, Output, Probe};
+pub use probe::{Format, Mode, Output, Probe, Watch};
 pub use shell::Shell;
 
 /// What the command line asks for.
@@ -32,6 +33,8 @@ pub enum Command {
     Serve(Box<Options>),
     /// Probe an echo service.
     Probe(Box<Probe>),
+    /// Probe echo services for ever.
+    Watch(Box<Watch>),
     /// Make certificates for an echo server.
     Certs(Certs),
     /// Print the completions of a shell.
@@ -49,9 +52,21 @@ pub struct Options {
     pub log: LogOptions,
     /// Where the admin endpoint listens, if there is to be one.
     pub admin: Option<ListenAddress>,
+    /// The mesh that the server is part of, if it is part of one.
+    pub mesh: Option<Mesh>,
     pub ready_file: Option<PathBuf>,
     /// What is wrong with each environment variable that looks like a setting and is none.
     pub unknown_variables: Vec<String>,
+}
+
+/// The servers that a server probes.
+#[derive(Debug)]
+pub struct Mesh {
+    /// Names, all of whose addresses are peers, and addresses.
+    pub names: Vec<String>,
+    pub options: WatchOptions,
+    /// The file of the certificates to trust. `None`: the system's.
+    pub ca: Option<PathBuf>,
 }
 
 /// How much to log, and in which form.
@@ -180,9 +195,7 @@ pub fn parse() -> Result<Command, Exit> {
         }
     })?;
     Ok(match cli.command.take() {
-        Some(Subcommands::Probe(args)) => {
-            Command::Probe(Box::new((*args).try_into().map_err(Exit::Usage)?))
-        }
+        Some(Subcommands::Probe(args)) => (*args).command().map_err(Exit::Usage)?,
         Some(Subcommands::Certs(args)) => Command::Certs(args.into()),
         Some(Subcommands::Completions(args)) => Command::Completions(args.shell),
         Some(Subcommands::Man(args)) => Command::Man(args.directory),

@@ -9,13 +9,14 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{ArgAction, Args};
 
+use super::Command;
 use super::usage::without_scheme;
-use super::values::{parse_number, parse_time as parse_any_time};
+use super::values::{parse_number, parse_own_address, parse_time as parse_any_time};
 use echo_server::probe::{
     self, ConnectOptions, FactsOptions, Family, LineEnding, LoadOptions, Messages, MtuOptions,
-    PingOptions, ProxyHeader, ProxyKind, Sni, Target,
+    PingOptions, ProxyHeader, ProxyKind, Sni, Target, WatchOptions,
 };
-use echo_server::{Credentials, Fingerprint, FingerprintError, Source};
+use echo_server::{Credentials, Fingerprint, FingerprintError, ListenAddress, Source};
 
 /// What `echo-server probe` was told to do.
 #[derive(Debug)]
@@ -23,6 +24,15 @@ pub struct Probe {
     /// At least one. Only pings have several.
     pub probes: Vec<probe::Probe>,
     pub mode: Mode,
+    pub output: Output,
+}
+
+/// What `echo-server probe --every` was told to do.
+#[derive(Debug)]
+pub struct Watch {
+    pub watch: probe::Watch,
+    /// Where to serve metrics, if anywhere.
+    pub export: Option<ListenAddress>,
     pub output: Output,
 }
 
@@ -71,8 +81,9 @@ Examples:
   echo-server probe udp://127.0.0.1:8080 --rate 10000 -c 100000 --json"
 )]
 pub(super) struct ProbeArgs {
-    /// The echo service; a ping takes several
-    #[arg(value_name = "URL", value_parser = parse_target, required = true, num_args = 1..)]
+    /// The echo service; a ping and a watch take several
+    #[arg(value_name = "URL", value_parser = parse_target, num_args = 1..)]
+    #[arg(required_unless_present = "target_file")]
     targets: Vec<Target>,
 
     /// Messages to send, a load's over all connections together [until Ctrl-C]
@@ -120,6 +131,36 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "TIME", help_heading = "Load", conflicts_with_all = PING_FLAGS)]
     #[arg(value_parser = parse_time)]
     warm_up: Option<Duration>,
+
+    /// Watch: a round of each URL this often, for ever, with 5 messages unless --count says otherwise
+    #[arg(long, value_name = "TIME", help_heading = "Watch", value_parser = parse_positive_time)]
+    #[arg(conflicts_with_all = ["connections", "in_flight", "rate", "threads", "warm_up"])]
+    #[arg(conflicts_with_all = ["duration", "find_mtu", "facts", "csv", "timestamps"])]
+    #[arg(conflicts_with_all = PING_FLAGS)]
+    every: Option<Duration>,
+
+    /// Serve the metrics of a watch, and a page, over HTTP: /metrics, /mesh; a port alone is on
+    /// 127.0.0.1 [off; without ADDR 127.0.0.1:8083]
+    #[arg(long, value_name = "ADDR", help_heading = "Watch", requires = "every")]
+    #[arg(num_args = 0..=1, default_missing_value = "default", value_parser = parse_export)]
+    export: Option<ListenAddress>,
+
+    /// Watch the URLs in this file, too, one a line; it is read again when it changes, and on SIGHUP
+    #[arg(long = "targets", value_name = "FILE", help_heading = "Watch", requires = "every")]
+    target_file: Option<PathBuf>,
+
+    /// Watch each address of a name by itself, and look the names up again each round
+    #[arg(long, help_heading = "Watch", requires = "every")]
+    resolve_all: bool,
+
+    /// Watch only K of the hosts, chosen so that many that watch each other share the work
+    #[arg(long, value_name = "K", help_heading = "Watch", requires = "every")]
+    #[arg(value_parser = parse_number::<NonZeroUsize>)]
+    peers: Option<NonZeroUsize>,
+
+    /// Who watches, in metrics [the host's name]
+    #[arg(long, value_name = "NAME", help_heading = "Watch", requires = "every")]
+    source_name: Option<String>,
 
     /// Bytes in a message; over UDP 65507 at most
     #[arg(short, long, value_name = "SIZE", default_value = "64", help_heading = "Messages")]
@@ -283,18 +324,51 @@ pub(super) struct ProbeArgs {
 /// What makes no sense for a load.
 const PING_FLAGS: [&str; 3] = ["interval", "reconnect", "connect_each"];
 
-impl TryFrom<ProbeArgs> for Probe {
-    type Error = String;
-
-    fn try_from(args: ProbeArgs) -> Result<Probe, String> {
-        let is_load = args.connections.is_some()
-            || args.in_flight.is_some()
-            || args.rate.is_some()
-            || args.threads.is_some()
-            || args.warm_up.is_some();
-        if args.targets.len() > 1 && (is_load || args.find_mtu) {
-            return Err("several URLs can be pinged, but not loaded or searched".to_owned());
+impl ProbeArgs {
+    /// The command that the flags ask for.
+    pub(super) fn command(self) -> Result<Command, String> {
+        match self.every {
+            Some(every) => Ok(Command::Watch(Box::new(self.watch(every)?))),
+            None => Ok(Command::Probe(Box::new(self.try_into()?))),
         }
+    }
+
+    fn watch(self, every: Duration) -> Result<Watch, String> {
+        let source = self.source_name.clone().unwrap_or_else(host_name);
+        let mut options = WatchOptions::new(source).every(every).timeout(self.timeout);
+        if let Some(count) = self.count {
+            let count = u32::try_from(count).map_err(|_| "--count: the number is too large")?;
+            options = options.count(count);
+        }
+        options.resolve_all = self.resolve_all;
+        options.peers = self.peers;
+        let (export, output) = (self.export.clone(), self.output());
+        let (targets, file) = (self.targets.clone(), self.target_file.clone());
+        let (messages, connect) = self.settings()?;
+        let mut watch = probe::Watch::new(options)
+            .messages(|of_watch| *of_watch = messages)
+            .connect(|of_watch| *of_watch = connect);
+        for target in targets {
+            watch = watch.target(target);
+        }
+        if let Some(file) = file {
+            watch = watch.target_file(file);
+        }
+        Ok(Watch { watch, export, output })
+    }
+
+    fn output(&self) -> Output {
+        let format = match (self.json, self.csv) {
+            (true, _) => Format::Json,
+            (_, true) => Format::Csv,
+            _ => Format::Text,
+        };
+        Output { format, is_quiet: self.quiet, has_timestamps: self.timestamps }
+    }
+
+    /// What is sent, and how to connect.
+    fn settings(self) -> Result<(Messages, ConnectOptions), String> {
+        let args = self;
         let data = match (args.data, &args.data_file) {
             (Some(text), _) => Some(text.into_bytes()),
             (None, Some(file)) => Some(
@@ -302,28 +376,6 @@ impl TryFrom<ProbeArgs> for Probe {
                     .map_err(|error| format!("--data-file {}: {error}", file.display()))?,
             ),
             (None, None) => None,
-        };
-        let mode = if args.find_mtu {
-            Mode::FindMtu(MtuOptions::new().timeout(args.timeout))
-        } else if args.facts {
-            Mode::Facts(FactsOptions::new().timeout(args.timeout))
-        } else if is_load {
-            let mut load = LoadOptions::new().timeout(args.timeout);
-            load.connections = args.connections.unwrap_or(load.connections);
-            load.in_flight = args.in_flight.unwrap_or(load.in_flight);
-            load.count = args.count;
-            load.duration = args.duration;
-            load.warm_up = args.warm_up.unwrap_or(load.warm_up);
-            load.rate = args.rate;
-            load.threads = args.threads.unwrap_or(load.threads);
-            Mode::Load(load)
-        } else {
-            let mut ping = PingOptions::new().interval(args.interval).timeout(args.timeout);
-            ping.count = args.count;
-            ping.duration = args.duration;
-            ping.reconnect = args.reconnect;
-            ping.connect_each = args.connect_each;
-            Mode::Ping(ping)
         };
         let mut messages = Messages::new().size(args.size);
         messages.data = data.map(Into::into);
@@ -360,20 +412,66 @@ impl TryFrom<ProbeArgs> for Probe {
         let key = args.key.or_else(|| args.cert.clone());
         connect.tls.client_credentials =
             args.cert.zip(key).map(|(cert, key)| Credentials::new(cert, key));
+        Ok((messages, connect))
+    }
+}
+
+/// The name of this host.
+pub(super) fn host_name() -> String {
+    gethostname::gethostname().to_string_lossy().into_owned()
+}
+
+impl TryFrom<ProbeArgs> for Probe {
+    type Error = String;
+
+    fn try_from(args: ProbeArgs) -> Result<Probe, String> {
+        let is_load = args.connections.is_some()
+            || args.in_flight.is_some()
+            || args.rate.is_some()
+            || args.threads.is_some()
+            || args.warm_up.is_some();
+        if args.targets.len() > 1 && (is_load || args.find_mtu) {
+            return Err("several URLs can be pinged, but not loaded or searched".to_owned());
+        }
+        let mode = if args.find_mtu {
+            Mode::FindMtu(MtuOptions::new().timeout(args.timeout))
+        } else if args.facts {
+            Mode::Facts(FactsOptions::new().timeout(args.timeout))
+        } else if is_load {
+            let mut load = LoadOptions::new().timeout(args.timeout);
+            load.connections = args.connections.unwrap_or(load.connections);
+            load.in_flight = args.in_flight.unwrap_or(load.in_flight);
+            load.count = args.count;
+            load.duration = args.duration;
+            load.warm_up = args.warm_up.unwrap_or(load.warm_up);
+            load.rate = args.rate;
+            load.threads = args.threads.unwrap_or(load.threads);
+            Mode::Load(load)
+        } else {
+            let mut ping = PingOptions::new().interval(args.interval).timeout(args.timeout);
+            ping.count = args.count;
+            ping.duration = args.duration;
+            ping.reconnect = args.reconnect;
+            ping.connect_each = args.connect_each;
+            Mode::Ping(ping)
+        };
+        let output = args.output();
+        let targets = args.targets.clone();
+        let (messages, connect) = args.settings()?;
         let probe = |target| {
             probe::Probe::new(target)
                 .messages(|of_probe| *of_probe = messages.clone())
                 .connect(|of_probe| *of_probe = connect.clone())
         };
-        let format = match (args.json, args.csv) {
-            (true, _) => Format::Json,
-            (_, true) => Format::Csv,
-            _ => Format::Text,
-        };
-        let (is_quiet, has_timestamps) = (args.quiet, args.timestamps);
-        let output = Output { format, is_quiet, has_timestamps };
-        Ok(Probe { probes: args.targets.into_iter().map(probe).collect(), mode, output })
+        Ok(Probe { probes: targets.into_iter().map(probe).collect(), mode, output })
     }
+}
+
+/// The default port of a watch's endpoint.
+const EXPORT_PORT: u16 = 8083;
+
+fn parse_export(text: &str) -> Result<ListenAddress, String> {
+    parse_own_address(text, EXPORT_PORT)
 }
 
 fn parse_target(text: &str) -> Result<Target, String> {

@@ -8,16 +8,18 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
+use echo_server::probe::WatchOptions;
 use echo_server::{
-    Cidr, ClientAuth, Config, Credentials, FaultGroup, Identity, Listen, Protocol, Source,
-    TlsVersion,
+    Cidr, ClientAuth, Config, Credentials, FaultGroup, Identity, Listen, ListenAddress, Protocol,
+    Source, TlsVersion,
 };
 
+use super::probe::host_name;
 use super::values::{
     Host, ListenerArg, parse_alpn, parse_buffer_size, parse_mode, parse_number, parse_origin,
-    parse_pair, parse_size, parse_time, parse_token,
+    parse_own_address, parse_pair, parse_size, parse_time, parse_token,
 };
-use super::{LogFormat, LogOptions, Options};
+use super::{LogFormat, LogOptions, Mesh, Options};
 
 /// The default port of the admin endpoint.
 const ADMIN_PORT: u16 = 8082;
@@ -36,6 +38,8 @@ pub(super) struct ServerArgs {
     proxies: Proxies,
     #[command(flatten)]
     faults: Faults,
+    #[command(flatten)]
+    mesh: MeshArgs,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
@@ -421,6 +425,62 @@ impl Faults {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Mesh")]
+struct MeshArgs {
+    /// Probe the servers at all addresses of these names, but not this one, over each protocol that
+    /// this one serves and at the same ports; --admin tells what is found
+    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    #[arg(value_parser = parse_peer)]
+    mesh: Vec<String>,
+
+    /// How often each of them is probed, and its names are looked up
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    #[arg(requires = "mesh")]
+    mesh_every: Duration,
+
+    /// Probe only K of them; each is probed by K others [all]
+    #[arg(long, value_name = "K", requires = "mesh", value_parser = parse_number::<NonZeroUsize>)]
+    mesh_peers: Option<NonZeroUsize>,
+
+    /// Trust these certificates of theirs or of their CA, and no others [the system's CAs]
+    #[arg(long, value_name = "FILE", requires = "mesh")]
+    mesh_ca: Option<PathBuf>,
+
+    /// The name of this one, in metrics and on the page [the host's name]
+    #[arg(long, value_name = "NAME", requires = "mesh")]
+    mesh_name: Option<String>,
+}
+
+impl MeshArgs {
+    fn configure(self) -> Result<Option<Mesh>, String> {
+        if self.mesh.is_empty() {
+            return Ok(None);
+        }
+        if self.mesh_every.is_zero() {
+            return Err("--mesh-every: it must be more than 0".to_owned());
+        }
+        let mut options =
+            WatchOptions::new(self.mesh_name.unwrap_or_else(host_name)).every(self.mesh_every);
+        options.resolve_all = true;
+        options.peers = self.mesh_peers;
+        Ok(Some(Mesh { names: self.mesh, options, ca: self.mesh_ca }))
+    }
+}
+
+/// A name or an address of peers, without a port.
+fn parse_peer(text: &str) -> Result<String, String> {
+    let host =
+        text.parse::<Host>().map_err(|problem| match problem.starts_with("it has a port") {
+            true => "it has a port; the peers' ports are this server's own".to_owned(),
+            false => problem,
+        })?;
+    match host.name() {
+        "*" => Err("expected the name or the address of the peers".to_owned()),
+        name => Ok(name.to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct Limits {
     /// Maximum number of connections at a time; 0: no limit [90% of the descriptor limit]
@@ -510,7 +570,7 @@ struct Process {
     /// 127.0.0.1, whatever --host is [off; without ADDR 127.0.0.1:8082]
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "default")]
     #[arg(value_parser = parse_admin)]
-    admin: Vec<ListenerArg>,
+    admin: Vec<ListenAddress>,
 
     /// Write the bound addresses to this file, as a line of JSON, once the server listens
     #[arg(long, value_name = "PATH")]
@@ -553,8 +613,19 @@ impl TryFrom<ServerArgs> for Options {
     type Error = String;
 
     fn try_from(args: ServerArgs) -> Result<Options, String> {
-        let ServerArgs { listeners, tls, websocket, udp, proxies, faults, limits, process, log } =
-            args;
+        let ServerArgs {
+            listeners,
+            tls,
+            websocket,
+            udp,
+            proxies,
+            faults,
+            mesh,
+            limits,
+            process,
+            log,
+        } = args;
+        let mesh = mesh.configure()?;
         let mut config = Config::new().buffer_size(process.buffer_size);
         (config.listeners, config.unix_mode) = listeners.listen();
         config = tls.configure(config)?;
@@ -572,15 +643,8 @@ impl TryFrom<ServerArgs> for Options {
             config,
             threads: process.threads,
             log: LogOptions { verbosity, format: log.log_format },
-            admin: process.admin.into_iter().next().map(|arg| {
-                // Metrics are nobody else's business, unless an address says so.
-                let host = Host::default();
-                match arg {
-                    ListenerArg::Default => host.with_port(ADMIN_PORT),
-                    ListenerArg::Port(port) => host.with_port(port),
-                    ListenerArg::At(address) => address,
-                }
-            }),
+            admin: process.admin.into_iter().next(),
+            mesh,
             ready_file: process.ready_file,
             unknown_variables: Vec::new(),
         })
@@ -588,11 +652,8 @@ impl TryFrom<ServerArgs> for Options {
 }
 
 /// The ADDR of `--admin`, which has a default port of its own.
-fn parse_admin(text: &str) -> Result<ListenerArg, String> {
-    text.parse::<ListenerArg>().map_err(|problem| match problem.strip_suffix(":8080?") {
-        Some(hint) => format!("{hint}:{ADMIN_PORT}?"),
-        None => problem,
-    })
+fn parse_admin(text: &str) -> Result<ListenAddress, String> {
+    parse_own_address(text, ADMIN_PORT)
 }
 
 #[cfg(test)]

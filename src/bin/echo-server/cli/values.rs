@@ -44,6 +44,11 @@ pub(super) struct Host {
 }
 
 impl Host {
+    /// The host without brackets.
+    pub(super) fn name(&self) -> &str {
+        self.text.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// This host's port.
     pub(super) fn with_port(&self, port: u16) -> ListenAddress {
         format!("{}:{port}", self.text).parse().expect("it was parsed with another port")
@@ -81,6 +86,22 @@ impl FromStr for Host {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// The address of an endpoint that has a default port of its own, and that is on loopback unless an
+/// address says otherwise: metrics are nobody else's business.
+pub(super) fn parse_own_address(text: &str, default: u16) -> Result<ListenAddress, String> {
+    let arg =
+        text.parse::<ListenerArg>().map_err(|problem| match problem.strip_suffix(":8080?") {
+            Some(hint) => format!("{hint}:{default}?"),
+            None => problem,
+        })?;
+    let host = Host::default();
+    Ok(match arg {
+        ListenerArg::Default => host.with_port(default),
+        ListenerArg::Port(port) => host.with_port(port),
+        ListenerArg::At(address) => address,
+    })
 }
 
 /// A time: a number with a unit, several of them, or a number of seconds.

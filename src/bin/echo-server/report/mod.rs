@@ -6,6 +6,7 @@ mod csv;
 mod facts;
 mod json;
 mod text;
+pub mod watch;
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};

@@ -1,0 +1,70 @@
+//! Asks the peers for their rows.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::row::Row;
+use crate::causes;
+
+/// How long a peer may take.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long all may take together. Whoever has not been asked by then has no row.
+const ALL: Duration = Duration::from_secs(4);
+
+/// How many are asked at the same time.
+const AT_ONCE: usize = 32;
+
+/// The longest row that is taken, in bytes: some 10,000 targets.
+const LONGEST: usize = 4 << 20;
+
+/// The row of each peer, or why there is none.
+pub(super) async fn rows(peers: &[IpAddr], port: u16) -> Vec<(SocketAddr, Result<Row, String>)> {
+    let end = Instant::now() + ALL;
+    let ask = |ip: &IpAddr| {
+        let address = SocketAddr::new(*ip, port);
+        async move {
+            let row = match timeout_at(end, timeout(TIMEOUT, ask(address))).await {
+                Ok(Ok(row)) => row,
+                _ => Err("no answer".to_owned()),
+            };
+            (address, row)
+        }
+    };
+    stream::iter(peers.iter().map(ask)).buffered(AT_ONCE).collect().await
+}
+
+async fn ask(address: SocketAddr) -> Result<Row, String> {
+    let stream = TcpStream::connect(address).await.map_err(|error| causes::of_connect(&error))?;
+    let failed = |_| "it speaks no HTTP".to_owned();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let request = Request::get("/mesh/row")
+        .header(HOST, address.to_string())
+        .body(Empty::<Bytes>::new())
+        .expect("the path and the address are valid");
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(failed)?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("it answers with {}, and has no row", response.status().as_u16()));
+        }
+        let body = Limited::new(response.into_body(), LONGEST).collect().await;
+        let body = body.map_err(|_| "its row is cut off, or too long".to_owned())?;
+        Row::parse(&body.to_bytes()).ok_or_else(|| "its row cannot be read".to_owned())
+    };
+    tokio::select! {
+        answer = answer => answer,
+        // It ends with an error, or when the answer has been read, which is seen first.
+        _ = async { let _ = connection.await; std::future::pending::<()>().await } => unreachable!(),
+    }
+}

@@ -1,0 +1,92 @@
+//! `echo-server probe --every`: watches targets until a signal ends it.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use echo_server::Admin;
+use echo_server::probe::Board;
+use tokio::sync::Notify;
+
+use crate::cli::Watch;
+use crate::report::watch::Report;
+use crate::signals::{Hangups, Quits, Signals};
+use crate::{REFUSED, USAGE, flags};
+
+/// A reply differed from what was sent.
+const DIFFERENT: u8 = 5;
+
+pub fn run(watch: Watch) -> ExitCode {
+    let _ = crate::descriptors::raise_limit();
+    let runtime = match crate::threads::runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return crate::fail(REFUSED, &format!("no runtime: {error}")),
+    };
+    let code = runtime.block_on(execute(watch));
+    // A name is resolved by a blocking call that cannot be interrupted, so do not wait for it.
+    runtime.shutdown_background();
+    match code {
+        Ok(code) => ExitCode::from(code),
+        Err((code, problem)) => crate::fail(code, &problem),
+    }
+}
+
+async fn execute(Watch { watch, export, output }: Watch) -> Result<u8, (u8, String)> {
+    let caught = |error| (REFUSED, format!("signals cannot be caught: {error}"));
+    let mut signals = Signals::catch().map_err(caught)?;
+    let mut quits = Quits::catch().map_err(caught)?;
+    let watcher = watch.prepare().map_err(|error| (USAGE, flags::watch_error(&error)))?;
+    let board = watcher.board();
+    let mut report = Report::new(output);
+    if let Some(address) = export {
+        let admin = Admin::bind_watch(board.clone(), &address)
+            .await
+            .map_err(|error| (REFUSED, flags::export_error(&error)))?;
+        report.listening(admin.local_addrs());
+        tokio::spawn(admin.serve());
+    }
+    let reread = reread_on_hangup().map_err(caught)?;
+    let mut running = std::pin::pin!(watcher.run(&reread, |event| report.event(&event)));
+    loop {
+        tokio::select! {
+            never = &mut running => match never {},
+            _ = signals.next() => break,
+            () = quits.next() => Report::new(output).summary(&board),
+        }
+    }
+    // The report may be blocked on standard output: a second signal ends it at once.
+    tokio::spawn(async move {
+        signals.next().await;
+        std::process::exit(i32::from(REFUSED));
+    });
+    Report::new(output).summary(&board);
+    Ok(exit_code(&board))
+}
+
+/// What is notified by SIGHUP.
+pub fn reread_on_hangup() -> std::io::Result<Arc<Notify>> {
+    let mut hangups = Hangups::catch()?;
+    let reread = Arc::new(Notify::new());
+    let notified = Arc::clone(&reread);
+    tokio::spawn(async move {
+        loop {
+            hangups.next().await;
+            notified.notify_one();
+        }
+    });
+    Ok(reread)
+}
+
+/// Whether all is up, and all messages came back.
+fn exit_code(board: &Board) -> u8 {
+    let series = board.series();
+    let is_clean = series.iter().all(|one| {
+        one.is_up != Some(false)
+            && one.failures.is_empty()
+            && one.messages.sent == one.messages.received
+    });
+    match series.iter().any(|one| one.messages.corrupted > 0) {
+        true => DIFFERENT,
+        false if is_clean => 0,
+        false => REFUSED,
+    }
+}

@@ -1,0 +1,257 @@
+//! One round of one target: a new connection, a few messages one after the other, and its close.
+//!
+//! The next message is sent as soon as the one before has come back, so that a round on a path that is in
+//! order is short, and no two of its messages are in each other's way. On one that loses messages they
+//! follow each other after a tenth of a second.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::causes::{self, Peer};
+use crate::pace::later;
+use crate::probe::connect::connect_trusting;
+use crate::probe::ending::Ended;
+use crate::probe::exchange::Exchange;
+use crate::probe::link::{Inbox, Link};
+use crate::probe::payload::Payloads;
+use crate::probe::tls::Keyring;
+use crate::probe::{ConnectOptions, Connected, FailureKind, ProbeError, Reply, Target, Verdict};
+
+/// From one message to the next if the first does not come back.
+const SPACING: Duration = Duration::from_millis(100);
+
+/// How long to listen after the last reply over UDP, so that duplicates of it are counted.
+const DUPLICATES: Duration = Duration::from_millis(20);
+
+/// How long a connection may take to close. Nothing depends on how it closes.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What a round needs.
+pub(super) struct Round<'a> {
+    pub(super) target: &'a Target,
+    pub(super) connect: &'a ConnectOptions,
+    pub(super) keyring: &'a Keyring,
+    pub(super) payloads: &'a Payloads,
+    pub(super) count: u32,
+    pub(super) timeout: Duration,
+}
+
+/// Messages, by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tally {
+    /// Messages that were sent.
+    pub sent: u64,
+    /// They came back unchanged and in time.
+    pub received: u64,
+    /// They had not come back when they were waited for no longer.
+    pub lost: u64,
+    /// They came back unchanged after the timeout, within the same round.
+    pub late: u64,
+    /// Replies that differed from what was sent.
+    pub corrupted: u64,
+    /// Replies to messages that had come back already.
+    pub duplicated: u64,
+    /// Messages that came back behind one that was sent later.
+    pub reordered: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: &Tally) {
+        let Tally { sent, received, lost, late, corrupted, duplicated, reordered } = other;
+        self.sent += sent;
+        self.received += received;
+        self.lost += lost;
+        self.late += late;
+        self.corrupted += corrupted;
+        self.duplicated += duplicated;
+        self.reordered += reordered;
+    }
+}
+
+/// What came of a round.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) connected: Option<Connected>,
+    pub(super) tally: Tally,
+    pub(super) round_trips: Vec<Duration>,
+    /// Why the target is not up.
+    pub(super) failure: Option<(FailureKind, String)>,
+}
+
+impl Outcome {
+    fn of_error(error: &ProbeError) -> Self {
+        let kind = error.kind().unwrap_or(FailureKind::Other);
+        let problem = match error {
+            // Who it is about, everybody knows here.
+            ProbeError::Connect { problem, .. } | ProbeError::Tls { problem, .. } => {
+                problem.clone()
+            }
+            other => other.to_string(),
+        };
+        Outcome { failure: Some((kind, problem)), ..Outcome::default() }
+    }
+}
+
+impl Round<'_> {
+    pub(super) async fn run(self) -> Outcome {
+        match connect_trusting(self.target, self.connect, self.keyring).await {
+            Ok((link, connected)) => {
+                let outcome = self.exchange(link).await;
+                Outcome { connected: Some(connected), ..outcome }
+            }
+            Err(error) => Outcome::of_error(&error),
+        }
+    }
+
+    async fn exchange(&self, link: Link) -> Outcome {
+        let is_udp = matches!(link, Link::Datagrams(_));
+        let mut talk = Talk {
+            exchange: Exchange::new(link, self.payloads.for_another()),
+            left: self.count,
+            last_sent: None,
+            outcome: Outcome::default(),
+            ended: None,
+        };
+        {
+            let mut timer = pin!(sleep_until(Instant::now()));
+            let mut inbox = Inbox::default();
+            poll_fn(|cx| talk.poll(cx, &mut inbox, timer.as_mut(), self.timeout, is_udp).map(drop))
+                .await;
+        }
+        let Talk { mut exchange, mut outcome, ended, .. } = talk;
+        outcome.tally.lost = exchange.tracker.lost() + exchange.tracker.waiting() as u64;
+        outcome.failure = failure(&outcome.tally, ended.as_ref(), is_udp);
+        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| exchange.poll_close(cx))).await;
+        outcome
+    }
+}
+
+/// Why the target is not up, if it is not.
+fn failure(tally: &Tally, ended: Option<&Ended>, is_udp: bool) -> Option<(FailureKind, String)> {
+    if tally.corrupted > 0 {
+        let problem = "a reply differed from what was sent".to_owned();
+        return Some((FailureKind::Corrupted, problem));
+    }
+    // What has come back over UDP has come back, whatever became of the others.
+    if tally.received > 0 && (is_udp || ended.is_none()) {
+        return None;
+    }
+    Some(match ended {
+        Some(Ended::Failed(error)) if is_udp => {
+            (FailureKind::of_io(error), causes::of_datagram(error))
+        }
+        Some(Ended::Failed(error)) => {
+            (FailureKind::of_io(error), causes::of_io(error, Peer::Server))
+        }
+        Some(Ended::Closed(farewell)) => {
+            (FailureKind::Closed, format!("the server closed the connection: {farewell}"))
+        }
+        None => (FailureKind::Timeout, "no reply".to_owned()),
+    })
+}
+
+/// The messages of a round, while they are exchanged.
+struct Talk {
+    exchange: Exchange,
+    /// How many messages are still to be sent.
+    left: u32,
+    last_sent: Option<Instant>,
+    outcome: Outcome,
+    /// How the connection ended, if it did. Over UDP, the last error.
+    ended: Option<Ended>,
+}
+
+impl Talk {
+    /// Ready when all has been sent, and has come back or is waited for no longer.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        inbox: &mut Inbox,
+        mut timer: std::pin::Pin<&mut Sleep>,
+        timeout: Duration,
+        is_udp: bool,
+    ) -> Poll<()> {
+        loop {
+            let now = Instant::now();
+            if let Some(before) = now.checked_sub(timeout) {
+                self.exchange.tracker.expire(before);
+            }
+            let waiting = self.exchange.tracker.waiting();
+            let spaced = self.last_sent.map(|at| later(at, SPACING));
+            if self.left > 0
+                && self.exchange.can_send()
+                && (waiting == 0 || spaced.is_none_or(|at| at <= now))
+            {
+                self.exchange.send(1);
+                self.left -= 1;
+                self.outcome.tally.sent += 1;
+                self.last_sent = Some(self.exchange.sent_at());
+            }
+            let Talk { exchange, outcome, .. } = self;
+            let polled = exchange.poll(cx, inbox, |reply| count(outcome, &reply));
+            if let Poll::Ready(ended) = polled {
+                self.outcome.tally.sent -= self.exchange.withdrawn();
+                self.ended = Some(ended);
+                if !is_udp {
+                    return Poll::Ready(());
+                }
+                // An ICMP error answers one datagram; the next one may come through.
+                continue;
+            }
+            let waiting = self.exchange.tracker.waiting();
+            if waiting == 0 && self.left > 0 && self.exchange.can_send() {
+                continue;
+            }
+            let is_done = self.left == 0 && waiting == 0;
+            let wake = if is_done {
+                // A stream has no duplicates.
+                match is_udp && self.outcome.tally.received > 0 {
+                    true => later(self.last_sent.unwrap_or(now), DUPLICATES),
+                    false => return Poll::Ready(()),
+                }
+            } else {
+                let overdue = self.exchange.tracker.oldest().map(|at| later(at, timeout));
+                let next = spaced.filter(|_| self.left > 0 && self.exchange.can_send());
+                let given_up = self.exchange.reads_until();
+                let stuck = self.last_sent.map(|at| later(at, timeout));
+                [overdue, next, given_up].into_iter().flatten().min().or(stuck).unwrap_or(now)
+            };
+            if wake <= now {
+                if is_done {
+                    return Poll::Ready(());
+                }
+                if let Some(ended) = self.exchange.give_up() {
+                    self.ended = Some(ended);
+                    return Poll::Ready(());
+                }
+                if !self.exchange.can_send() && waiting == 0 {
+                    // What was written is not taken.
+                    return Poll::Ready(());
+                }
+            }
+            timer.as_mut().reset(wake);
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+fn count(outcome: &mut Outcome, reply: &Reply) {
+    let Outcome { tally, round_trips, .. } = outcome;
+    match reply.verdict {
+        Verdict::Echoed => {
+            tally.received += 1;
+            round_trips.extend(reply.rtt);
+        }
+        Verdict::Late => tally.late += 1,
+        Verdict::Duplicated => tally.duplicated += 1,
+        Verdict::Corrupted => tally.corrupted += 1,
+    }
+    tally.reordered += u64::from(reply.is_reordered);
+}
