@@ -37,14 +37,12 @@ fn every_flag_and_variable_is_known() {
 
 #[test]
 fn the_compose_file_has_three_hosts_of_one_name() {
-    let composes: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
-    let version = |compose: &[&str]| [compose, &["version"]].concat();
-    let runs = |compose: &&&[&str]| {
-        let output = Command::new(compose[0]).args(&version(compose)[1..]).output();
-        output.is_ok_and(|output| output.status.success())
+    // The plugin, or the program that came before it.
+    let compose: &[&str] = match tools::runs(&["docker", "compose", "version"], "version") {
+        true => &["docker", "compose"],
+        false => &["docker-compose"],
     };
-    let compose = composes.iter().find(runs).unwrap_or(&composes[1]);
-    if !tools::have(&version(compose), "version") {
+    if !tools::have(&[compose, &["version"]].concat(), "version") {
         return;
     }
     let mut config = Command::new(compose[0]);
