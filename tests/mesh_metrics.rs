@@ -1,12 +1,13 @@
-//! The metrics of probes as those who watch a mesh see them: docs/metrics.md has all of them, promtool
-//! finds nothing to complain of, and the rules and the dashboard of the mesh ask for none that there
-//! is not.
+//! The metrics of probes as those who watch a mesh see them: docs/metrics.md has all of them,
+//! promtool finds nothing to complain of, and the rules and the dashboard of the mesh ask for none
+//! that there is not.
 
 #![cfg(target_os = "linux")]
 
 mod common;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, Stdio};
@@ -67,8 +68,8 @@ impl Drop for Exporting {
     }
 }
 
-/// Metrics of all kinds: of a pair that is up over every protocol, of a port on which nothing listens,
-/// and of a name that there is not.
+/// Metrics of all kinds: of a pair that is up over every protocol, of a port on which nothing
+/// listens, and of a name that there is not.
 fn scrape() -> Metrics {
     let (pem, key) = (cert("server.pem"), cert("server.key"));
     let (pem, key) = (pem.to_str().unwrap(), key.to_str().unwrap());
@@ -79,10 +80,12 @@ fn scrape() -> Metrics {
         |protocol: &str| format!("{protocol}://localhost:{}", server.address(protocol).port());
     let urls = ["tcp", "tls", "udp", "ws", "wss"].map(url);
     let ca = cert("ca.pem");
-    let mut arguments = vec!["--resolve-all", "-4", "--ca", ca.to_str().unwrap()];
-    arguments.extend(urls.iter().map(String::as_str));
-    arguments.extend(["tcp://127.0.0.1:1", "tcp://nobody.invalid:7"]);
-    let probe = Exporting::start(&arguments);
+    let directory = tempfile::tempdir().unwrap();
+    let targets = directory.path().join("targets");
+    let urls = [&urls[..], &["tcp://127.0.0.1:1".to_owned(), "tcp://nobody.invalid:7".to_owned()]];
+    fs::write(&targets, urls.concat().join("\n")).unwrap();
+    let (ca, targets) = (ca.to_str().unwrap(), targets.to_str().unwrap());
+    let probe = Exporting::start(&["--resolve-all", "-4", "--ca", ca, "--targets", targets]);
     probe.wait_for(&[
         "echo_probe_errors_total{",
         "echo_probe_lookup_failures_total{",
