@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
 use common::binary::{self, Running};
 use common::cert;
@@ -24,7 +24,7 @@ struct Exporting {
     process: Child,
     address: SocketAddr,
     /// Kept open, since a probe that cannot print ends.
-    _stderr: BufReader<ChildStderr>,
+    _stdout: BufReader<ChildStdout>,
 }
 
 impl Exporting {
@@ -33,20 +33,19 @@ impl Exporting {
             .args(["probe", "--every", "100ms", "--export", "127.0.0.1:0"])
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut stderr = BufReader::new(process.stderr.take().unwrap());
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
         let address = loop {
             line.clear();
-            assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "the probe has ended");
-            if let Some((_, address)) = line.trim().split_once("Metrics and mesh at ") {
-                break address.parse().unwrap();
+            assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "the probe has ended");
+            if let Some((_, behind)) = line.split_once("Metrics at http://") {
+                break behind.split('/').next().unwrap().parse().unwrap();
             }
         };
-        Exporting { process, address, _stderr: stderr }
+        Exporting { process, address, _stdout: stdout }
     }
 
     /// A scrape that has all of `expected`.
