@@ -367,7 +367,7 @@ fn first_round(options: &WatchOptions, start: Instant, key: &Key) -> Instant {
     let address = key.1.map(|address| address.to_string()).unwrap_or_default();
     let hash = stable(&[options.source.as_bytes(), key.0.as_bytes(), address.as_bytes()]);
     let every = options.every.as_nanos();
-    let place = Duration::from_nanos((u128::from(hash) * every >> 64) as u64);
+    let place = Duration::from_nanos(((u128::from(hash) * every) >> 64) as u64);
     let now = Instant::now();
     let passed = now.saturating_duration_since(start + place);
     let whole = (passed.as_nanos() / every) as u32 + u32::from(now > start + place);
