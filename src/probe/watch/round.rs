@@ -255,3 +255,134 @@ fn count(outcome: &mut Outcome, reply: &Reply) {
     }
     tally.reordered += u64::from(reply.is_reordered);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::probe::Messages;
+    use crate::probe::link::Bytes;
+    use crate::probe::tls::TlsOptions;
+
+    const SIZE: usize = 64;
+
+    /// A round of four messages with somebody at the other end, and how long it took.
+    async fn round<F>(peer: impl FnOnce(DuplexStream) -> F) -> (Outcome, Duration)
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        round_of(4096, peer).await
+    }
+
+    /// The stream takes `room` bytes that nobody reads.
+    async fn round_of<F>(room: usize, peer: impl FnOnce(DuplexStream) -> F) -> (Outcome, Duration)
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let (here, there) = duplex(room);
+        tokio::spawn(peer(there));
+        let stream = Box::new(here);
+        let target = "tcp://h:1".parse().unwrap();
+        let keyring = Keyring::read(&TlsOptions::new().insecure()).unwrap();
+        let round = Round {
+            target: &target,
+            connect: &ConnectOptions::new(),
+            keyring: &keyring,
+            payloads: &Payloads::new(&Messages::new().size(SIZE)),
+            count: 4,
+            timeout: Duration::from_secs(1),
+        };
+        let began = Instant::now();
+        let outcome = round.exchange(Link::Bytes(Bytes { stream, is_over_tls: false })).await;
+        (outcome, began.elapsed())
+    }
+
+    fn kind(outcome: &Outcome) -> Option<FailureKind> {
+        outcome.failure.as_ref().map(|(kind, _)| *kind)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_follow_each_other_without_a_pause() {
+        let (outcome, took) = round(|mut peer| async move {
+            let mut message = [0; SIZE];
+            loop {
+                peer.read_exact(&mut message).await?;
+                peer.write_all(&message).await?;
+            }
+        })
+        .await;
+        let Tally { sent, received, lost, .. } = outcome.tally;
+        assert_eq!((sent, received, lost, kind(&outcome)), (4, 4, 0, None));
+        assert_eq!((outcome.round_trips.len(), took), (4, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_costs_the_timeout_and_the_spaces_between() {
+        let (outcome, took) = round(|peer| async move {
+            let peer = peer;
+            std::future::pending::<()>().await;
+            drop(peer);
+            Ok(())
+        })
+        .await;
+        let Tally { sent, lost, .. } = outcome.tally;
+        assert_eq!((sent, lost, kind(&outcome)), (4, 4, Some(FailureKind::Timeout)));
+        // And half a second in which nobody closes.
+        let expected = Duration::from_millis(1300);
+        assert!((expected..expected + CLOSE_TIMEOUT * 2).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_ends_the_round() {
+        let (outcome, took) = round_of(SIZE / 2, |peer| async move {
+            let peer = peer;
+            std::future::pending::<()>().await;
+            drop(peer);
+            Ok(())
+        })
+        .await;
+        assert_eq!((outcome.tally.sent, outcome.tally.lost), (1, 1));
+        assert_eq!(kind(&outcome), Some(FailureKind::Timeout));
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_closes_in_the_middle_is_not_up() {
+        let (outcome, _) = round(|mut peer| async move {
+            let mut message = [0; SIZE];
+            peer.read_exact(&mut message).await?;
+            peer.write_all(&message).await
+        })
+        .await;
+        assert_eq!((outcome.tally.received, kind(&outcome)), (1, Some(FailureKind::Closed)));
+        let (outcome, _) = round(|_| async { Ok(()) }).await;
+        assert!(matches!(kind(&outcome), Some(FailureKind::Closed | FailureKind::Reset)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_that_differs_is_corrupted_and_one_that_comes_late_is_late() {
+        let (outcome, _) = round(|mut peer| async move {
+            let mut message = [0; SIZE];
+            loop {
+                peer.read_exact(&mut message).await?;
+                message[SIZE - 1] ^= 1;
+                peer.write_all(&message).await?;
+            }
+        })
+        .await;
+        assert_eq!((outcome.tally.corrupted, kind(&outcome)), (4, Some(FailureKind::Corrupted)));
+        let (outcome, _) = round(|mut peer| async move {
+            let mut first = [0; SIZE];
+            peer.read_exact(&mut first).await?;
+            tokio::time::sleep(Duration::from_millis(1050)).await;
+            peer.write_all(&first).await?;
+            std::future::pending().await
+        })
+        .await;
+        let Tally { sent, received, lost, late, .. } = outcome.tally;
+        assert_eq!((sent, received, lost, late), (4, 0, 3, 1));
+    }
+}
