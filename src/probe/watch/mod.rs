@@ -10,6 +10,7 @@
 //! | `board`, `series`, `round_trips` | what is known |
 //! | `files` | what is read again when it has changed |
 //! | `hash` | a hash that all hosts agree on |
+//! | `simulation` | how soon a fault is seen (tests only) |
 
 mod board;
 mod files;
@@ -20,6 +21,8 @@ mod plan;
 mod round;
 mod round_trips;
 mod series;
+#[cfg(test)]
+mod simulation;
 mod watcher;
 
 use std::path::PathBuf;
