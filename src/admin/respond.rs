@@ -6,12 +6,12 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
-    X_CONTENT_TYPE_OPTIONS,
+    REFRESH, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::encode::{Encoder, Format};
-use super::mesh::{self, Mesh};
+use super::mesh::{self, Mesh, Page};
 use crate::server::{Health, Metrics, Readiness};
 
 const PATHS: &str = "This is the admin endpoint of an echo server: /metrics, /livez, /readyz";
@@ -58,7 +58,9 @@ impl Responder {
             return response;
         }
         match (path, &self.mesh) {
-            ("/mesh", Some(mesh)) => html(mesh.page().await.to_string()),
+            ("/mesh", Some(mesh)) => {
+                html(&*mesh.page().await, request.uri().query() == Some("paused"))
+            }
             ("/mesh/row", Some(mesh)) => with_type(mesh.row(), "application/json"),
             ("/metrics", _) => self.metrics(request.headers()),
             ("/livez", _) => self.livez().await,
@@ -104,11 +106,14 @@ fn text(status: StatusCode, line: impl Display) -> Response<Full<Bytes>> {
 }
 
 /// The page of the mesh.
-fn html(page: String) -> Response<Full<Bytes>> {
-    let mut response = with_type(page, "text/html; charset=utf-8");
+fn html(page: &Page, is_paused: bool) -> Response<Full<Bytes>> {
+    let mut response = with_type(page.to_html(is_paused), "text/html; charset=utf-8");
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, mesh::CONTENT_SECURITY_POLICY.clone());
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if !is_paused {
+        headers.insert(REFRESH, page.refresh().into());
+    }
     response
 }
 

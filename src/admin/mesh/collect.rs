@@ -1,6 +1,7 @@
 //! Asks the peers for their rows.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -26,16 +27,18 @@ const ALL: Duration = Duration::from_secs(4);
 /// How many are asked at the same time.
 const AT_ONCE: usize = 32;
 
-/// The longest row that is taken, in bytes: some 10,000 targets.
+/// The longest row that is taken, in bytes: some 10,000 targets. And how long all may be together.
 const LONGEST: usize = 4 << 20;
+const LONGEST_OF_ALL: usize = 64 << 20;
 
 /// The row of each peer, or why there is none.
 pub(super) async fn rows(peers: &[IpAddr], port: u16) -> Vec<(SocketAddr, Result<Row, String>)> {
     let end = Instant::now() + ALL;
+    let read = &AtomicUsize::new(0);
     let ask = |ip: &IpAddr| {
         let address = SocketAddr::new(*ip, port);
         async move {
-            let row = match timeout_at(end, timeout(TIMEOUT, ask(address))).await {
+            let row = match timeout_at(end, timeout(TIMEOUT, ask(address, read))).await {
                 Ok(Ok(row)) => row,
                 _ => Err("no answer".to_owned()),
             };
@@ -45,7 +48,8 @@ pub(super) async fn rows(peers: &[IpAddr], port: u16) -> Vec<(SocketAddr, Result
     stream::iter(peers.iter().map(ask)).buffered(AT_ONCE).collect().await
 }
 
-async fn ask(address: SocketAddr) -> Result<Row, String> {
+/// Asks one, and adds the length of its row to `read`.
+async fn ask(address: SocketAddr, read: &AtomicUsize) -> Result<Row, String> {
     let stream = TcpStream::connect(address).await.map_err(|error| causes::of_connect(&error))?;
     let failed = |_| "it speaks no HTTP".to_owned();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
@@ -60,7 +64,11 @@ async fn ask(address: SocketAddr) -> Result<Row, String> {
         }
         let body = Limited::new(response.into_body(), LONGEST).collect().await;
         let body = body.map_err(|_| "its row is cut off, or too long".to_owned())?;
-        Row::parse(&body.to_bytes()).ok_or_else(|| "its row cannot be read".to_owned())
+        let body = body.to_bytes();
+        if read.fetch_add(body.len(), Ordering::Relaxed) + body.len() > LONGEST_OF_ALL {
+            return Err("the rows of all peers together are too long".to_owned());
+        }
+        Row::parse(&body).ok_or_else(|| "its row cannot be read".to_owned())
     };
     tokio::select! {
         answer = answer => answer,

@@ -5,11 +5,16 @@
 //! | `mod` | the two paths: the row of this host, and the page that is made of all rows |
 //! | `row` | what one host knows, as JSON |
 //! | `collect` | asks the peers for their rows |
-//! | `page` | draws the page |
+//! | `picture` | puts the rows together: which address is which host |
+//! | `down` | what is down, in few words |
+//! | `page`, `text` | draw the page |
 
 mod collect;
+mod down;
 mod page;
+mod picture;
 mod row;
+mod text;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,9 +23,10 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::probe::Board;
+use picture::{Names, Picture};
 use row::Row;
 
-pub(super) use page::CONTENT_SECURITY_POLICY;
+pub(super) use page::{CONTENT_SECURITY_POLICY, Page};
 
 /// How long a page is good for: whoever asks meanwhile gets the same, so that many who look ask the
 /// peers no more often than one.
@@ -32,7 +38,15 @@ pub(super) struct Mesh {
     board: Board,
     /// Where the peers serve their rows. `None`: they are not asked.
     peers_port: Option<u16>,
-    last: Mutex<Option<(Instant, Arc<str>)>>,
+    last: Mutex<Option<Last>>,
+}
+
+/// The page that was made last.
+#[derive(Debug)]
+struct Last {
+    made: Instant,
+    page: Arc<Page>,
+    names: Names,
 }
 
 impl Mesh {
@@ -50,9 +64,9 @@ impl Mesh {
     }
 
     /// The page. Only one at a time is made.
-    pub(super) async fn page(&self) -> Arc<str> {
+    pub(super) async fn page(&self) -> Arc<Page> {
         let mut last = self.last.lock().await;
-        if let Some((made, page)) = &*last
+        if let Some(Last { made, page, .. }) = &*last
             && made.elapsed() < FRESH
         {
             return Arc::clone(page);
@@ -62,8 +76,10 @@ impl Mesh {
             Some(port) => collect::rows(&self.board.members(), port).await,
             None => Vec::new(),
         };
-        let page: Arc<str> = page::draw(own, others, SystemTime::now()).into();
-        *last = Some((Instant::now(), Arc::clone(&page)));
+        let before = last.as_ref().map(|last| last.names.clone()).unwrap_or_default();
+        let picture = Picture::new(own, others, &before);
+        let page = Arc::new(Page::draw(&picture, SystemTime::now()));
+        *last = Some(Last { made: Instant::now(), page: Arc::clone(&page), names: picture.names });
         page
     }
 }

@@ -1,33 +1,39 @@
-//! Draws the page: HTML without a script, which asks for itself again.
+//! Draws the page: HTML without a script, which the browser asks for again by itself (`Refresh`).
 //!
 //! All that peers say is text of somebody else's, and is written escaped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE64;
 use hyper::header::HeaderValue;
 
-use super::row::{Cell, Row};
+use super::down::{statements, title};
+use super::picture::{Pair, Picture, Place};
+use super::row::Cell;
+use super::text::{Age, Escaped, List, Micros, clock, natural};
 
 const STYLE: &str = include_str!("page.css");
 
-/// Nothing but the page itself, and this style.
+/// Nothing but the page itself, this style, and the icon, which is in the page.
 pub(in crate::admin) static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = BASE64.encode(digest(&SHA256, STYLE.as_bytes()).as_ref());
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'"
     );
     HeaderValue::try_from(policy).expect("base64 is ASCII")
 });
 
 /// More hosts than this have no matrix, which nobody could read, but lists.
 const WIDEST: usize = 64;
+
+/// More columns than this, or such with longer names, have their names upright.
+const WIDE: usize = 12;
+const LONG: usize = 18;
 
 /// The longest list.
 const LISTED: usize = 100;
@@ -36,300 +42,311 @@ const LISTED: usize = 100;
 const LOSS: f64 = 0.001;
 
 /// The protocols, in the order of the page.
-const PROTOCOLS: [(&str, &str); 5] = [
-    ("tcp", "TCP"),
-    ("tls", "TLS"),
-    ("udp", "UDP"),
-    ("ws", "WebSocket"),
-    ("wss", "WebSocket over TLS"),
-];
+const PROTOCOLS: [&str; 5] = ["tcp", "tls", "udp", "ws", "wss"];
 
-/// Draws the row of this host and those of `others`, which were asked at these addresses.
-pub(super) fn draw(
-    own: Row,
-    others: Vec<(SocketAddr, Result<Row, String>)>,
+/// A page, in two parts: between them is how often it is asked for again.
+#[derive(Debug)]
+pub(in crate::admin) struct Page {
+    head: String,
+    rest: String,
+    /// How often there is something new, in seconds.
+    refresh: u64,
+}
+
+impl Page {
+    pub(super) fn draw(picture: &Picture, now: SystemTime) -> Page {
+        let refresh = picture.every.clamp(5.0, 60.0).round() as u64;
+        let mut page = Page { head: String::new(), rest: String::new(), refresh };
+        let drawing = Drawing { picture, pairs: picture.pairs(), now };
+        drawing.write(&mut page).expect("writing to a string does not fail");
+        page
+    }
+
+    /// After how many seconds the browser is to ask again.
+    pub(in crate::admin) fn refresh(&self) -> u64 {
+        self.refresh
+    }
+
+    /// The page that refreshes itself, or the one that does not: how far a matrix is scrolled is lost with every
+    /// refresh, and so is the place of somebody to whom it is read out.
+    pub(in crate::admin) fn to_html(&self, is_paused: bool) -> String {
+        let Page { head, rest, refresh } = self;
+        if is_paused {
+            format!("{head} Paused (<a href=\"/mesh\">resume</a>).{rest}")
+        } else {
+            format!(
+                "{head} Refreshes every {refresh} s (<a href=\"/mesh?paused\">pause</a>).{rest}"
+            )
+        }
+    }
+}
+
+/// What is drawn.
+struct Drawing<'a> {
+    picture: &'a Picture,
+    pairs: Vec<Pair<'a>>,
     now: SystemTime,
-) -> String {
-    let picture = Picture::new(own, others);
-    let mut page = String::new();
-    picture.write(&mut page, now).expect("writing to a string does not fail");
-    page
 }
 
-/// What a column is: a host at an address, or by the name that is probed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Address(IpAddr),
-    Name(String),
-}
-
-impl Place {
-    fn of(cell: &Cell) -> Place {
-        match cell.address {
-            Some(address) => Place::Address(address.ip()),
-            None => {
-                let (_, rest) = cell.target.split_once("://").unwrap_or(("", &cell.target));
-                Place::Name(rest.trim_end_matches('/').to_owned())
-            }
-        }
-    }
-}
-
-struct Picture {
-    /// The host that draws.
-    here: String,
-    every: f64,
-    /// By source. A host that has several addresses has told the same row several times.
-    rows: BTreeMap<String, Row>,
-    /// Hosts that gave no row, and why.
-    silent: Vec<(SocketAddr, String)>,
-    /// Which host an address is.
-    hosts: BTreeMap<IpAddr, String>,
-}
-
-impl Picture {
-    fn new(own: Row, others: Vec<(SocketAddr, Result<Row, String>)>) -> Self {
-        let (here, every) = (own.source.clone(), own.every);
-        let mut hosts: BTreeMap<_, _> =
-            own.own.iter().map(|ip| (*ip, own.source.clone())).collect();
-        let mut rows = BTreeMap::from([(own.source.clone(), own)]);
-        let mut silent = Vec::new();
-        for (address, row) in others {
-            match row {
-                Ok(row) => {
-                    hosts.insert(address.ip(), row.source.clone());
-                    rows.entry(row.source.clone()).or_insert(row);
-                }
-                Err(why) => silent.push((address, why)),
-            }
-        }
-        Picture { here, every, rows, silent, hosts }
-    }
-
-    /// The name of a column.
-    fn name(&self, place: &Place) -> String {
-        match place {
-            Place::Address(ip) => self.hosts.get(ip).cloned().unwrap_or_else(|| ip.to_string()),
-            Place::Name(name) => name.clone(),
-        }
-    }
-
-    fn cells(&self) -> impl Iterator<Item = (&str, &Cell)> {
-        self.rows
-            .iter()
-            .flat_map(|(source, row)| row.cells.iter().map(move |cell| (&**source, cell)))
-    }
-
-    fn write(&self, page: &mut String, now: SystemTime) -> fmt::Result {
-        // As often as there is something new.
-        let refresh = self.every.clamp(5.0, 60.0).round();
-        let here = Escaped(&self.here);
+impl Drawing<'_> {
+    fn write(&self, page: &mut Page) -> fmt::Result {
+        let State { class, words } = self.state();
+        let (here, state) = (Escaped(&self.picture.here), Escaped(&words));
+        // The icon of the tab is as the state is; its title says it, too.
+        let color = match class {
+            "good" => "1a7f37",
+            "worse" => "d9a400",
+            "bad" => "cf222e",
+            _ => "888",
+        };
+        let every = Duration::try_from_secs_f64(self.picture.every).unwrap_or_default();
+        let every = humantime::format_duration(every);
+        let time = humantime::format_rfc3339_seconds(self.now);
+        let clock = clock(self.now, self.now);
         write!(
-            page,
+            page.head,
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta http-equiv=\"refresh\" content=\"{refresh}\">\n<title>Mesh, seen from {here}</title>\n\
-             <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>Mesh</h1>\n"
+             <title>{state} – Mesh, seen from {here}</title>\n\
+             <link rel=\"icon\" href=\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
+             viewBox='0 0 16 16'%3E%3Ccircle cx='8' cy='8' r='7' fill='%23{color}'/%3E%3C/svg%3E\">\n\
+             <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>Mesh</h1>\n\
+             <p id=\"state\" class=\"state {class}\">{state}</p>\n\
+             <p>Seen from <b>{here}</b> at <time datetime=\"{time}\">{clock}</time>, with a round every {every}."
         )?;
-        let time = humantime::format_rfc3339_seconds(now);
-        let every =
-            humantime::format_duration(Duration::try_from_secs_f64(self.every).unwrap_or_default());
-        writeln!(
-            page,
-            "<p>Seen from {here} at {time}. A round every {every}; numbers are of the last three rounds.</p>"
-        )?;
-        self.write_state(page)?;
-        self.write_problems(page, now)?;
-        let places: BTreeSet<_> = self.cells().map(|(_, cell)| Place::of(cell)).collect();
+        let page = &mut page.rest;
+        page.push_str("</p>\n");
+        if let Some(domain) = &self.picture.domain {
+            writeln!(page, "<p>The names of all hosts end in .{}</p>", Escaped(domain))?;
+        }
+        self.write_down(page)?;
+        self.write_silent(page)?;
+        let places: BTreeSet<_> = self.pairs.iter().map(|pair| &pair.place).collect();
         if places.len() > WIDEST {
             let count = places.len();
-            writeln!(page, "<p>{count} targets are too many for a matrix.</p>")?;
-        } else {
-            self.write_matrices(page, &places)?;
+            writeln!(
+                page,
+                "<p>{count} targets are too many for a matrix; /metrics has the numbers.</p>"
+            )?;
+        } else if !places.is_empty() {
+            page.push_str(
+                "<p id=\"key\">From row to column, over the last three rounds: the median round trip, how \
+                 many messages were lost if any were, or for how long it has been down. \
+                 … has not ended its first round; an empty cell is not probed.</p>\n<div class=\"matrices\">\n",
+            );
+            for protocol in PROTOCOLS {
+                self.write_matrix(page, protocol)?;
+            }
+            page.push_str("</div>\n");
         }
         page.push_str("</main>\n</body>\n</html>\n");
         Ok(())
     }
 
-    fn write_state(&self, page: &mut String) -> fmt::Result {
-        let known = || self.cells().filter_map(|(_, cell)| cell.is_up);
-        let (all, down) = (known().count(), known().filter(|is_up| !is_up).count());
-        let is_lossy = |cell: &Cell| cell.is_up == Some(true) && cell.loss >= LOSS;
-        let lossy = self.cells().filter(|(_, cell)| is_lossy(cell)).count();
-        let class = match (down, lossy, all) {
+    fn silent(&self) -> impl Iterator<Item = (&str, &str)> {
+        let rows = self.picture.rows.iter();
+        rows.filter_map(|(name, row)| Some((&**name, &**row.as_ref().err()?)))
+    }
+
+    fn state(&self) -> State {
+        let count = |state| self.pairs.iter().filter(|pair| badness(pair.cell) == state).count();
+        let (down, lossy) = (count(Badness::Down), count(Badness::Lossy));
+        let known = self.pairs.len() - count(Badness::Unknown);
+        let silent = self.silent().count();
+        let class = match (down, lossy + silent, known) {
             (0, 0, 0) => "none",
             (0, 0, _) => "good",
             (0, _, _) => "worse",
             _ => "bad",
         };
-        write!(page, "<p id=\"state\" class=\"state {class}\">")?;
-        match (down, lossy) {
-            _ if all == 0 => page.push_str("No round has ended yet."),
-            (0, 0) => write!(page, "All {all} pairs are up.")?,
-            (0, _) => write!(page, "All {all} pairs are up; {lossy} lose messages.")?,
-            (_, 0) => write!(page, "{down} of {all} pairs are down.")?,
-            _ => write!(page, "{down} of {all} pairs are down; {lossy} lose messages.")?,
+        let mut words = match (known, down) {
+            (0, _) => "No round has ended yet".to_owned(),
+            (_, 0) => format!("{known} of {known} pairs up"),
+            _ => format!("{down} of {known} pairs down"),
+        };
+        if lossy > 0 {
+            words += &format!(", {lossy} with loss");
         }
-        page.push_str("</p>\n");
-        Ok(())
+        if silent > 0 {
+            words += &format!(", {silent} of {} rows missing", self.picture.rows.len());
+        }
+        State { class, words }
     }
 
-    /// What is not as it should be, in words.
-    fn write_problems(&self, page: &mut String, now: SystemTime) -> fmt::Result {
-        let mut down: Vec<_> = self.cells().filter(|(_, cell)| cell.is_up == Some(false)).collect();
-        if down.is_empty() && self.silent.is_empty() {
+    fn write_down(&self, page: &mut String) -> fmt::Result {
+        let statements = statements(&self.pairs);
+        if statements.is_empty() {
             return Ok(());
         }
-        // What has just begun is what one looks for.
-        down.sort_by_key(|(_, cell)| std::cmp::Reverse(cell.since));
         page.push_str("<h2>Down</h2>\n<ul id=\"down\">\n");
-        for (source, cell) in down.iter().take(LISTED) {
-            let name = self.name(&Place::of(cell));
-            let since = UNIX_EPOCH + Duration::from_secs(cell.since.min(u64::from(u32::MAX)));
-            let age = now.duration_since(since).unwrap_or_default().as_secs();
-            let age = humantime::format_duration(Duration::from_secs(age));
-            let problem = cell.problem.as_deref().unwrap_or("it is down");
-            writeln!(
-                page,
-                "<li><b>{} → {}</b> {}: {}, for {age}</li>",
-                Escaped(source),
-                Escaped(&name),
-                Escaped(&cell.protocol),
-                Escaped(problem),
-            )?;
+        for statement in statements.iter().take(LISTED) {
+            page.push_str("<li>");
+            statement.write(page, self.now)?;
+            page.push_str("</li>\n");
         }
-        if down.len() > LISTED {
-            writeln!(page, "<li>and {} more</li>", down.len() - LISTED)?;
-        }
-        for (address, why) in self.silent.iter().take(LISTED) {
-            writeln!(
-                page,
-                "<li><b>{}</b> gives no row: {} ({address}, its --admin)</li>",
-                Escaped(&self.name(&Place::Address(address.ip()))),
-                Escaped(why),
-            )?;
-        }
-        if self.silent.len() > LISTED {
-            writeln!(page, "<li>and {} more give no row</li>", self.silent.len() - LISTED)?;
+        if statements.len() > LISTED {
+            writeln!(page, "<li>and {} more</li>", statements.len() - LISTED)?;
         }
         page.push_str("</ul>\n");
         Ok(())
     }
 
-    fn write_matrices(&self, page: &mut String, places: &BTreeSet<Place>) -> fmt::Result {
-        // Columns in the order of the rows, so that the diagonal is one.
-        let mut columns: Vec<_> = places.iter().map(|place| (self.name(place), place)).collect();
-        let addresses = self.hosts.keys().map(|ip| Place::Address(*ip));
-        let unprobed: Vec<_> = addresses.filter(|place| !places.contains(place)).collect();
-        columns.extend(unprobed.iter().map(|place| (self.name(place), place)));
-        columns.sort();
-        for (protocol, title) in PROTOCOLS {
-            let mut cells: BTreeMap<(&str, Place), &Cell> = BTreeMap::new();
-            for (source, cell) in self.cells().filter(|(_, cell)| cell.protocol == protocol) {
-                cells.insert((source, Place::of(cell)), cell);
+    /// Whose rows are missing, by the reason: it is often the same for all.
+    fn write_silent(&self, page: &mut String) -> fmt::Result {
+        let mut reasons: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (name, why) in self.silent() {
+            reasons.entry(why).or_default().insert(name);
+        }
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        page.push_str("<h2>Rows missing</h2>\n<ul id=\"missing\">\n");
+        for (why, names) in reasons {
+            writeln!(page, "<li><b>{}</b>: {}</li>", List(&names, LISTED), Escaped(why))?;
+        }
+        page.push_str(
+            "</ul>\n<p><small>Each peer is asked for its row at /mesh/row of its --admin, which has to \
+             have the same port as here.</small></p>\n",
+        );
+        Ok(())
+    }
+
+    fn write_matrix(&self, page: &mut String, protocol: &str) -> fmt::Result {
+        let mut cells: BTreeMap<(&str, &Place), &Cell> = BTreeMap::new();
+        for pair in self.pairs.iter().filter(|pair| pair.cell.protocol == protocol) {
+            // Several targets at one address share a cell, which shows the worst of them.
+            let cell = cells.entry((pair.source, &pair.place)).or_insert(pair.cell);
+            if badness(pair.cell) > badness(cell) {
+                *cell = pair.cell;
             }
-            if cells.is_empty() {
-                continue;
-            }
-            writeln!(
-                page,
-                "<h2 id=\"{protocol}\">{title}</h2>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" \
-                 aria-labelledby=\"{protocol}\"><table>\n<thead><tr><th scope=\"col\">from \\ to</th>"
-            )?;
-            for (name, place) in &columns {
-                write!(page, "<th scope=\"col\">{}", Escaped(name))?;
-                match place {
-                    Place::Address(ip) if ip.to_string() != *name => {
-                        write!(page, "<small>{ip}</small>")?;
-                    }
-                    _ => {}
+        }
+        if cells.is_empty() {
+            return Ok(());
+        }
+        // Hosts that are not probed have columns, too, so that the diagonal is one.
+        let hosts = self.picture.names.keys().map(|ip| Place::Address(*ip));
+        let places: BTreeSet<_> =
+            cells.keys().map(|(_, place)| (*place).clone()).chain(hosts).collect();
+        let name = |place| (self.picture.name(&place), place);
+        let mut columns: Vec<(String, Place)> = places.into_iter().map(name).collect();
+        columns.sort_by(|(a, _), (b, _)| natural(a).cmp(&natural(b)));
+
+        let longest = columns.iter().map(|(name, _)| name.chars().count()).max();
+        let wide = if columns.len() > WIDE || longest > Some(LONG) { " wide" } else { "" };
+        writeln!(
+            page,
+            "<section>\n<h2 id=\"{protocol}\">{}</h2>\n<div class=\"scroll{wide}\" tabindex=\"0\" role=\"region\" \
+             aria-labelledby=\"{protocol}\"><table>\n<thead><tr><th scope=\"col\"><span>to →<small>from ↓</small></span></th>",
+            title(protocol)
+        )?;
+        for (name, place) in &columns {
+            write!(page, "<th scope=\"col\"><span>{}", Escaped(name))?;
+            match place {
+                Place::Address(ip) if !name.contains(&ip.to_string()) => {
+                    write!(page, "<small>{ip}</small>")?;
                 }
-                page.push_str("</th>");
+                _ => {}
             }
-            page.push_str("</tr></thead>\n<tbody>\n");
-            for source in self.rows.keys() {
-                write!(page, "<tr><th scope=\"row\">{}</th>", Escaped(source))?;
-                for (name, place) in &columns {
-                    match cells.get(&(&**source, (*place).clone())) {
-                        Some(cell) => write_cell(page, cell)?,
-                        None if name == source => page.push_str("<td>·</td>"),
+            page.push_str("</span></th>");
+        }
+        page.push_str("</tr></thead>\n<tbody>\n");
+        for (source, row) in &self.picture.rows {
+            write!(page, "<tr><th scope=\"row\"><span>{}</span></th>", Escaped(source))?;
+            if row.is_err() {
+                write!(
+                    page,
+                    "<td class=\"missing\" colspan=\"{}\">row missing</td>",
+                    columns.len()
+                )?;
+            } else {
+                for (_, place) in &columns {
+                    match cells.get(&(&**source, place)) {
+                        Some(cell) => self.write_cell(page, cell)?,
+                        None if self.is_own(source, place) => page.push_str("<td>·</td>"),
                         None => page.push_str("<td></td>"),
                     }
                 }
-                page.push_str("</tr>\n");
             }
-            page.push_str("</tbody></table></div>\n");
+            page.push_str("</tr>\n");
         }
+        page.push_str("</tbody></table></div>\n</section>\n");
+        Ok(())
+    }
+
+    fn is_own(&self, source: &str, place: &Place) -> bool {
+        match place {
+            Place::Address(ip) => self.picture.names.get(ip).is_some_and(|name| name == source),
+            Place::Name(_) => false,
+        }
+    }
+
+    /// A cell: never a colour alone.
+    fn write_cell(&self, page: &mut String, cell: &Cell) -> fmt::Result {
+        let class = match badness(cell) {
+            Badness::Unknown => "none",
+            Badness::Good => "good",
+            Badness::Lossy => "worse",
+            Badness::Down => "bad",
+        };
+        write!(page, "<td class=\"{class}\"")?;
+        if let Some(problem) = &cell.problem {
+            write!(page, " title=\"{}\"", Escaped(problem))?;
+        }
+        page.push('>');
+        let median = cell.median.map(Micros);
+        match (badness(cell), median) {
+            (Badness::Unknown, _) => page.push('…'),
+            (Badness::Down, _) => {
+                write!(page, "down<small>{:.1}</small>", Age::since(cell.since, self.now))?
+            }
+            (Badness::Good, Some(median)) => write!(page, "{median}")?,
+            (Badness::Good, None) => page.push_str("up"),
+            (Badness::Lossy, median) => {
+                let percent = cell.loss * 100.0;
+                let digits = usize::from(percent < 10.0);
+                write!(page, "{percent:.digits$}% lost")?;
+                if let Some(median) = median {
+                    write!(page, "<small>{median}</small>")?;
+                }
+            }
+        }
+        page.push_str("</td>");
         Ok(())
     }
 }
 
-/// A cell: a word on its state or its loss, and the median.
-fn write_cell(page: &mut String, cell: &Cell) -> fmt::Result {
-    let Some(is_up) = cell.is_up else {
-        page.push_str("<td class=\"none\">…</td>");
-        return Ok(());
-    };
-    let class = match is_up {
-        false => "bad",
-        true if cell.loss >= LOSS => "worse",
-        true => "good",
-    };
-    write!(page, "<td class=\"{class}\"")?;
-    if let Some(problem) = &cell.problem {
-        write!(page, " title=\"{}\"", Escaped(problem))?;
-    }
-    page.push('>');
-    let percent = cell.loss * 100.0;
-    match is_up {
-        false => page.push_str("down"),
-        true if cell.loss < LOSS => page.push_str("0%"),
-        true if percent < 10.0 => write!(page, "{percent:.1}% lost")?,
-        true => write!(page, "{percent:.0}% lost")?,
-    }
-    if let (true, Some(median)) = (is_up, cell.median) {
-        write!(page, "<small>{}</small>", Micros(median))?;
-    }
-    page.push_str("</td>");
-    Ok(())
+/// The state of the mesh: a class of the style, and words.
+struct State {
+    class: &'static str,
+    words: String,
 }
 
-/// A number of microseconds, to three digits.
-struct Micros(u64);
-
-impl fmt::Display for Micros {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = self.0 as f64 / 1000.0;
-        match self.0 {
-            0..1_000 => write!(f, "{} µs", self.0),
-            1_000..10_000 => write!(f, "{millis:.2} ms"),
-            10_000..100_000 => write!(f, "{millis:.1} ms"),
-            100_000..1_000_000 => write!(f, "{millis:.0} ms"),
-            _ => write!(f, "{:.2} s", millis / 1000.0),
-        }
-    }
+/// The states of a cell, from the least to the most urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Badness {
+    Unknown,
+    Good,
+    Lossy,
+    Down,
 }
 
-/// Text within HTML or an attribute's quotes.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '&' => f.write_str("&amp;"),
-            '<' => f.write_str("&lt;"),
-            '>' => f.write_str("&gt;"),
-            '"' => f.write_str("&quot;"),
-            '\'' => f.write_str("&#39;"),
-            c if c.is_control() => f.write_char(' '),
-            c => f.write_char(c),
-        })
+fn badness(cell: &Cell) -> Badness {
+    match cell.is_up {
+        None => Badness::Unknown,
+        Some(false) => Badness::Down,
+        Some(true) if cell.loss >= LOSS => Badness::Lossy,
+        Some(true) => Badness::Good,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
     use super::*;
+    use crate::admin::mesh::picture::Names;
+    use crate::admin::mesh::row::Row;
+    use crate::admin::mesh::text::time;
 
     fn cell(target: u8, is_up: Option<bool>, loss: f64) -> Cell {
         Cell {
@@ -356,36 +373,48 @@ mod tests {
     }
 
     fn drawn(own: Row, others: Vec<(SocketAddr, Result<Row, String>)>) -> String {
-        draw(own, others, UNIX_EPOCH + Duration::from_secs(1_090))
+        let before = Names::from([([10, 0, 0, 4].into(), "d".to_owned())]);
+        Page::draw(&Picture::new(own, others, &before), time(1_090)).to_html(false)
     }
 
     #[test]
     fn rows_and_columns_are_hosts_by_their_names() {
         let a = row("a", 1, vec![cell(2, Some(true), 0.0), cell(3, Some(false), 1.0)]);
         let b = row("b", 2, vec![cell(1, Some(true), 0.25), cell(3, None, 0.0)]);
-        let page = drawn(a, vec![asked(2, Ok(b)), asked(3, Err("no answer".to_owned()))]);
-        assert!(page.contains("1 of 3 pairs are down; 1 lose messages."), "{page}");
-        let head = "<th scope=\"col\">10.0.0.3</th><th scope=\"col\">a<small>10.0.0.1</small></th>\
-                    <th scope=\"col\">b<small>10.0.0.2</small></th>";
+        let silent = || Err("no answer".to_owned());
+        let page = drawn(a, vec![asked(2, Ok(b)), asked(3, silent()), asked(4, silent())]);
+        assert!(
+            page.contains(">1 of 3 pairs down, 1 with loss, 2 of 4 rows missing</p>"),
+            "{page}"
+        );
+        let head = "<th scope=\"col\"><span>10.0.0.3</span></th>\
+                    <th scope=\"col\"><span>a<small>10.0.0.1</small></span></th>\
+                    <th scope=\"col\"><span>b<small>10.0.0.2</small></span></th>\
+                    <th scope=\"col\"><span>d<small>10.0.0.4</small></span></th></tr>";
         assert!(page.contains(head), "{page}");
-        let of_a = "<th scope=\"row\">a</th><td class=\"bad\" title=\"&quot;it&quot; &lt;refuses&gt;\">down</td>\
-                    <td>·</td><td class=\"good\">0%<small>1.23 ms</small></td>";
+        let of_a = "<span>a</span></th><td class=\"bad\" title=\"&quot;it&quot; &lt;refuses&gt;\">\
+                    down<small>1 min</small></td><td>·</td><td class=\"good\">1.23 ms</td><td></td>";
         assert!(page.contains(of_a), "{page}");
-        let of_b = "<th scope=\"row\">b</th><td class=\"none\">…</td>\
-                    <td class=\"worse\">25% lost<small>1.23 ms</small></td><td>·</td>";
+        let of_b = "<span>b</span></th><td class=\"none\">…</td>\
+                    <td class=\"worse\">25% lost<small>1.23 ms</small></td><td>·</td><td></td>";
         assert!(page.contains(of_b), "{page}");
-        let line = "<b>a → 10.0.0.3</b> tcp: &quot;it&quot; &lt;refuses&gt;, for 1m 30s";
-        assert!(page.contains(line), "{page}");
-        assert!(page.contains("<b>10.0.0.3</b> gives no row: no answer"), "{page}");
+        let of_d = "<span>d</span></th><td class=\"missing\" colspan=\"4\">row missing</td></tr>";
+        assert!(page.contains(of_d), "{page}");
+        assert!(
+            page.contains("<b>a → 10.0.0.3</b> over TCP: &quot;it&quot; &lt;refuses&gt; "),
+            "{page}"
+        );
+        assert!(page.contains("<li><b>10.0.0.3, d</b>: no answer</li>"), "{page}");
     }
 
     #[test]
     fn a_mesh_that_is_in_order_says_so() {
         let page = drawn(row("a", 1, vec![cell(2, Some(true), 0.0)]), Vec::new());
-        assert!(page.contains("class=\"state good\">All 1 pairs are up."), "{page}");
+        assert!(page.contains("class=\"state good\">1 of 1 pairs up</p>"), "{page}");
         assert!(!page.contains("<h2>Down</h2>"));
         let page = drawn(row("a", 1, Vec::new()), Vec::new());
-        assert!(page.contains("No round has ended yet."), "{page}");
+        assert!(page.contains("class=\"state none\">No round has ended yet</p>"), "{page}");
+        assert!(!page.contains("<table"));
     }
 
     #[test]
@@ -398,11 +427,30 @@ mod tests {
     }
 
     #[test]
-    fn many_hosts_have_lists_in_place_of_a_matrix() {
-        let cells = (0..200).map(|last| cell(last, Some(last < 20), 0.0)).collect();
-        let page = drawn(row("a", 250, cells), Vec::new());
+    fn a_cell_that_several_targets_share_shows_the_worst() {
+        for cells in [[Some(true), Some(false)], [Some(false), None]] {
+            let cells = cells.map(|is_up| cell(2, is_up, 0.0)).into();
+            let page = drawn(row("a", 1, cells), Vec::new());
+            assert!(page.contains("down<small>1 min</small></td><td>·</td>"), "{page}");
+        }
+    }
+
+    #[test]
+    fn many_hosts_stand_close_and_more_have_lists_in_place_of_a_matrix() {
+        let cells = |count| (0..count).map(|last| cell(last, Some(last < 20), 0.0)).collect();
+        let page = drawn(row("a", 250, cells(40)), Vec::new());
+        assert!(page.contains("<div class=\"scroll wide\""), "{page}");
+        let page = drawn(row("a", 250, cells(200)), Vec::new());
         assert!(!page.contains("<table"), "{page}");
-        assert!(page.contains("180 of 200 pairs are down."), "{page}");
-        assert!(page.contains("<li>and 80 more</li>"), "{page}");
+        assert!(page.contains("180 of 200 pairs down<"), "{page}");
+        assert!(page.contains(" and 172 more</b> over TCP"), "{page}");
+    }
+
+    #[test]
+    fn a_page_that_is_paused_says_so() {
+        let page =
+            Page::draw(&Picture::new(row("a", 1, Vec::new()), Vec::new(), &Names::new()), time(0));
+        assert!(page.to_html(false).contains("Refreshes every 10 s (<a href=\"/mesh?paused\">"));
+        assert!(page.to_html(true).contains("Paused (<a href=\"/mesh\">"));
     }
 }

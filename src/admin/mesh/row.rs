@@ -1,5 +1,15 @@
-//! What one host knows, as JSON, which is an interface between hosts of different versions: see
-//! docs/mesh.md.
+//! What one host knows, as JSON, which is an interface between hosts of different versions:
+//!
+//! ```json
+//! {"version": 1, "source": "h1", "every_s": 10.0, "own": ["10.0.0.1"], "targets": [
+//!   {"protocol": "tcp", "target": "tcp://echo-mesh:8080", "address": "10.0.0.2:8080", "up": true,
+//!    "since": 1800000000, "failed_rounds": 0, "loss": 0.0, "median_us": 70, "longest_us": 90,
+//!    "problem": null}]}
+//! ```
+//!
+//! `own` are the addresses that the names of the targets have for this host itself. `up` is `null` before
+//! the end of the first round, `since` is in seconds since 1970, and `loss` (from 0 to 1) and the times
+//! are of the last three rounds. Members may be added; what is missing has its least value.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
@@ -7,6 +17,9 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::probe::{Board, Series};
+
+/// The longest text that is taken from a peer, in characters: a host name has up to 253.
+const LONGEST: usize = 300;
 
 /// What one host knows.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,13 +71,12 @@ impl Row {
         format!("{row}\n")
     }
 
-    /// `None` if it is no row. What is missing in it has its least value: another version may have left
-    /// it out.
+    /// `None` if it is no row.
     pub(super) fn parse(json: &[u8]) -> Option<Row> {
         let row: Value = serde_json::from_slice(json).ok()?;
         let list = |name: &str| row[name].as_array().map(Vec::as_slice).unwrap_or_default();
         Some(Row {
-            source: row["source"].as_str()?.to_owned(),
+            source: row["source"].as_str().filter(|source| !source.is_empty()).map(cut)?,
             every: row["every_s"].as_f64().unwrap_or_default(),
             own: list("own").iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect(),
             cells: list("targets").iter().filter_map(Cell::parse).collect(),
@@ -101,7 +113,7 @@ impl Cell {
     }
 
     fn parse(cell: &Value) -> Option<Cell> {
-        let text = |name: &str| cell[name].as_str().map(str::to_owned);
+        let text = |name: &str| cell[name].as_str().map(cut);
         let number = |name: &str| cell[name].as_u64();
         Some(Cell {
             protocol: text("protocol")?,
@@ -110,12 +122,17 @@ impl Cell {
             is_up: cell["up"].as_bool(),
             since: number("since").unwrap_or_default(),
             failed_rounds: number("failed_rounds").unwrap_or_default(),
-            loss: cell["loss"].as_f64().unwrap_or_default(),
+            loss: cell["loss"].as_f64().unwrap_or_default().clamp(0.0, 1.0),
             median: number("median_us"),
             longest: number("longest_us"),
             problem: text("problem"),
         })
     }
+}
+
+/// What a peer says, but not more of it than belongs on a page.
+fn cut(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
 }
 
 #[cfg(test)]
@@ -147,10 +164,20 @@ mod tests {
 
     #[test]
     fn what_is_no_row_is_none() {
-        for json in ["", "[]", "{}", r#"{"source": 1}"#] {
+        for json in ["", "[]", "{}", r#"{"source": 1}"#, r#"{"source": ""}"#] {
             assert_eq!(Row::parse(json.as_bytes()), None, "{json}");
         }
         let row = Row::parse(br#"{"source": "a", "targets": [{}, 1, {"protocol": "x"}]}"#);
         assert_eq!(row.unwrap().cells, []);
+    }
+
+    #[test]
+    fn what_a_peer_exaggerates_is_cut() {
+        let name = "x".repeat(1_000);
+        let row = format!(
+            r#"{{"source": "{name}", "targets": [{{"protocol": "tcp", "target": "t", "loss": 1e300}}]}}"#
+        );
+        let row = Row::parse(row.as_bytes()).unwrap();
+        assert_eq!((row.source.len(), row.cells[0].loss), (LONGEST, 1.0));
     }
 }
