@@ -31,7 +31,9 @@ fn every_flag_and_variable_is_known() {
     let flags: BTreeSet<_> = flags.filter(|word| word.starts_with("--")).collect();
     assert!(flags.contains("--mesh") && flags.contains("--mesh-ca"));
     for flag in flags {
-        assert!(known.contains(&format!("| `{flag}")), "{flag}");
+        let mut rows = known.lines().filter(|line| line.starts_with("| `"));
+        let is_in = |row: &str| row.split(['`', ' ', ',', '[']).any(|word| word == flag);
+        assert!(rows.any(is_in), "{flag}");
     }
 }
 

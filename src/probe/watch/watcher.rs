@@ -33,8 +33,8 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// With how many lookups a target has to be missing before nothing is known of it any more.
 const FORGET: u32 = 3;
 
-/// The longest interval: a year.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The longest interval: a year of 365.25 days.
+const LONGEST: Duration = Duration::from_secs(31_557_600);
 
 /// How long a plan holds although nothing has changed that is looked up: addresses of this machine may
 /// have.
