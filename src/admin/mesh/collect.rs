@@ -51,7 +51,10 @@ pub(super) async fn rows(peers: &[IpAddr], port: u16) -> Vec<(SocketAddr, Result
 /// Asks one, and adds the length of its row to `read`.
 async fn ask(address: SocketAddr, read: &AtomicUsize) -> Result<Row, String> {
     let stream = TcpStream::connect(address).await.map_err(|error| causes::of_connect(&error))?;
-    let failed = |_| "it speaks no HTTP".to_owned();
+    let failed = |error: hyper::Error| {
+        let what = if error.is_parse() { "speaks no HTTP" } else { "closed the connection" };
+        format!("it {what}")
+    };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let request = Request::get("/mesh/row")
         .header(HOST, address.to_string())

@@ -1,5 +1,5 @@
-//! What is down, said by the widest statements that explain it: a host that nobody reaches is one line
-//! and not a line for each host, each protocol.
+//! What is down, said by the widest statements that explain it: a host that nobody reaches is one line,
+//! and not one for each host and protocol. The alert rules of docs/mesh.md tell the same kinds apart.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

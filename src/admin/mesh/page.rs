@@ -1,4 +1,5 @@
-//! Draws the page: HTML without a script, which the browser asks for again by itself (`Refresh`).
+//! Draws the page: HTML without a script, which the browser asks for again by itself. The header
+//! `Refresh` tells it to, and not an element of the page, so that the page that is paused is the same.
 //!
 //! All that peers say is text of somebody else's, and is written escaped.
 
@@ -67,8 +68,8 @@ impl Page {
         self.refresh
     }
 
-    /// The page that refreshes itself, or the one that does not: how far a matrix is scrolled is lost with every
-    /// refresh, and so is the place of somebody to whom it is read out.
+    /// The page that refreshes itself, or the one that does not: how far a matrix is scrolled is lost
+    /// with every refresh, and so is the place of somebody to whom it is read out.
     pub(in crate::admin) fn to_html(&self, is_paused: bool) -> String {
         let Page { head, rest, refresh } = self;
         if is_paused {
@@ -297,7 +298,7 @@ impl Drawing<'_> {
         match (badness(cell), median) {
             (Badness::Unknown, _) => page.push('…'),
             (Badness::Down, _) => {
-                write!(page, "down<small>{:.1}</small>", Age::since(cell.since, self.now))?
+                write!(page, "down<small>{:.1}</small>", Age::since(cell.since, self.now))?;
             }
             (Badness::Good, Some(median)) => write!(page, "{median}")?,
             (Badness::Good, None) => page.push_str("up"),
