@@ -113,7 +113,8 @@
 //! - [`Server`] is the server itself, for programs that bring their own runtime. [`Server::metrics`]
 //!   tells what it counts, [`Server::health`] whether its threads make progress, and `Admin`, of the
 //!   feature `admin`, tells both over HTTP.
-//! - [`probe`] is the other end of the wire: it says what a path does to messages.
+//! - [`probe`] is the other end of the wire: it says what a path does to messages, once or, with
+//!   [`probe::Watch`], for ever. With `Admin::with_watch`, servers that watch each other show a matrix.
 //! - [`Config::proxy`] expects PROXY headers, and [`Config::facts`] tells each client what the server saw
 //!   of it; [`probe::Probe::facts`] asks, and says what has changed on the way.
 //! - [`Config::fault`] makes the server misbehave: late, slow, cut off, reset, stalled, with an expired
@@ -133,7 +134,7 @@
 //! | `server` | binds everything; accepts; places connections on threads; ends all together |
 //! | [`probe`] | pings and loads an echo service |
 //! | `testing` | the server for the length of a test |
-//! | `admin` | metrics and health checks over HTTP |
+//! | `admin` | metrics, health checks and the matrix of a mesh over HTTP |
 //! | `protocols` | one protocol a module: bytes (TCP and TLS), UDP, WebSocket |
 //! | `transport` | what carries bytes: the stream itself, TLS with its record layer; a stream with bytes read ahead |
 //! | `tls` | certificates and rustls' settings, and their reload |
@@ -148,7 +149,7 @@
 //!
 //! Imports point inward: `testing, admin -> server -> protocols -> transport -> facts, faults -> tls ->
 //! connection -> net -> error -> address, config`, with the echo core and `proxy_protocol` below `connection`; `probe`
-//! uses `tls` and the deadlines of `connection`. The command is `src/bin/echo-server/`, and uses the library as anybody
+//! uses `tls` and the deadlines of `connection`, and `admin` reads what its watch knows. The command is `src/bin/echo-server/`, and uses the library as anybody
 //! does.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]

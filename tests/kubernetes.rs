@@ -15,7 +15,7 @@ use common::binary::{self, Running};
 use common::{cert, tools};
 use serde_json::Value;
 
-const OVERLAYS: [&str; 3] = ["base", "load-balancer", "every-node"];
+const OVERLAYS: [&str; 4] = ["base", "load-balancer", "every-node", "mesh"];
 
 /// The oldest Kubernetes whose schemas the manifests need (`unhealthyPodEvictionPolicy`), and a new one.
 const VERSIONS: [&str; 2] = ["1.27", "1.37"];
@@ -206,11 +206,11 @@ fn each_overlay_is_what_its_name_says() {
         return;
     }
     let objects_of = OVERLAYS.map(objects);
-    let [base, balanced, everywhere] = &objects_of;
+    let [base, balanced, everywhere, mesh] = &objects_of;
     let kind_of = |objects| workload(objects)["kind"].as_str().unwrap();
     assert_eq!(
-        [base, balanced, everywhere].map(|o| kind_of(o)),
-        ["Deployment", "Deployment", "DaemonSet"]
+        [base, balanced, everywhere, mesh].map(|o| kind_of(o)),
+        ["Deployment", "Deployment", "DaemonSet", "DaemonSet"]
     );
     let with = |objects: &[Value], field: &str, value: &str| {
         let services = of_kind(objects, "Service").into_iter();
@@ -222,6 +222,51 @@ fn each_overlay_is_what_its_name_says() {
     assert_eq!(with(everywhere, "internalTrafficPolicy", "Local"), 2);
     assert_eq!(of_kind(balanced, "PodDisruptionBudget").len(), 1);
     assert_eq!(of_kind(everywhere, "PodDisruptionBudget").len(), 0);
+    for quiet in [base, balanced, everywhere] {
+        assert_eq!(of_kind(quiet, "NetworkPolicy")[0]["spec"]["egress"], serde_json::json!([]));
+    }
+}
+
+#[test]
+fn the_pods_of_the_mesh_find_and_reach_each_other() {
+    if !have_kustomize() || !have_validator() {
+        return;
+    }
+    let objects = objects("mesh");
+    let workload = workload(&objects);
+    let arguments = arguments(workload);
+    let peers = flag(&arguments, "mesh");
+    let services = of_kind(&objects, "Service");
+    let service = services.iter().find(|service| service["metadata"]["name"] == peers).unwrap();
+    assert_eq!(service["spec"]["clusterIP"], "None", "its name has the pods' own addresses");
+    assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
+
+    let (container, labels) =
+        (container(workload), &workload["spec"]["template"]["metadata"]["labels"]);
+    let mounted = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    assert_eq!(flag(&arguments, "mesh-ca"), format!("{mounted}/ca.crt"));
+    let name = &container["env"][0];
+    assert_eq!(name["name"], "ECHO_MESH_NAME");
+    assert_eq!(name["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
+
+    // To the pods, exactly the ports that they have, the admin endpoint's included; to name servers,
+    // port 53.
+    let policy = &of_kind(&objects, "NetworkPolicy")[0]["spec"];
+    let numbers = |ports: &Value, number: &str| -> BTreeSet<(u64, String)> {
+        list(ports)
+            .map(|port| (port[number].as_u64().unwrap(), port["protocol"].as_str().unwrap().into()))
+            .collect()
+    };
+    let [to_pods, to_names] = policy["egress"].as_array().unwrap().as_slice() else {
+        panic!("{policy}")
+    };
+    assert_eq!(numbers(&to_pods["ports"], "port"), numbers(&container["ports"], "containerPort"));
+    let dns = [(53, "TCP".to_owned()), (53, "UDP".to_owned())];
+    assert_eq!(numbers(&to_names["ports"], "port"), BTreeSet::from(dns));
+    let pods = serde_json::json!([{ "podSelector": { "matchLabels": labels } }]);
+    assert_eq!(to_pods["to"], pods, "no other pods");
+    let admin = list(&policy["ingress"]).find(|rule| rule["ports"][0]["port"] == "admin").unwrap();
+    assert!(list(&admin["from"]).any(|from| *from == pods[0]), "{admin}");
 }
 
 /// The value of a flag, `--flag=value`, among the container's arguments.
@@ -274,7 +319,7 @@ impl SecretVolume {
     fn new(version: &str, certificate: &Path, key: &Path) -> SecretVolume {
         let volume = SecretVolume { directory: tempfile::tempdir().unwrap() };
         volume.update(version, certificate, key);
-        for file in ["tls.crt", "tls.key"] {
+        for file in ["tls.crt", "tls.key", "ca.crt"] {
             symlink(Path::new("..data").join(file), volume.path().join(file)).unwrap();
         }
         volume
@@ -291,6 +336,7 @@ impl SecretVolume {
         fs::create_dir(&directory).unwrap();
         fs::copy(certificate, directory.join("tls.crt")).unwrap();
         fs::copy(key, directory.join("tls.key")).unwrap();
+        fs::copy(cert("ca.pem"), directory.join("ca.crt")).unwrap();
         symlink(version, &new).unwrap();
         fs::rename(&new, &data).unwrap();
         if let Some(old) = old {

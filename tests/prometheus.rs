@@ -10,26 +10,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::binary::Running;
 use common::client::Client;
 use common::http::{Metrics, Response, admin, send};
+use common::prometheus::{
+    are_valid, documented, file, has_tested_rules, have_promtool, names, promtool, queries, sorted,
+    text,
+};
 use common::{cert, tools};
 use echo_server::Protocol;
 use serde_json::Value;
 
-const PROMTOOL: (&[&str], &str) = (&["promtool", "--version"], "promtool");
 const PROMETHEUS: (&[&str], &str) = (&["prometheus", "--version"], "prometheus");
-
-fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn text(path: &str) -> String {
-    fs::read_to_string(file(path)).unwrap()
-}
 
 /// A server with all five protocols, and so all metrics.
 fn start_all() -> Running {
@@ -54,31 +48,12 @@ fn start_all_with(more: &[&str]) -> Running {
     Running::start(&[&all, more].concat())
 }
 
-/// The names of metrics in `text`, without the suffixes of a histogram's series.
-fn names(text: &str) -> BTreeSet<&str> {
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let names = words.filter(|word| word.starts_with("echo_") || word.starts_with("process_"));
-    names.map(without_suffix).collect()
-}
-
-fn without_suffix(name: &str) -> &str {
-    let suffixes = ["_bucket", "_sum", "_count"];
-    suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
-}
-
 #[test]
 fn the_page_has_every_metric_and_every_reason() {
     let server = start_all_with(&["--fault=tcp:delay=0ms"]);
     let metrics = Metrics::of(admin(&server));
     let page = text("docs/metrics.md");
-    let (_, table) = page.split_once("\n## The metrics\n").unwrap();
-    let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
-    let rows = rows.filter(|row| row.starts_with("echo_") || row.starts_with("process_"));
-    let mut documented: Vec<_> = rows.map(|row| row.split('`').next().unwrap()).collect();
-    let mut exposed = metrics.families();
-    documented.sort_unstable();
-    exposed.sort_unstable();
-    assert_eq!(documented, exposed);
+    assert_eq!(documented(&page, "The metrics"), sorted(metrics.families()));
     for line in metrics.0.lines().filter(|line| !line.starts_with('#')) {
         let Some((_, labels)) = line.split_once('{') else { continue };
         for label in labels.split_once('}').unwrap().0.split(',') {
@@ -97,56 +72,18 @@ fn rules_and_dashboard_ask_only_for_metrics_that_there_are() {
     let server = start_all();
     let metrics = Metrics::of(admin(&server));
     let exposed: BTreeSet<_> = metrics.families().into_iter().collect();
-    let dashboard = text("deploy/grafana/echo-server.json");
-    let parsed: Value = serde_json::from_str(&dashboard).expect("valid JSON");
-    assert_eq!(parsed["title"], "echo-server");
-    let panels = parsed["panels"].as_array().unwrap();
-    let queries: Vec<_> = panels
-        .iter()
-        .flat_map(|panel| panel["targets"].as_array().unwrap())
-        .map(|target| target["expr"].as_str().unwrap())
-        .collect();
-    assert!(queries.len() >= panels.len());
+    let queries = queries("deploy/grafana/echo-server.json", "echo-server");
     for asked in [queries.join("\n"), text("deploy/prometheus/alerts.yml")] {
         let missing: Vec<_> = names(&asked).difference(&exposed).copied().collect();
         assert!(missing.is_empty(), "no such metrics: {missing:?}");
         assert!(names(&asked).len() > 5);
     }
-    if !tools::have(PROMTOOL.0, PROMTOOL.1) {
-        return;
-    }
-    // As Grafana would fill them in.
-    let rules: Vec<_> = queries
-        .iter()
-        .map(|query| query.replace("$__rate_interval", "1m").replace("$job", ".*"))
-        .map(|query| query.replace("$instance", ".*"))
-        .map(|query| serde_json::json!({ "record": "x", "expr": query }))
-        .collect();
-    for (at, rule) in rules.iter().enumerate() {
-        let group = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": [rule] }] });
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("rules.yml");
-        // JSON is YAML.
-        fs::write(&path, group.to_string()).unwrap();
-        promtool(&["check", "rules", path.to_str().unwrap()], "", &format!("query {at}"));
-    }
-}
-
-/// Runs promtool, which must find nothing to complain of.
-fn promtool(args: &[&str], input: &str, what: &str) {
-    let output = tools::run(Command::new("promtool").args(args), input.as_bytes());
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{what}: {said}");
-    assert!(!said.contains("FAILED"), "{what}: {said}");
-    if input.is_empty() {
-        return;
-    }
-    assert_eq!(said, "", "{what}");
+    are_valid(&queries);
 }
 
 #[test]
 fn promtool_finds_nothing_to_complain_of() {
-    if !tools::have(PROMTOOL.0, PROMTOOL.1) {
+    if !have_promtool() {
         return;
     }
     let server = start_all();
@@ -155,16 +92,7 @@ fn promtool_finds_nothing_to_complain_of() {
     promtool(&["check", "metrics"], &Metrics::of(admin(&bare)).0, "metrics of UDP alone");
     let config = file("deploy/prometheus/prometheus.yml");
     promtool(&["check", "config", config.to_str().unwrap()], "", "prometheus.yml");
-    let rules = file("deploy/prometheus/alerts.yml");
-    promtool(&["check", "rules", rules.to_str().unwrap()], "", "alerts.yml");
-    let tests = file("deploy/prometheus/alerts_test.yml");
-    promtool(&["test", "rules", tests.to_str().unwrap()], "", "alerts_test.yml");
-    let tested = text("deploy/prometheus/alerts_test.yml");
-    for rule in text("deploy/prometheus/alerts.yml").lines() {
-        let Some(alert) = rule.trim().strip_prefix("- alert: ") else { continue };
-        let expected = format!("alertname: {alert}\n        exp_alerts:");
-        assert!(tested.contains(&expected), "{alert} is never raised in alerts_test.yml");
-    }
+    has_tested_rules("alerts");
 }
 
 /// A running Prometheus.
@@ -181,7 +109,11 @@ impl Prometheus {
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         let config = text("deploy/prometheus/prometheus.yml")
             .replace("15s", "1s\n  evaluation_interval: 1s")
-            .replace("alerts.yml", file("deploy/prometheus/alerts.yml").to_str().unwrap())
+            .replace(
+                "- alerts.yml",
+                &format!("- {}", file("deploy/prometheus/alerts.yml").display()),
+            )
+            .replace("- mesh.yml", &format!("- {}", file("deploy/prometheus/mesh.yml").display()))
             .replace("127.0.0.1:8082", &target.to_string());
         fs::write(path("prometheus.yml"), config).unwrap();
         // It does not tell which port it got, so it is told one that was free just now.
@@ -287,9 +219,11 @@ async fn a_real_prometheus_reads_the_values_of_known_traffic() {
     let healthy = |rule: &Value| rule["health"] == "ok";
     loop {
         let rules = prometheus.api("rules").unwrap();
-        let rules = rules["groups"][0]["rules"].as_array().unwrap().clone();
+        let groups = rules["groups"].as_array().unwrap();
+        let rules: Vec<_> =
+            groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
         assert!(rules.iter().all(|rule| rule["health"] != "err"), "{rules:?}");
-        if rules.iter().all(healthy) {
+        if rules.into_iter().all(healthy) {
             break;
         }
     }

@@ -132,9 +132,9 @@ impl Families<'_> {
             }
         }
         self.lookups(source, &board.lookup_failures())?;
-        if let Some(is_usable) = board.is_file_usable() {
-            let help = "Whether the file of targets could be used when it was last read";
-            let name = "echo_probe_targets_last_reload_successful";
+        if let Some(is_usable) = board.are_files_usable() {
+            let help = "Whether targets and certificates could be used when they were last read";
+            let name = "echo_probe_last_reload_successful";
             let mut family = self.family(name, help, MetricType::Gauge)?;
             gauge(&mut family, &[("source", source)], i64::from(is_usable))?;
         }

@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, OtherError
 pub(crate) use alert::{alert_before_hello, name as alert_spelled};
 pub(crate) use certificate::date;
 pub(crate) use http::{http2_code, of_http1, of_http2};
-pub(crate) use system::{PORT_UNREACHABLE, of_connect, of_datagram};
+pub(crate) use system::{PORT_UNREACHABLE, of_connect, of_datagram, of_system};
 pub(crate) use websocket::of_websocket;
 
 /// Who is at the other end of the connection.

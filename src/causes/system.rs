@@ -36,6 +36,9 @@ pub(crate) fn of_datagram(error: &io::Error) -> String {
     match error.kind() {
         // Windows calls it a reset.
         ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => PORT_UNREACHABLE.to_owned(),
+        ErrorKind::PermissionDenied => {
+            "not permitted: usually a firewall rule of this host drops it".to_owned()
+        }
         _ if is_too_long(error) => {
             "the datagram is larger than the interface or the path carries unfragmented".to_owned()
         }

@@ -55,7 +55,10 @@ impl FailureKind {
 
     /// That of an error of the system, or of TLS.
     pub(super) fn of_io(error: &io::Error) -> Self {
-        use io::ErrorKind::*;
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable,
+            NetworkDown, NetworkUnreachable, TimedOut, UnexpectedEof,
+        };
         match causes::tls_error(error) {
             Some(TlsError::InvalidCertificate(_) | TlsError::NoCertificatesPresented) => {
                 return FailureKind::Certificate;

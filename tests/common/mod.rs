@@ -9,6 +9,7 @@ pub mod client;
 pub mod http;
 pub mod impair;
 pub mod log;
+pub mod prometheus;
 pub mod schema;
 pub mod tools;
 

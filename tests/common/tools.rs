@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 /// Whether `command` runs and prints `expected`.
-fn runs(command: &[&str], expected: &str) -> bool {
+pub fn runs(command: &[&str], expected: &str) -> bool {
     let output = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).output();
     let says = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(expected);
     output.is_ok_and(|output| says(&output.stdout) || says(&output.stderr))

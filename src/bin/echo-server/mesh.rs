@@ -15,6 +15,10 @@ use crate::flags;
 /// network is cut off, the first ones say it.
 const LINES: u32 = 20;
 
+/// How long connecting to a peer may take, with TLS and the upgrade: a lost SYN is sent again after a
+/// second, and after three.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// Prepares to probe the peers of a server that listens at `served`.
 pub fn prepare(mesh: Mesh, served: &[LocalAddr]) -> Result<Watcher, String> {
     let Mesh { names, mut options, ca } = mesh;
@@ -24,9 +28,10 @@ pub fn prepare(mesh: Mesh, served: &[LocalAddr]) -> Result<Watcher, String> {
             "--mesh: this server listens on no TCP or UDP port, as its peers would".to_owned()
         );
     }
-    options.own = addresses.iter().map(|(_, address)| *address).collect();
+    options.own = served.iter().filter_map(|listener| listener.address.ip()).collect();
     let mut watch = Watch::new(options).connect(|connect| {
         connect.tls.ca = ca.map(Source::from);
+        connect.timeout = CONNECT_TIMEOUT;
     });
     for name in &names {
         for (protocol, address) in &addresses {

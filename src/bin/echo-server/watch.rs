@@ -8,6 +8,7 @@ use echo_server::probe::Board;
 use tokio::sync::Notify;
 
 use crate::cli::Watch;
+use crate::report::lines::Lines;
 use crate::report::watch::Report;
 use crate::signals::{Hangups, Quits, Signals};
 use crate::{REFUSED, USAGE, flags};
@@ -35,8 +36,16 @@ async fn execute(Watch { watch, export, output }: Watch) -> Result<u8, (u8, Stri
     let mut signals = Signals::catch().map_err(caught)?;
     let mut quits = Quits::catch().map_err(caught)?;
     let watcher = watch.prepare().map_err(|error| (USAGE, flags::watch_error(&error)))?;
+    if watcher.targets() == 0 {
+        return Err((
+            USAGE,
+            "--targets: there is no URL in the file, and none is given".to_owned(),
+        ));
+    }
     let board = watcher.board();
-    let mut report = Report::new(output);
+    let lines = Lines::start().map_err(|error| (REFUSED, format!("no thread: {error}")))?;
+    let mut report = Report::new(output, lines.clone());
+    let report_too = Report::new(output, lines.clone());
     if let Some(address) = export {
         let admin = Admin::bind_watch(board.clone(), &address)
             .await
@@ -50,16 +59,15 @@ async fn execute(Watch { watch, export, output }: Watch) -> Result<u8, (u8, Stri
         tokio::select! {
             never = &mut running => match never {},
             _ = signals.next() => break,
-            () = quits.next() => Report::new(output).summary(&board),
+            () = quits.next() => report_too.summary(&board),
         }
     }
-    // The report may be blocked on standard output: a second signal ends it at once.
-    tokio::spawn(async move {
-        signals.next().await;
-        std::process::exit(i32::from(REFUSED));
-    });
-    Report::new(output).summary(&board);
-    Ok(exit_code(&board))
+    report_too.summary(&board);
+    tokio::select! {
+        () = lines.close() => Ok(exit_code(&board)),
+        // Nobody reads standard output.
+        _ = signals.next() => Ok(REFUSED),
+    }
 }
 
 /// What is notified by SIGHUP.

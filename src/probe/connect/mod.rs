@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 
 pub use options::{ConnectOptions, Family};
 pub use proxy::{ProxyHeader, ProxyKind};
+pub(super) use resolve::addresses_of;
 
 use super::first_bytes::{FirstBytes, Seen};
 use super::link::{ByteStream, Bytes, Link};
@@ -155,7 +156,8 @@ async fn establish(
     let (mut stream, mut connected) = match target.endpoint() {
         Endpoint::Host { name, port } => {
             let resolving = resolve::resolve(target, options, name, *port);
-            let addresses = phases.run("resolving the name", resolving).await?;
+            let addresses =
+                phases.run_or(FailureKind::Resolve, "resolving the name", resolving).await?;
             // An address that is given is not looked up.
             let resolved = Some(phases.end()).filter(|_| options.address.is_none());
             if target.protocol() == Protocol::Udp {
@@ -266,11 +268,21 @@ impl Phases<'_> {
         name: &'static str,
         work: impl Future<Output = Result<T, ProbeError>>,
     ) -> Result<T, ProbeError> {
+        self.run_or(FailureKind::Timeout, name, work).await
+    }
+
+    /// Does `work`, until the deadline, which is a failure of this kind.
+    async fn run_or<T>(
+        &self,
+        kind: FailureKind,
+        name: &'static str,
+        work: impl Future<Output = Result<T, ProbeError>>,
+    ) -> Result<T, ProbeError> {
         match timeout_at(self.deadline, work).await {
             Ok(result) => result,
             Err(_) => {
                 let problem = format!("{name} took too long");
-                Err(ProbeError::connect(self.target, FailureKind::Timeout, problem))
+                Err(ProbeError::connect(self.target, kind, problem))
             }
         }
     }

@@ -1,6 +1,11 @@
 //! Name resolution.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, LazyLock};
+
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use super::options::{ConnectOptions, Family};
 use super::race::interleave;
@@ -16,7 +21,7 @@ pub(super) async fn resolve(
     if let Some(address) = options.address {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let found = tokio::net::lookup_host((name, port)).await.map_err(|error| {
+    let found = addresses_of(name).await.map_err(|error| {
         let problem = match error.to_string().contains("Temporary failure") {
             true => format!("the name {name} could not be looked up: the resolver did not answer"),
             false => format!("the name {name} has no address"),
@@ -27,6 +32,10 @@ pub(super) async fn resolve(
         IpAddr::V4(_) => Family::V4,
         IpAddr::V6(_) => Family::V6,
     }));
+    let found = found.into_iter().map(|mut address| {
+        address.set_port(port);
+        address
+    });
     let addresses = interleave(found.filter(|address| match family {
         None => true,
         Some(Family::V4) => address.is_ipv4(),
@@ -41,4 +50,24 @@ pub(super) async fn resolve(
             Err(none(format!("{name} has no {family} address")))
         }
     }
+}
+
+/// How many lookups there are at the same time. One that nobody waits for any more goes on, in a thread
+/// of its own, until the resolver gives up; without a limit, a resolver that does not answer would
+/// collect them.
+static LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(32)));
+
+/// The addresses of `name`, with port 0, in the order of the system's resolver.
+pub(in crate::probe) async fn addresses_of(name: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, 0)]);
+    }
+    let place = Arc::clone(&LOOKUPS).acquire_owned().await.expect("it is never closed");
+    let name = name.to_owned();
+    let lookup = spawn_blocking(move || {
+        let _place = place;
+        (name.as_str(), 0).to_socket_addrs().map(Vec::from_iter)
+    });
+    // It is cancelled if the runtime ends.
+    lookup.await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }

@@ -28,8 +28,8 @@ pub(super) struct State {
     pub(super) members: Vec<IpAddr>,
     /// Addresses of this process that the names have.
     pub(super) own: Vec<IpAddr>,
-    /// Whether the file of targets could be used when it was last read. `None` if there is no file.
-    pub(super) is_file_usable: Option<bool>,
+    /// Whether all files could be used when they were last read. `None` if there are none.
+    pub(super) are_files_usable: Option<bool>,
 }
 
 impl Board {
@@ -68,9 +68,10 @@ impl Board {
         self.state().own.clone()
     }
 
-    /// Whether the file of targets could be used when it was last read. `None` if there is no file.
-    pub fn is_file_usable(&self) -> Option<bool> {
-        self.state().is_file_usable
+    /// Whether the file of targets, certificates and keys could be used when they were last read. `None`
+    /// if there are none.
+    pub fn are_files_usable(&self) -> Option<bool> {
+        self.state().are_files_usable
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

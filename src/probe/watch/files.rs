@@ -1,9 +1,11 @@
 //! Files that are read again when they have changed.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::causes;
 use crate::probe::{Target, TargetError};
 
 /// What tells that a file is not the one that was read. The file behind a link counts: Kubernetes
@@ -23,7 +25,11 @@ impl Stamp {
         let number = std::os::unix::fs::MetadataExt::ino(&metadata);
         #[cfg(not(unix))]
         let number = 0;
-        Some(Stamp { modified: metadata.modified().ok(), length: metadata.len(), number })
+        // A pipe changes with each write, and is read once.
+        let is_pipe = !metadata.is_file() && !metadata.is_dir();
+        let modified = metadata.modified().ok().filter(|_| !is_pipe);
+        let length = if is_pipe { 0 } else { metadata.len() };
+        Some(Stamp { modified, length, number })
     }
 }
 
@@ -43,6 +49,19 @@ impl Stamped {
         Stamped { stamps: paths.into_iter().map(stamp).collect() }
     }
 
+    /// Whether there are any.
+    pub(super) fn has_any(&self) -> bool {
+        !self.stamps.is_empty()
+    }
+
+    /// Those that are no files now, and would be waited for, or have no end.
+    pub(super) fn irregular(&self) -> Option<&Path> {
+        let is_irregular = |path: &&PathBuf| {
+            fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+        };
+        self.stamps.iter().map(|(path, _)| path).find(is_irregular).map(PathBuf::as_path)
+    }
+
     /// Whether one of them has changed since the last call.
     pub(super) fn have_changed(&mut self) -> bool {
         let mut have_changed = false;
@@ -60,7 +79,7 @@ impl Stamped {
 #[non_exhaustive]
 pub enum TargetFileError {
     /// It cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), causes::of_system(source))]
     #[non_exhaustive]
     Read {
         /// The file.
@@ -81,10 +100,13 @@ pub enum TargetFileError {
     },
 }
 
+/// The longest file that is read, in bytes.
+const LONGEST: u64 = 16 << 20;
+
 /// Reads a file of targets: a URL a line. What follows a `#` is a comment, and blank lines are none.
 pub(super) fn read_targets(path: &Path) -> Result<Vec<Target>, TargetFileError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| TargetFileError::Read { path: path.to_owned(), source })?;
+    let text =
+        read(path).map_err(|source| TargetFileError::Read { path: path.to_owned(), source })?;
     let mut targets = Vec::new();
     for (at, line) in text.lines().enumerate() {
         // A # within a URL would be its fragment, which no target has.
@@ -101,6 +123,18 @@ pub(super) fn read_targets(path: &Path) -> Result<Vec<Target>, TargetFileError> 
     Ok(targets)
 }
 
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(io::Error::other("it is longer than 16 MiB"));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|_| io::Error::other("it is no text in UTF-8, with a URL in each line"))?;
+    // Windows' editors write a byte order mark.
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +146,11 @@ mod tests {
         fs::write(&path, "# ours\ntcp://a:1\n\n  udp://b:2 # theirs\r\n").unwrap();
         let urls: Vec<_> = read_targets(&path).unwrap().iter().map(Target::to_string).collect();
         assert_eq!(urls, ["tcp://a:1", "udp://b:2"]);
+        fs::write(&path, "\u{feff}tcp://a:1\r\n").unwrap();
+        assert_eq!(read_targets(&path).unwrap().len(), 1);
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        let error = read_targets(&path).unwrap_err().to_string();
+        assert!(error.ends_with(": it is no text in UTF-8, with a URL in each line"), "{error}");
         fs::write(&path, "tcp://a:1\nb:2\n").unwrap();
         let error = read_targets(&path).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{} line 2: 'b:2' ", path.display())), "{error}");

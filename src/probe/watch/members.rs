@@ -27,7 +27,8 @@ impl Member {
 }
 
 /// The members that are to be probed: `peers` of `others`, or all. `own` are the identities that this
-/// one has among the members; without any, `source` stands for it.
+/// one has among the members, and each of them is a place on the rings: whoever has two addresses is two
+/// members, and probes twice as many. Without any, `source` stands for it.
 pub(super) fn choose(
     others: &BTreeSet<Member>,
     peers: Option<usize>,
@@ -35,17 +36,24 @@ pub(super) fn choose(
     source: &str,
 ) -> BTreeSet<Member> {
     let Some(peers) = peers.filter(|peers| *peers < others.len()) else { return others.clone() };
-    let here = own.first().map_or_else(|| source.to_owned(), IpAddr::to_string);
+    let mut here: Vec<_> = own.iter().map(IpAddr::to_string).collect();
+    if here.is_empty() {
+        here.push(source.to_owned());
+    }
     let mut chosen = BTreeSet::new();
     for ring in 0..peers as u64 {
         let ring = ring.to_be_bytes();
         let place = |identity: &str| stable(&[&ring, identity.as_bytes()]);
-        let start = place(&here);
-        // Behind the last comes the first, which is what the subtraction wraps to.
-        let ahead = |member: &&Member| place(&member.identity()).wrapping_sub(start);
-        // One that an earlier ring has chosen already makes room for the next.
-        let next = others.iter().filter(|member| !chosen.contains(*member)).min_by_key(ahead);
-        chosen.extend(next.cloned());
+        let places: Vec<_> =
+            others.iter().map(|member| (place(&member.identity()), member)).collect();
+        for here in &here {
+            let start = place(here);
+            // One that an earlier ring has chosen already makes room for the next.
+            let free = places.iter().filter(|(_, member)| !chosen.contains(*member));
+            // Behind the last comes the first, which is what the subtraction wraps to.
+            let next = free.min_by_key(|(place, _)| place.wrapping_sub(start));
+            chosen.extend(next.map(|(_, member)| (*member).clone()));
+        }
     }
     chosen
 }
@@ -53,7 +61,7 @@ pub(super) fn choose(
 /// Whether `address` is one of this process, which listens at `own`.
 pub(super) fn is_own(own: &[SocketAddr], address: IpAddr) -> bool {
     own.iter().any(|own| match own.ip() {
-        ip if ip.is_unspecified() => is_of_this_machine(address),
+        ip if ip.is_unspecified() => address.is_loopback() || is_of_this_machine(address),
         ip => ip == address,
     })
 }
@@ -111,6 +119,25 @@ mod tests {
     }
 
     #[test]
+    fn whoever_has_two_addresses_is_probed_at_both() {
+        let host = |n: u8| {
+            [IpAddr::from([10, 0, 0, n]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n.into()])]
+        };
+        let member = |address| Member { name: "m".to_owned(), address: Some(address) };
+        let all: BTreeSet<_> = (0..60).flat_map(host).map(member).collect();
+        let mut probed: BTreeMap<Member, usize> = BTreeMap::new();
+        for n in 0..60 {
+            let own = BTreeSet::from(host(n));
+            let others = all.iter().filter(|other| !own.contains(&other.address.unwrap()));
+            let chosen = choose(&others.cloned().collect(), Some(3), &own, "irrelevant");
+            assert_eq!(chosen.len(), 6);
+            chosen.into_iter().for_each(|other| *probed.entry(other).or_default() += 1);
+        }
+        assert_eq!(probed.len(), 120);
+        assert!(probed.values().all(|count| (2..=6).contains(count)), "{probed:?}");
+    }
+
+    #[test]
     fn one_that_leaves_changes_few_pairs() {
         let all = members(100);
         let before = pairs(&all, 8);
@@ -141,6 +168,8 @@ mod tests {
         assert!(!is_own(&[one], "127.0.0.1".parse().unwrap()));
         let all: SocketAddr = "0.0.0.0:80".parse().unwrap();
         assert!(is_own(&[all], "127.0.0.1".parse().unwrap()));
+        // Debian gives it to the host's name; packets to it come from 127.0.0.1.
+        assert!(is_own(&[all], "127.0.1.1".parse().unwrap()));
         // TEST-NET-1 is nobody's (RFC 5737).
         assert!(!is_own(&[all], "192.0.2.1".parse().unwrap()));
         assert!(!is_own(&[], "127.0.0.1".parse().unwrap()));

@@ -9,18 +9,19 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct WatchOptions {
     /// From one round of a target to its next. Names are looked up, and files looked at, as often. At
-    /// least 1 millisecond. 10 seconds.
+    /// least 1 millisecond, and at most a year. 10 seconds.
     pub every: Duration,
     /// How many messages a round sends, at least 1. 5.
     pub count: u32,
-    /// How long to wait for a reply, but no longer than [`every`](WatchOptions::every). 2 seconds.
+    /// How long to wait for a reply. A round is over before the next one begins, whatever it waits for.
+    /// 2 seconds.
     pub timeout: Duration,
     /// Whether each address of a name is a target of its own. `false`: a round connects to the name,
     /// and takes the first address that answers.
     pub resolve_all: bool,
-    /// Of how many members this one probes the targets. A member is a host: an address, or a name
-    /// where addresses are not told apart. They are chosen so that, if all members watch each other,
-    /// each is probed by about as many. `None`: of all.
+    /// Of how many members this one probes the targets. A member is an address, or a name where
+    /// addresses are not told apart. They are chosen so that, if all members watch each other, each is
+    /// probed by about as many; who is several members itself probes as many for each. `None`: of all.
     pub peers: Option<NonZeroUsize>,
     /// Who probes, as metrics name it.
     pub source: String,

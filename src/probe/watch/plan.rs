@@ -9,7 +9,7 @@ use super::board::Key;
 use super::members::{Member, choose, is_own};
 use crate::probe::{Endpoint, Target};
 
-/// The addresses of each name that has been looked up with success.
+/// The addresses of each name that has been looked up; none, if that has failed and never succeeded.
 pub(super) type Addresses = BTreeMap<String, BTreeSet<IpAddr>>;
 
 /// What is to be probed, and what else is known of the members.
@@ -43,7 +43,7 @@ impl Plan {
         let mut is_own_already = BTreeMap::new();
         for target in targets {
             let url: Arc<str> = target.to_string().into();
-            for (member, address) in places(target, addresses) {
+            for (member, address) in places(target, addresses, options.resolve_all) {
                 if let Some(ip) = member.address {
                     let is_own =
                         *is_own_already.entry(ip).or_insert_with(|| is_own(&options.own, ip));
@@ -66,9 +66,13 @@ impl Plan {
     }
 }
 
-/// The hosts that `target` means. A name whose addresses are not known is one itself: its round shows
-/// what is wrong with it.
-fn places(target: &Target, addresses: &Addresses) -> Vec<(Member, Option<SocketAddr>)> {
+/// The hosts that `target` means. A name that has no addresses is one itself: its round shows what is
+/// wrong with it. One that has not been looked up yet is none.
+fn places(
+    target: &Target,
+    addresses: &Addresses,
+    resolves_all: bool,
+) -> Vec<(Member, Option<SocketAddr>)> {
     let (name, port) = match target.endpoint() {
         Endpoint::Host { name, port } => (name.clone(), *port),
         Endpoint::Unix(address) => (address.to_string(), 0),
@@ -82,6 +86,7 @@ fn places(target: &Target, addresses: &Addresses) -> Vec<(Member, Option<SocketA
     }
     match addresses.get(&name) {
         Some(known) if !known.is_empty() => known.iter().copied().map(at).collect(),
+        None if resolves_all && matches!(target.endpoint(), Endpoint::Host { .. }) => Vec::new(),
         _ => vec![(Member { name: name.clone(), address: None }, None)],
     }
 }
@@ -119,6 +124,15 @@ mod tests {
         assert_eq!(probed(&plan), ["tcp://m:1 10.0.0.2:1", "udp://m:2 10.0.0.2:2"]);
         assert_eq!(plan.own, BTreeSet::from(["10.0.0.1".parse().unwrap()]));
         assert_eq!(plan.members, BTreeSet::from(["10.0.0.2".parse().unwrap()]));
+    }
+
+    #[test]
+    fn a_name_is_a_target_itself_if_it_was_looked_up_in_vain_and_not_before() {
+        let targets = targets(&["tcp://m:1"]);
+        let options = WatchOptions::new("here").resolve_all();
+        assert!(Plan::new(&targets, &Addresses::new(), &options).probed.is_empty());
+        let plan = Plan::new(&targets, &addresses("m", &[]), &options);
+        assert_eq!(probed(&plan), ["tcp://m:1"]);
     }
 
     #[test]

@@ -5,11 +5,11 @@
 //! follow each other after a tenth of a second.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::causes::{self, Peer};
 use crate::pace::later;
@@ -27,7 +27,7 @@ const SPACING: Duration = Duration::from_millis(100);
 /// How long to listen after the last reply over UDP, so that duplicates of it are counted.
 const DUPLICATES: Duration = Duration::from_millis(20);
 
-/// How long a connection may take to close. Nothing depends on how it closes.
+/// How long a connection may take to close, at most. Nothing depends on how it closes.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a round needs.
@@ -38,6 +38,8 @@ pub(super) struct Round<'a> {
     pub(super) payloads: &'a Payloads,
     pub(super) count: u32,
     pub(super) timeout: Duration,
+    /// When it is over, whatever has come by then: before the next one begins.
+    pub(super) end: Instant,
 }
 
 /// Messages, by what became of them.
@@ -113,6 +115,8 @@ impl Round<'_> {
         let mut talk = Talk {
             exchange: Exchange::new(link, self.payloads.for_another()),
             left: self.count,
+            timeout: self.timeout,
+            end: self.end,
             last_sent: None,
             outcome: Outcome::default(),
             ended: None,
@@ -120,13 +124,13 @@ impl Round<'_> {
         {
             let mut timer = pin!(sleep_until(Instant::now()));
             let mut inbox = Inbox::default();
-            poll_fn(|cx| talk.poll(cx, &mut inbox, timer.as_mut(), self.timeout, is_udp).map(drop))
-                .await;
+            poll_fn(|cx| talk.poll(cx, &mut inbox, timer.as_mut(), is_udp)).await;
         }
         let Talk { mut exchange, mut outcome, ended, .. } = talk;
         outcome.tally.lost = exchange.tracker.lost() + exchange.tracker.waiting() as u64;
         outcome.failure = failure(&outcome.tally, ended.as_ref(), is_udp);
-        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| exchange.poll_close(cx))).await;
+        let closed = self.end.min(Instant::now() + CLOSE_TIMEOUT);
+        let _ = timeout_at(closed, poll_fn(|cx| exchange.poll_close(cx))).await;
         outcome
     }
 }
@@ -160,6 +164,8 @@ struct Talk {
     exchange: Exchange,
     /// How many messages are still to be sent.
     left: u32,
+    timeout: Duration,
+    end: Instant,
     last_sent: Option<Instant>,
     outcome: Outcome,
     /// How the connection ended, if it did. Over UDP, the last error.
@@ -172,21 +178,21 @@ impl Talk {
         &mut self,
         cx: &mut Context<'_>,
         inbox: &mut Inbox,
-        mut timer: std::pin::Pin<&mut Sleep>,
-        timeout: Duration,
+        mut timer: Pin<&mut Sleep>,
         is_udp: bool,
     ) -> Poll<()> {
+        let timeout = self.timeout;
         loop {
             let now = Instant::now();
+            if now >= self.end {
+                return Poll::Ready(());
+            }
             if let Some(before) = now.checked_sub(timeout) {
                 self.exchange.tracker.expire(before);
             }
             let waiting = self.exchange.tracker.waiting();
-            let spaced = self.last_sent.map(|at| later(at, SPACING));
-            if self.left > 0
-                && self.exchange.can_send()
-                && (waiting == 0 || spaced.is_none_or(|at| at <= now))
-            {
+            let is_spaced = self.last_sent.is_none_or(|at| later(at, SPACING) <= now);
+            if self.left > 0 && self.exchange.can_send() && (waiting == 0 || is_spaced) {
                 self.exchange.send(1);
                 self.left -= 1;
                 self.outcome.tally.sent += 1;
@@ -203,6 +209,11 @@ impl Talk {
                 // An ICMP error answers one datagram; the next one may come through.
                 continue;
             }
+            if !is_udp && self.outcome.tally.corrupted > 0 {
+                // Behind what was changed, nobody knows where the next message begins.
+                self.outcome.tally.corrupted = 1;
+                return Poll::Ready(());
+            }
             let waiting = self.exchange.tracker.waiting();
             if waiting == 0 && self.left > 0 && self.exchange.can_send() {
                 continue;
@@ -216,10 +227,12 @@ impl Talk {
                 }
             } else {
                 let overdue = self.exchange.tracker.oldest().map(|at| later(at, timeout));
+                let spaced = self.last_sent.map(|at| later(at, SPACING));
                 let next = spaced.filter(|_| self.left > 0 && self.exchange.can_send());
                 let given_up = self.exchange.reads_until();
                 let stuck = self.last_sent.map(|at| later(at, timeout));
-                [overdue, next, given_up].into_iter().flatten().min().or(stuck).unwrap_or(now)
+                let first = [overdue, next, given_up].into_iter().flatten().min();
+                first.or(stuck).unwrap_or(now).min(self.end)
             };
             if wake <= now {
                 if is_done {
@@ -254,4 +267,153 @@ fn count(outcome: &mut Outcome, reply: &Reply) {
         Verdict::Corrupted => tally.corrupted += 1,
     }
     tally.reordered += u64::from(reply.is_reordered);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::probe::Messages;
+    use crate::probe::link::Bytes;
+    use crate::probe::tls::TlsOptions;
+
+    const SIZE: usize = 64;
+
+    /// A round of four messages with somebody at the other end, and how long it took.
+    async fn round<F>(peer: impl FnOnce(DuplexStream) -> F) -> (Outcome, Duration)
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        round_of(4096, Duration::from_secs(10), peer).await
+    }
+
+    /// The stream takes `room` bytes that nobody reads.
+    async fn round_of<F>(
+        room: usize,
+        lasts: Duration,
+        peer: impl FnOnce(DuplexStream) -> F,
+    ) -> (Outcome, Duration)
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let (here, there) = duplex(room);
+        tokio::spawn(peer(there));
+        let stream = Box::new(here);
+        let target = "tcp://h:1".parse().unwrap();
+        let keyring = Keyring::read(&TlsOptions::new().insecure()).unwrap();
+        let round = Round {
+            target: &target,
+            connect: &ConnectOptions::new(),
+            keyring: &keyring,
+            payloads: &Payloads::new(&Messages::new().size(SIZE)),
+            count: 4,
+            timeout: Duration::from_secs(1),
+            end: Instant::now() + lasts,
+        };
+        let began = Instant::now();
+        let outcome = round.exchange(Link::Bytes(Bytes { stream, is_over_tls: false })).await;
+        (outcome, began.elapsed())
+    }
+
+    fn kind(outcome: &Outcome) -> Option<FailureKind> {
+        outcome.failure.as_ref().map(|(kind, _)| *kind)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_follow_each_other_without_a_pause() {
+        let (outcome, took) = round(|mut peer| async move {
+            let mut message = [0; SIZE];
+            loop {
+                peer.read_exact(&mut message).await?;
+                peer.write_all(&message).await?;
+            }
+        })
+        .await;
+        let Tally { sent, received, lost, .. } = outcome.tally;
+        assert_eq!((sent, received, lost, kind(&outcome)), (4, 4, 0, None));
+        assert_eq!((outcome.round_trips.len(), took), (4, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_costs_the_timeout_and_the_spaces_between() {
+        let (outcome, took) = round(|peer| async move {
+            let peer = peer;
+            std::future::pending::<()>().await;
+            drop(peer);
+            Ok(())
+        })
+        .await;
+        let Tally { sent, lost, .. } = outcome.tally;
+        assert_eq!((sent, lost, kind(&outcome)), (4, 4, Some(FailureKind::Timeout)));
+        let expected = Duration::from_millis(1300);
+        assert!((expected..expected + Duration::from_millis(5)).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_is_over_at_its_end() {
+        let lasts = Duration::from_millis(250);
+        let (outcome, took) = round_of(4096, lasts, |peer| async move {
+            let peer = peer;
+            std::future::pending::<()>().await;
+            drop(peer);
+            Ok(())
+        })
+        .await;
+        assert_eq!((outcome.tally.sent, outcome.tally.lost), (3, 3));
+        assert!((lasts..lasts + Duration::from_millis(5)).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_ends_the_round() {
+        let (outcome, took) = round_of(SIZE / 2, Duration::from_secs(10), |peer| async move {
+            let peer = peer;
+            std::future::pending::<()>().await;
+            drop(peer);
+            Ok(())
+        })
+        .await;
+        assert_eq!((outcome.tally.sent, outcome.tally.lost), (1, 1));
+        assert_eq!(kind(&outcome), Some(FailureKind::Timeout));
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_closes_in_the_middle_is_not_up() {
+        let (outcome, _) = round(|mut peer| async move {
+            let mut message = [0; SIZE];
+            peer.read_exact(&mut message).await?;
+            peer.write_all(&message).await
+        })
+        .await;
+        assert_eq!((outcome.tally.received, kind(&outcome)), (1, Some(FailureKind::Closed)));
+        let (outcome, _) = round(|_| async { Ok(()) }).await;
+        assert!(matches!(kind(&outcome), Some(FailureKind::Closed | FailureKind::Reset)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_that_differs_is_corrupted_and_one_that_comes_late_is_late() {
+        let (outcome, _) = round(|mut peer| async move {
+            let mut message = [0; SIZE];
+            loop {
+                peer.read_exact(&mut message).await?;
+                message[SIZE - 1] ^= 1;
+                peer.write_all(&message).await?;
+            }
+        })
+        .await;
+        assert_eq!((outcome.tally.corrupted, kind(&outcome)), (1, Some(FailureKind::Corrupted)));
+        let (outcome, _) = round(|mut peer| async move {
+            let mut first = [0; SIZE];
+            peer.read_exact(&mut first).await?;
+            tokio::time::sleep(Duration::from_millis(1050)).await;
+            peer.write_all(&first).await?;
+            std::future::pending().await
+        })
+        .await;
+        let Tally { sent, received, lost, late, .. } = outcome.tally;
+        assert_eq!((sent, received, lost, late), (4, 0, 3, 1));
+    }
 }

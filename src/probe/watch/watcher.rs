@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::FuturesUnordered;
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::board::{Board, Key};
@@ -24,13 +25,20 @@ use super::{Series, Watch, WatchError, WatchOptions};
 use crate::config::Source;
 use crate::probe::payload::Payloads;
 use crate::probe::tls::{ClientTls, Keyring};
-use crate::probe::{ConnectOptions, Family, Messages, Target};
+use crate::probe::{ConnectOptions, Family, Messages, Target, TargetFileError, connect};
 
 /// A lookup that takes longer has failed.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// With how many lookups a target has to be missing before nothing is known of it any more.
 const FORGET: u32 = 3;
+
+/// The longest interval: a year of 365.25 days.
+const LONGEST: Duration = Duration::from_secs(31_557_600);
+
+/// How long a plan holds although nothing has changed that is looked up: addresses of this machine may
+/// have.
+const REPLAN: Duration = Duration::from_secs(5 * 60);
 
 /// That something is not as it was.
 #[derive(Debug)]
@@ -65,12 +73,18 @@ pub enum WatchEvent {
 #[derive(Debug)]
 pub struct Watcher {
     options: WatchOptions,
+    settings: Arc<Settings>,
+    read: Read,
+    board: Board,
+}
+
+/// What is probed and how, as it was given.
+#[derive(Debug)]
+struct Settings {
     given: Vec<Target>,
     target_file: Option<PathBuf>,
     connect: ConnectOptions,
     messages: Messages,
-    read: Read,
-    board: Board,
 }
 
 /// What was read of files.
@@ -82,12 +96,16 @@ struct Read {
 
 impl Watcher {
     pub(super) fn new(watch: Watch) -> Result<Self, WatchError> {
-        let Watch { options, targets: given, target_file, mut connect, messages } = watch;
-        connect.timeout = connect.timeout.min(options.every);
-        let read = Read::all(&given, target_file.as_deref(), &connect, &messages)?;
+        let Watch { mut options, targets: given, target_file, mut connect, messages } = watch;
+        options.every = options.every.clamp(Duration::from_millis(1), LONGEST);
+        options.count = options.count.max(1);
+        connect.timeout = connect_timeout(connect.timeout, options.every);
+        let settings = Settings { given, target_file, connect, messages };
+        let read = settings.read()?;
         let board = Board::new(&options.source, options.every);
-        board.state().is_file_usable = target_file.as_ref().map(|_| true);
-        Ok(Watcher { options, given, target_file, connect, messages, read, board })
+        let has_files = !settings.files().is_empty();
+        board.state().are_files_usable = has_files.then_some(true);
+        Ok(Watcher { options, settings: Arc::new(settings), read, board })
     }
 
     /// Where to read what is known.
@@ -103,14 +121,16 @@ impl Watcher {
     /// Watches until it is dropped, and tells what changes. Files are read again when they have changed,
     /// and when `reread` is notified.
     pub async fn run(self, reread: &Notify, on_event: impl FnMut(WatchEvent)) -> Infallible {
-        let mut files = Stamped::new(self.files());
-        let payloads = Payloads::new(&self.messages);
+        let payloads = Payloads::new(&self.settings.messages);
+        let mut files = Files { stamps: Stamped::new(self.settings.files()), look: None };
+        let mut is_to_reread = false;
         let mut run = Run {
             start: Instant::now(),
             watcher: self,
             payloads,
             on_event,
             addresses: Addresses::new(),
+            settled: None,
             failing: BTreeSet::new(),
             entries: BTreeMap::new(),
             timetable: BTreeSet::new(),
@@ -132,20 +152,72 @@ impl Watcher {
                     refresh += run.watcher.options.every;
                     // After a standstill, none is made up for.
                     refresh = refresh.max(Instant::now());
-                    if files.have_changed() {
-                        run.reread();
-                    }
+                    files.look(&run.watcher.settings, std::mem::take(&mut is_to_reread));
                     lookups.get_or_insert_with(|| run.look_up());
                 }
                 () = reread.notified() => {
-                    files.have_changed();
-                    run.reread();
-                    lookups.get_or_insert_with(|| run.look_up());
+                    // A look that is going on may have seen the files as they were before.
+                    is_to_reread = !files.look(&run.watcher.settings, true);
+                }
+                (stamps, read) = ready(&mut files.look) => {
+                    files = Files { stamps, look: None };
+                    if is_to_reread {
+                        is_to_reread = !files.look(&run.watcher.settings, true);
+                    }
+                    if let Some(read) = read {
+                        run.reread(read);
+                        // What is being looked up are the names of before.
+                        lookups = Some(run.look_up());
+                    }
                 }
             }
         }
     }
+}
 
+/// The files, and a look at them that is going on.
+struct Files {
+    stamps: Stamped,
+    look: Option<BoxFuture<'static, Looked>>,
+}
+
+/// The files as they are, and what was read of them if they have changed.
+type Looked = (Stamped, Option<Result<Read, WatchError>>);
+
+impl Files {
+    /// Looks at the files, unless that is going on. It may block for ever, and does so in a thread of its
+    /// own. Returns whether it began.
+    fn look(&mut self, settings: &Arc<Settings>, reads_anyway: bool) -> bool {
+        if self.look.is_some() || !(reads_anyway || self.stamps.has_any()) {
+            return self.look.is_none();
+        }
+        let (mut stamps, settings) = (std::mem::take(&mut self.stamps), Arc::clone(settings));
+        let looking = spawn_blocking(move || {
+            let has_changed = stamps.have_changed();
+            let read = (has_changed || reads_anyway).then(|| match stamps.irregular() {
+                Some(path) => Err(no_file(path)),
+                None => settings.read(),
+            });
+            (stamps, read)
+        });
+        self.look = Some(Box::pin(async move {
+            match looking.await {
+                Ok(looked) => looked,
+                // The runtime ends, or reading has panicked, which the log says.
+                Err(_) => std::future::pending().await,
+            }
+        }));
+        true
+    }
+}
+
+/// A pipe is waited for, and /dev/zero has no end.
+fn no_file(path: &Path) -> WatchError {
+    let source = io::Error::other("it is no regular file, and is not read again");
+    TargetFileError::Read { path: path.to_owned(), source }.into()
+}
+
+impl Settings {
     /// The files that are read again.
     fn files(&self) -> Vec<PathBuf> {
         let tls = &self.connect.tls;
@@ -155,17 +227,11 @@ impl Watcher {
         let paths = sources.filter_map(Source::path).map(Path::to_owned);
         paths.chain(self.target_file.clone()).collect()
     }
-}
 
-impl Read {
-    fn all(
-        given: &[Target],
-        file: Option<&Path>,
-        connect: &ConnectOptions,
-        messages: &Messages,
-    ) -> Result<Self, WatchError> {
-        let mut targets = given.to_vec();
-        if let Some(file) = file {
+    fn read(&self) -> Result<Read, WatchError> {
+        let Settings { given, target_file, connect, messages } = self;
+        let mut targets = given.clone();
+        if let Some(file) = target_file {
             targets.extend(read_targets(file)?);
         }
         let keyring = Keyring::read(&connect.tls)?;
@@ -184,10 +250,12 @@ impl Read {
 /// The addresses of each name, or why they are not known.
 type Lookups = Vec<(String, Result<BTreeSet<IpAddr>, String>)>;
 
-/// A target at an address, while it is probed.
+/// A target at an address, while it is probed or its last round goes on.
 struct Entry {
     target: Arc<Target>,
     is_running: bool,
+    /// Whether it is in the plan. What comes of a round does not count when it is not.
+    is_planned: bool,
 }
 
 /// What a watcher keeps while it runs.
@@ -197,6 +265,8 @@ struct Run<OnEvent> {
     start: Instant,
     payloads: Payloads,
     addresses: Addresses,
+    /// When the plan was made, if nothing that it was made of has changed since.
+    settled: Option<Instant>,
     /// The names whose last lookup has failed.
     failing: BTreeSet<String>,
     entries: BTreeMap<Key, Entry>,
@@ -237,7 +307,7 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
     }
 
     fn round(&self, key: Key, target: Arc<Target>) -> BoxFuture<'static, (Key, Outcome)> {
-        let mut connect = self.watcher.connect.clone();
+        let mut connect = self.watcher.settings.connect.clone();
         connect.address = key.1.map(|address| address.ip());
         let keyring = Arc::clone(&self.watcher.read.keyring);
         let payloads = self.payloads.clone();
@@ -249,7 +319,8 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
                 keyring: &keyring,
                 payloads: &payloads,
                 count,
-                timeout: timeout.min(every),
+                timeout,
+                end: Instant::now() + every * 9 / 10,
             };
             let outcome = round.run().await;
             (key, outcome)
@@ -257,9 +328,12 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
     }
 
     fn ended(&mut self, key: &Key, outcome: Outcome) {
-        // It may be probed no longer.
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.is_running = false;
+        if !entry.is_planned {
+            self.entries.remove(key);
+            return;
+        }
         let mut state = self.watcher.board.state();
         let Some(series) = state.series.get_mut(key) else { return };
         let turn = series.ended(outcome);
@@ -274,8 +348,8 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
 
     /// Looks up all names at the same time.
     fn look_up(&self) -> BoxFuture<'static, Lookups> {
-        let Watcher { options, connect, read, .. } = &self.watcher;
-        let family = connect.family;
+        let Watcher { options, settings, read, .. } = &self.watcher;
+        let family = settings.connect.family;
         let lookups = names(&read.targets, options).into_iter().map(move |name| async move {
             let found = match timeout(LOOKUP_TIMEOUT, addresses_of(&name, family)).await {
                 Ok(Ok(found)) if found.is_empty() => Err("it has no address".to_owned()),
@@ -294,46 +368,73 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
             match found {
                 Ok(addresses) => {
                     self.failing.remove(&name);
-                    self.addresses.insert(name, addresses);
+                    if self.addresses.get(&name) != Some(&addresses) {
+                        self.addresses.insert(name, addresses);
+                        self.settled = None;
+                    }
                 }
                 Err(problem) => {
                     let mut state = self.watcher.board.state();
                     *state.lookup_failures.entry(name.clone()).or_default() += 1;
                     drop(state);
+                    if !self.addresses.contains_key(&name) {
+                        self.addresses.insert(name.clone(), BTreeSet::new());
+                        self.settled = None;
+                    }
                     if self.failing.insert(name.clone()) {
                         (self.on_event)(WatchEvent::LookupFailed { name, problem });
                     }
                 }
             }
         }
-        let Watcher { options, read, .. } = &self.watcher;
-        let plan = Plan::new(&read.targets, &self.addresses, options);
-        self.follow(plan);
+        // A plan of a thousand hosts costs as much as hundreds of rounds.
+        if self.settled.is_none_or(|planned| planned.elapsed() >= REPLAN) {
+            let Watcher { options, read, .. } = &self.watcher;
+            let plan = Plan::new(&read.targets, &self.addresses, options);
+            // A name may have an address of this machine before the machine has it.
+            let is_settled = options.own.is_empty() || !plan.own.is_empty();
+            self.settled = is_settled.then(Instant::now);
+            self.follow(plan);
+        }
+        self.forget();
     }
 
     /// Probes what is in `plan` and nothing else.
     fn follow(&mut self, plan: Plan) {
         let Plan { probed, members, own } = plan;
-        self.entries.retain(|key, _| probed.contains_key(key));
+        self.entries.retain(|key, entry| {
+            entry.is_planned = probed.contains_key(key);
+            entry.is_planned || entry.is_running
+        });
         self.timetable.retain(|(_, key)| probed.contains_key(key));
+        let planned: BTreeSet<_> = self.timetable.iter().map(|(_, key)| key.clone()).collect();
         let mut state = self.watcher.board.state();
         state.members = members.into_iter().collect();
         state.own = own.into_iter().collect();
         for (key, target) in &probed {
             let series = || Series::new(Arc::clone(target), key.1);
             state.series.entry(key.clone()).or_insert_with(series);
-            if !self.entries.contains_key(key) {
+            // One that has come back may still be in a round, which is then missed and not joined.
+            let entry =
+                || Entry { target: Arc::clone(target), is_running: false, is_planned: true };
+            self.entries.entry(key.clone()).or_insert_with(entry);
+            if !planned.contains(key) {
                 let due = first_round(&self.watcher.options, self.start, key);
                 self.timetable.insert((due, key.clone()));
-                let entry = Entry { target: Arc::clone(target), is_running: false };
-                self.entries.insert(key.clone(), entry);
             }
         }
-        self.absent.retain(|key, _| !probed.contains_key(key));
-        for key in state.series.keys().filter(|key| !probed.contains_key(*key)) {
-            *self.absent.entry(key.clone()).or_default() += 1;
+    }
+
+    /// Forgets what has not been in the plan for a few lookups.
+    fn forget(&mut self) {
+        let Run { watcher, entries, absent, .. } = self;
+        let mut state = watcher.board.state();
+        let is_planned = |key: &Key| entries.get(key).is_some_and(|entry| entry.is_planned);
+        absent.retain(|key, _| !is_planned(key));
+        for key in state.series.keys().filter(|key| !is_planned(key)) {
+            *absent.entry(key.clone()).or_default() += 1;
         }
-        self.absent.retain(|key, lookups| {
+        absent.retain(|key, lookups| {
             let is_remembered = *lookups < FORGET;
             if !is_remembered {
                 state.series.remove(key);
@@ -342,18 +443,14 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
         });
     }
 
-    /// Reads all files again, or keeps what was read before.
-    fn reread(&mut self) {
-        let Watcher { given, target_file, connect, messages, .. } = &self.watcher;
-        let read = Read::all(given, target_file.as_deref(), connect, messages);
-        if target_file.is_some() {
-            let is_usable = !matches!(read, Err(WatchError::TargetFile(_)));
-            self.watcher.board.state().is_file_usable = Some(is_usable);
-        }
+    /// Takes what was read again, or keeps what was read before.
+    fn reread(&mut self, read: Result<Read, WatchError>) {
+        self.watcher.board.state().are_files_usable = Some(read.is_ok());
         (self.on_event)(match read {
             Ok(read) => {
                 let targets = read.targets.len();
                 self.watcher.read = read;
+                self.settled = None;
                 WatchEvent::Reread { targets }
             }
             Err(error) => WatchEvent::Unusable(error),
@@ -361,21 +458,33 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
     }
 }
 
-/// When the first round of an entry begins: at its own place in the interval, which a restart does not
-/// change, and which is another one on another host.
+/// How long a round may connect. The other half of the interval is left for the messages: a round that
+/// ended when the next one is due would have that one missed, and a dead target would be probed every
+/// other time.
+fn connect_timeout(given: Duration, every: Duration) -> Duration {
+    given.min(every / 2)
+}
+
+/// When the first round of an entry begins.
 fn first_round(options: &WatchOptions, start: Instant, key: &Key) -> Instant {
-    let address = key.1.map(|address| address.to_string()).unwrap_or_default();
-    let hash = stable(&[options.source.as_bytes(), key.0.as_bytes(), address.as_bytes()]);
+    let place = place(options, key);
     let every = options.every.as_nanos();
-    let place = Duration::from_nanos((u128::from(hash) * every >> 64) as u64);
     let now = Instant::now();
     let passed = now.saturating_duration_since(start + place);
     let whole = (passed.as_nanos() / every) as u32 + u32::from(now > start + place);
     start + place + options.every * whole
 }
 
+/// When the rounds of an entry begin, within the interval: at a place of its own, which a restart does not
+/// change, and which is another one on another host.
+pub(super) fn place(options: &WatchOptions, key: &Key) -> Duration {
+    let address = key.1.map(|address| address.to_string()).unwrap_or_default();
+    let hash = stable(&[options.source.as_bytes(), key.0.as_bytes(), address.as_bytes()]);
+    Duration::from_nanos(((u128::from(hash) * options.every.as_nanos()) >> 64) as u64)
+}
+
 async fn addresses_of(name: &str, family: Option<Family>) -> io::Result<BTreeSet<IpAddr>> {
-    let found = tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip());
+    let found = connect::addresses_of(name).await?.into_iter().map(|address| address.ip());
     Ok(found
         .filter(|ip| match family {
             None => true,
@@ -398,5 +507,30 @@ async fn ready<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
     match work {
         Some(work) => work.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_round_of_a_target_that_does_not_answer_is_missed() {
+        // The system accepts for it, and the TLS handshake hears nothing.
+        let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let at = silent.local_addr().unwrap();
+        for target in [format!("tls://{at}"), format!("tcp://{at}")] {
+            let watch = Watch::new(WatchOptions::new("here")).target(target.parse().unwrap());
+            let watcher = watch.prepare().unwrap();
+            let board = watcher.board();
+            // Three rounds have ended by then, wherever in the interval they begin, and no fourth.
+            let time = Duration::from_secs(39);
+            let _ = timeout(time, watcher.run(&Notify::new(), |_| {})).await;
+            let series = &board.series()[0];
+            assert_eq!((series.failed_rounds, series.missed), (series.rounds, 0), "{target}");
+            assert!((3..=4).contains(&series.rounds), "{target}: {}", series.rounds);
+        }
     }
 }

@@ -11,7 +11,9 @@ use clap::{ArgAction, Args};
 
 use super::Command;
 use super::usage::without_scheme;
-use super::values::{parse_number, parse_own_address, parse_time as parse_any_time};
+use super::values::{
+    parse_number, parse_own_address, parse_positive_time, parse_time_up_to_a_year as parse_time,
+};
 use echo_server::probe::{
     self, ConnectOptions, FactsOptions, Family, LineEnding, LoadOptions, Messages, MtuOptions,
     PingOptions, ProxyHeader, ProxyKind, Sni, Target, WatchOptions,
@@ -338,6 +340,9 @@ impl ProbeArgs {
         let mut options = WatchOptions::new(source).every(every).timeout(self.timeout);
         if let Some(count) = self.count {
             let count = u32::try_from(count).map_err(|_| "--count: the number is too large")?;
+            if count == 0 {
+                return Err("--count: a round has at least 1 message".to_owned());
+            }
             options = options.count(count);
         }
         options.resolve_all = self.resolve_all;
@@ -479,17 +484,6 @@ fn parse_target(text: &str) -> Result<Target, String> {
         Some(url) => format!("it has no scheme; did you mean {url}?"),
         None => error.problem().to_owned(),
     })
-}
-
-fn parse_time(text: &str) -> Result<Duration, String> {
-    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-    let time = parse_any_time(text)?;
-    if time > YEAR { Err("must be a year at most".to_owned()) } else { Ok(time) }
-}
-
-fn parse_positive_time(text: &str) -> Result<Duration, String> {
-    let time = parse_time(text)?;
-    if time.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(time) }
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {

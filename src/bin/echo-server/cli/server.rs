@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
-use echo_server::probe::WatchOptions;
+use echo_server::probe::{Target, WatchOptions};
 use echo_server::{
     Cidr, ClientAuth, Config, Credentials, FaultGroup, Identity, Listen, ListenAddress, Protocol,
     Source, TlsVersion,
@@ -17,7 +17,7 @@ use echo_server::{
 use super::probe::host_name;
 use super::values::{
     Host, ListenerArg, parse_alpn, parse_buffer_size, parse_mode, parse_number, parse_origin,
-    parse_own_address, parse_pair, parse_size, parse_time, parse_token,
+    parse_own_address, parse_pair, parse_positive_time, parse_size, parse_time, parse_token,
 };
 use super::{LogFormat, LogOptions, Mesh, Options};
 
@@ -434,7 +434,7 @@ struct MeshArgs {
     mesh: Vec<String>,
 
     /// How often each of them is probed, and its names are looked up
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_positive_time)]
     #[arg(requires = "mesh")]
     mesh_every: Duration,
 
@@ -456,9 +456,6 @@ impl MeshArgs {
         if self.mesh.is_empty() {
             return Ok(None);
         }
-        if self.mesh_every.is_zero() {
-            return Err("--mesh-every: it must be more than 0".to_owned());
-        }
         let mut options =
             WatchOptions::new(self.mesh_name.unwrap_or_else(host_name)).every(self.mesh_every);
         options.resolve_all = true;
@@ -469,14 +466,25 @@ impl MeshArgs {
 
 /// A name or an address of peers, without a port.
 fn parse_peer(text: &str) -> Result<String, String> {
+    const EXPECTED: &str = "expected the name or the address of the peers";
+    if text.is_empty() || text == "*" {
+        return Err(EXPECTED.to_owned());
+    }
+    if text.contains('%') {
+        return Err("a link-local address has a meaning on one link only; take another".to_owned());
+    }
     let host =
         text.parse::<Host>().map_err(|problem| match problem.starts_with("it has a port") {
             true => "it has a port; the peers' ports are this server's own".to_owned(),
-            false => problem,
+            false => problem
+                .replace("expected an IP address, a name, or '*' for all interfaces", EXPECTED),
         })?;
-    match host.name() {
-        "*" => Err("expected the name or the address of the peers".to_owned()),
-        name => Ok(name.to_owned()),
+    match format!("tcp://{}", host.with_port(1)).parse::<Target>() {
+        Ok(_) => Ok(host.name().to_owned()),
+        Err(_) if !text.is_ascii() => {
+            Err("an international name is written as in DNS, and begins with xn--".to_owned())
+        }
+        Err(_) => Err(EXPECTED.to_owned()),
     }
 }
 

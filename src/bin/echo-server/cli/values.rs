@@ -114,6 +114,20 @@ pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a time, like 10s, 1.5 (seconds), 500ms or 1h 30m".to_owned())
 }
 
+/// A time of a probe.
+pub(super) fn parse_time_up_to_a_year(text: &str) -> Result<Duration, String> {
+    // As humantime has it: 365.25 days.
+    const YEAR: Duration = Duration::from_secs(31_557_600);
+    let time = parse_time(text)?;
+    if time > YEAR { Err("must be a year at most".to_owned()) } else { Ok(time) }
+}
+
+/// Like [`parse_time_up_to_a_year`], but not 0.
+pub(super) fn parse_positive_time(text: &str) -> Result<Duration, String> {
+    let time = parse_time_up_to_a_year(text)?;
+    if time.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(time) }
+}
+
 /// The variable of a flag that has no value.
 pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {

@@ -5,6 +5,7 @@
 mod csv;
 mod facts;
 mod json;
+pub mod lines;
 mod text;
 pub mod watch;
 

@@ -7,7 +7,8 @@ use echo_server::Address;
 use echo_server::probe::{Board, Series, WatchEvent};
 use serde_json::{Value, json};
 
-use super::{now, print};
+use super::lines::Lines;
+use super::now;
 use crate::cli::{Format, Output};
 use crate::flags;
 use crate::visible::{visible, visible_json};
@@ -21,11 +22,12 @@ const SCHEMA: u32 = 1;
 /// Prints the events and the summary of a watch.
 pub struct Report {
     output: Output,
+    lines: Lines,
 }
 
 impl Report {
-    pub fn new(output: Output) -> Self {
-        Report { output }
+    pub fn new(output: Output, lines: Lines) -> Self {
+        Report { output, lines }
     }
 
     fn is_json(&self) -> bool {
@@ -36,12 +38,14 @@ impl Report {
     pub fn listening(&mut self, addresses: &[Address]) {
         for address in addresses {
             match (self.is_json(), address) {
-                (true, _) => object("listening", json!({ "address": address.to_string() })),
+                (true, _) => self.object("listening", json!({ "address": address.to_string() })),
                 (false, _) if self.output.is_quiet => {}
                 (false, Address::Ip(ip)) => {
-                    print(&format!("Metrics at http://{ip}/metrics, a page at http://{ip}/mesh"));
+                    self.lines.print(format!(
+                        "Metrics at http://{ip}/metrics, a page at http://{ip}/mesh"
+                    ));
                 }
-                (false, other) => print(&format!("Metrics and a page at {other}")),
+                (false, other) => self.lines.print(format!("Metrics and a page at {other}")),
             }
         }
     }
@@ -51,7 +55,7 @@ impl Report {
             return;
         }
         if self.is_json() {
-            return event_as_json(event);
+            return self.event_as_json(event);
         }
         let time = humantime::format_rfc3339_seconds(SystemTime::now());
         let line = match event {
@@ -71,17 +75,47 @@ impl Report {
             }
             _ => return,
         };
-        print(&format!("{time} {line}"));
+        self.lines.print(format!("{time} {line}"));
     }
 
     /// A line for each target, with all that is known of it.
     pub fn summary(&self, board: &Board) {
         for series in board.series() {
             match self.is_json() {
-                true => object("summary", numbers(&series)),
-                false => print(&line(&series)),
+                true => self.object("summary", numbers(&series)),
+                false => self.lines.print(line(&series)),
             }
         }
+    }
+
+    fn event_as_json(&self, event: &WatchEvent) {
+        match event {
+            WatchEvent::Down(series) => self.object("down", numbers(series)),
+            WatchEvent::Up { series, after, .. } => {
+                let mut fields = numbers(series);
+                fields["after_s"] = after.as_secs_f64().into();
+                self.object("up", fields);
+            }
+            WatchEvent::LookupFailed { name, problem, .. } => {
+                self.object("lookup_failed", json!({ "name": name, "why": problem }));
+            }
+            WatchEvent::Reread { targets, .. } => {
+                self.object("reread", json!({ "targets": targets }))
+            }
+            WatchEvent::Unusable(error) => {
+                self.object("unusable", json!({ "why": flags::watch_error(error) }));
+            }
+            _ => {}
+        }
+    }
+
+    /// Prints an object that has the fields of all events, and those of `fields`.
+    fn object(&self, event: &str, mut fields: Value) {
+        let mut object = json!({ "event": event, "schema": SCHEMA, "time": now() });
+        if let (Value::Object(object), Value::Object(fields)) = (&mut object, &mut fields) {
+            object.append(fields);
+        }
+        self.lines.print(visible_json(&object.to_string()));
     }
 }
 
@@ -132,25 +166,6 @@ fn line(series: &Series) -> String {
     line
 }
 
-fn event_as_json(event: &WatchEvent) {
-    match event {
-        WatchEvent::Down(series) => object("down", numbers(series)),
-        WatchEvent::Up { series, after, .. } => {
-            let mut fields = numbers(series);
-            fields["after_s"] = after.as_secs_f64().into();
-            object("up", fields);
-        }
-        WatchEvent::LookupFailed { name, problem, .. } => {
-            object("lookup_failed", json!({ "name": name, "why": problem }));
-        }
-        WatchEvent::Reread { targets, .. } => object("reread", json!({ "targets": targets })),
-        WatchEvent::Unusable(error) => {
-            object("unusable", json!({ "why": flags::watch_error(error) }));
-        }
-        _ => {}
-    }
-}
-
 fn numbers(series: &Series) -> Value {
     let lately = series.lately();
     let us = |time: Option<Duration>| time.map(super::microseconds);
@@ -174,15 +189,6 @@ fn numbers(series: &Series) -> Value {
             "loss": lately.loss, "median_us": us(lately.median), "longest_us": us(lately.longest),
         })),
     })
-}
-
-/// Prints an object that has the fields of all events, and those of `fields`.
-fn object(event: &str, mut fields: Value) {
-    let mut object = json!({ "event": event, "schema": SCHEMA, "time": now() });
-    if let (Value::Object(object), Value::Object(fields)) = (&mut object, &mut fields) {
-        object.append(fields);
-    }
-    print(&visible_json(&object.to_string()));
 }
 
 fn ms(time: Duration) -> String {
