@@ -59,8 +59,11 @@ pub(super) async fn rows(
 async fn ask(address: SocketAddr, read: &AtomicUsize) -> Result<Row, String> {
     let stream = TcpStream::connect(address).await.map_err(|error| causes::of_connect(&error))?;
     let failed = |error: hyper::Error| {
-        let what = if error.is_parse() { "speaks no HTTP" } else { "closed the connection" };
-        format!("it {what}")
+        // What speaks before it is asked is told in either way.
+        match error.is_parse() {
+            true => "it speaks no HTTP".to_owned(),
+            false => "it closed the connection, or speaks no HTTP".to_owned(),
+        }
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let request = Request::get("/mesh/row")
