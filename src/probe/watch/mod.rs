@@ -112,7 +112,7 @@ impl Watch {
         self
     }
 
-    /// Changes how to connect. The timeout is [`WatchOptions::every`] at most.
+    /// Changes how to connect. The timeout is half of [`WatchOptions::every`] at most.
     #[must_use]
     pub fn connect(mut self, change: impl FnOnce(&mut ConnectOptions)) -> Self {
         change(&mut self.connect);

@@ -87,7 +87,7 @@ struct Read {
 impl Watcher {
     pub(super) fn new(watch: Watch) -> Result<Self, WatchError> {
         let Watch { options, targets: given, target_file, mut connect, messages } = watch;
-        connect.timeout = connect.timeout.min(options.every);
+        connect.timeout = connect_timeout(connect.timeout, options.every);
         let read = Read::all(&given, target_file.as_deref(), &connect, &messages)?;
         let board = Board::new(&options.source, options.every);
         board.state().is_file_usable = target_file.as_ref().map(|_| true);
@@ -385,6 +385,12 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
     }
 }
 
+/// How long a round may connect. Half of the interval is left for the messages: a round that ended when
+/// the next one is due would have that one missed, and a dead target would be probed every other time.
+fn connect_timeout(given: Duration, every: Duration) -> Duration {
+    given.min(every / 2)
+}
+
 /// When the first round of an entry begins.
 fn first_round(options: &WatchOptions, start: Instant, key: &Key) -> Instant {
     let place = place(options, key);
@@ -427,5 +433,27 @@ async fn ready<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
     match work {
         Some(work) => work.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_round_of_a_target_that_does_not_answer_is_missed() {
+        // The system accepts for it, and the TLS handshake hears nothing.
+        let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let target = format!("tls://{}", silent.local_addr().unwrap());
+        let watch = Watch::new(WatchOptions::new("here")).target(target.parse().unwrap());
+        let watcher = watch.prepare().unwrap();
+        let board = watcher.board();
+        // Three rounds have ended by then, wherever in the interval they begin, and no fourth.
+        let time = Duration::from_secs(35);
+        let _ = timeout(time, watcher.run(&Notify::new(), |_| {})).await;
+        let series = &board.series()[0];
+        assert_eq!((series.failed_rounds, series.rounds, series.missed), (3, 3, 0));
     }
 }
