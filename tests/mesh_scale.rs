@@ -11,8 +11,9 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use common::binary::{self, Running};
@@ -314,14 +315,14 @@ fn two_hundred_hosts_of_which_each_probes_eight() {
 struct Watch {
     child: Child,
     admin: SocketAddr,
+    _log: BufReader<ChildStderr>,
 }
 
 impl Watch {
-    fn start(net: &Net, protocols: &[&str], admin_port: u16, flags: &[&str]) -> Watch {
-        let admin = SocketAddr::from(([127, 0, 0, 1], admin_port));
+    fn start(net: &Net, protocols: &[&str], flags: &[&str]) -> Watch {
         let mut command = binary::command();
         command.args(["probe", "--resolve-all", "--source-name", "host-0"]).args(flags);
-        command.args(["--every", &format!("{}s", EVERY.as_secs()), "--export", &admin.to_string()]);
+        command.args(["--every", &format!("{}s", EVERY.as_secs()), "--export", "0"]);
         command.arg("--ca").arg(net.certs().join("ca.pem"));
         command.args(protocols.iter().map(|protocol| {
             let port = match *protocol {
@@ -332,8 +333,13 @@ impl Watch {
             };
             format!("{protocol}://{NAME}:{port}")
         }));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        Watch { child, admin }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (mut log, mut line) = (BufReader::new(child.stderr.take().unwrap()), String::new());
+        log.read_line(&mut line).unwrap();
+        let address = line.strip_prefix("Metrics at http://").and_then(|rest| rest.split_once('/'));
+        let admin = address.unwrap_or_else(|| panic!("{line}")).0.parse().unwrap();
+        Watch { child, admin, _log: log }
     }
 }
 
@@ -352,11 +358,8 @@ fn one_host_that_probes_a_thousand() {
     // A probe and a server for each protocol, so that each has a processor time of its own. The server is
     // all hosts.
     let servers = PROTOCOLS.map(|protocol| Running::spawn(&mut net.server(&[protocol], "*")));
-    let alone: Vec<_> = PROTOCOLS
-        .iter()
-        .zip(9001..)
-        .map(|(protocol, port)| Watch::start(&net, &[protocol], port, &[]))
-        .collect();
+    let alone: Vec<_> =
+        PROTOCOLS.iter().map(|protocol| Watch::start(&net, &[protocol], &[])).collect();
     for watch in &alone {
         wait_until_up(watch.admin, HOSTS);
     }
@@ -389,7 +392,7 @@ fn one_host_that_probes_a_thousand() {
     drop(alone);
 
     for flags in [&["--peers", "8"][..], &[]] {
-        let watch = Watch::start(&net, &PROTOCOLS, 9001, flags);
+        let watch = Watch::start(&net, &PROTOCOLS, flags);
         let peers = if flags.is_empty() { HOSTS } else { 8 };
         wait_until_up(watch.admin, peers * PROTOCOLS.len());
         let before = Net::bytes();
