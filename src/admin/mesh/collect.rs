@@ -51,10 +51,9 @@ pub(super) async fn rows(peers: &[IpAddr], port: u16) -> Vec<(SocketAddr, Result
 /// Asks one, and adds the length of its row to `read`.
 async fn ask(address: SocketAddr, read: &AtomicUsize) -> Result<Row, String> {
     let stream = TcpStream::connect(address).await.map_err(|error| causes::of_connect(&error))?;
-    let failed = |error: hyper::Error| {
-        let what = if error.is_parse() { "speaks no HTTP" } else { "closed the connection" };
-        format!("it {what}")
-    };
+    // Whether it said something else or nothing is left open: what comes before the request is sent
+    // closes the connection, as far as the request is concerned.
+    let failed = |_| "it gave no HTTP response".to_owned();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let request = Request::get("/mesh/row")
         .header(HOST, address.to_string())
