@@ -6,18 +6,14 @@
 
 mod common;
 
-use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use common::binary;
+use common::netns::Namespace;
 use common::schema::Schema;
 use common::tools;
 use echo_server::{Config, Protocol, blocking};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::{Value, json};
 
@@ -26,51 +22,42 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Three namespaces, which are removed with the test.
 struct Net {
-    client: String,
-    router: String,
-    server: String,
+    client: Namespace,
+    router: Namespace,
+    server: Namespace,
 }
 
 impl Net {
     /// Makes the namespaces: 10.77.1.0/24 and fd77:1::/64 are the client's side, 10.77.2.0/24 and
     /// fd77:2::/64 the server's. `None` if that is not permitted here.
     fn new() -> Option<Net> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let [client, router, server] = ["c", "r", "s"].map(|each| format!("facts-{each}-{id}"));
-        let net = Net { client, router, server };
+        let [client, router, server] = ["c", "r", "s"].map(Namespace::new);
+        let net = Net { client: client?, router: router?, server: server? };
         let Net { client: c, router: r, server: s } = &net;
-        if ![c, r, s].iter().all(|each| ip(&format!("netns add {each}"))) {
-            eprintln!("skipped: network namespaces are not permitted here");
-            return None;
-        }
-        for command in [
-            format!("link add fc netns {c} type veth peer name rc netns {r}"),
-            format!("link add fs netns {s} type veth peer name rs netns {r}"),
-            format!("-n {c} addr add 10.77.1.9/24 dev fc"),
-            format!("-n {c} addr add fd77:1::9/64 dev fc nodad"),
-            format!("-n {r} addr add 10.77.1.1/24 dev rc"),
-            format!("-n {r} addr add fd77:1::1/64 dev rc nodad"),
-            format!("-n {r} addr add 10.77.2.1/24 dev rs"),
-            format!("-n {r} addr add fd77:2::1/64 dev rs nodad"),
-            format!("-n {s} addr add 10.77.2.2/24 dev fs"),
-            format!("-n {s} addr add fd77:2::2/64 dev fs nodad"),
-            format!("-n {c} link set fc up"),
-            format!("-n {r} link set rc up"),
-            format!("-n {r} link set rs up"),
-            format!("-n {s} link set fs up"),
-            format!("-n {c} route add default via 10.77.1.1"),
-            format!("-n {c} -6 route add default via fd77:1::1"),
-            format!("-n {s} route add default via 10.77.2.1"),
-            format!("-n {s} -6 route add default via fd77:2::1"),
-        ] {
-            assert!(ip(&command), "ip {command}");
-        }
-        within(r, || {
+        c.ip(&format!("link add fc type veth peer name rc netns {}", r.name));
+        s.ip(&format!("link add fs type veth peer name rs netns {}", r.name));
+        c.ip("addr add 10.77.1.9/24 dev fc");
+        c.ip("addr add fd77:1::9/64 dev fc nodad");
+        r.ip("addr add 10.77.1.1/24 dev rc");
+        r.ip("addr add fd77:1::1/64 dev rc nodad");
+        r.ip("addr add 10.77.2.1/24 dev rs");
+        r.ip("addr add fd77:2::1/64 dev rs nodad");
+        s.ip("addr add 10.77.2.2/24 dev fs");
+        s.ip("addr add fd77:2::2/64 dev fs nodad");
+        c.ip("link set fc up");
+        r.ip("link set rc up");
+        r.ip("link set rs up");
+        s.ip("link set fs up");
+        c.ip("route add default via 10.77.1.1");
+        c.ip("-6 route add default via fd77:1::1");
+        s.ip("route add default via 10.77.2.1");
+        s.ip("-6 route add default via fd77:2::1");
+        let forwarding = r.within(|| {
             for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
                 std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
             }
         });
+        forwarding.join().unwrap();
         Some(net)
     }
 
@@ -79,30 +66,16 @@ impl Net {
         let address: SocketAddr = "[::]:0".parse().unwrap();
         let config = Config::new().listen(Protocol::Udp, address).facts([Protocol::Udp]);
         // The threads that it starts inherit the namespace.
-        let server = within(&self.server, move || blocking::TestServer::with(config).unwrap());
+        let server = self.server.within(move || blocking::TestServer::with(config).unwrap());
+        let server = server.join().unwrap();
         let port = server.addr(Protocol::Udp).port();
         (server, port)
-    }
-
-    /// Has the router apply `rules`, in nftables' language. Returns whether it can.
-    fn apply(&self, rules: &str) -> bool {
-        if !tools::have(&["nft", "--version"], "nftables") {
-            return false;
-        }
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.router, "nft", "-f", "-"]);
-        let output = tools::run(&mut command, rules.as_bytes());
-        if !output.status.success() {
-            let error = String::from_utf8_lossy(&output.stderr);
-            eprintln!("skipped: the kernel takes no such rules: {error}");
-        }
-        output.status.success()
     }
 
     /// The facts of a datagram from the client, with this TTL and TOS, to `address`; and the
     /// client's own address.
     fn ask(&self, address: SocketAddr, ttl: i32, tos: i32) -> (Value, SocketAddr) {
-        within(&self.client, move || {
+        let asked = self.client.within(move || {
             let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let client = UdpSocket::bind(any).unwrap();
             client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -121,32 +94,9 @@ impl Net {
             let reply = std::str::from_utf8(&datagram[..length]).unwrap();
             let facts = Schema::of_facts().facts(reply);
             (facts, client.local_addr().unwrap())
-        })
+        });
+        asked.join().unwrap()
     }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        for each in [&self.client, &self.router, &self.server] {
-            ip(&format!("netns del {each}"));
-        }
-    }
-}
-
-fn ip(arguments: &str) -> bool {
-    let mut command = Command::new("ip");
-    command.args(arguments.split(' ')).stdin(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
-/// Runs `work` in a namespace, on a thread of its own, since each thread has its namespace.
-fn within<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
-    let thread = thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    });
-    thread.join().unwrap()
 }
 
 #[test]
@@ -178,7 +128,7 @@ fn a_dscp_that_the_path_changed_is_told_as_it_arrived() {
             iifname rc meta nfproto ipv6 ip6 dscp set cs1
         }
     }";
-    if !net.apply(bleach) {
+    if !net.router.apply(bleach) {
         return;
     }
     for host in ["10.77.2.2", "fd77:2::2"] {
@@ -209,7 +159,7 @@ fn behind_a_nat_the_peer_is_the_address_that_it_translates_to() {
             }}
         }}"
     );
-    if !net.apply(&translate) {
+    if !net.router.apply(&translate) {
         return;
     }
     for (asked, peer, local) in [
@@ -226,8 +176,8 @@ fn behind_a_nat_the_peer_is_the_address_that_it_translates_to() {
 
 /// What the probe says of a server across the router.
 fn probe(net: &Net, arguments: &[&str]) -> (String, bool) {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &net.client, binary::PATH, "probe"]).args(arguments);
+    let mut command = net.client.command(binary::PATH);
+    command.arg("probe").args(arguments);
     let output = tools::run(&mut command, b"");
     (String::from_utf8(output.stdout).unwrap(), output.status.success())
 }
@@ -239,7 +189,8 @@ fn the_probe_says_what_the_path_has_changed() {
     let (udp, tcp) = (address, address);
     let config = Config::new().listen(Protocol::Udp, udp).listen(Protocol::Tcp, tcp);
     let config = config.facts([Protocol::Udp, Protocol::Tcp]);
-    let server = within(&net.server, move || blocking::TestServer::with(config).unwrap());
+    let server = net.server.within(move || blocking::TestServer::with(config).unwrap());
+    let server = server.join().unwrap();
     let [udp, tcp] = [Protocol::Udp, Protocol::Tcp].map(|each| server.addr(each).port());
     let url = |scheme: &str, port: u16| format!("{scheme}://10.77.2.2:{port}");
 
@@ -260,7 +211,7 @@ fn the_probe_says_what_the_path_has_changed() {
             oifname rs meta l4proto { tcp, udp } snat ip to 10.77.2.1:50000-50999
         }
     }";
-    if !net.apply(rules) {
+    if !net.router.apply(rules) {
         return;
     }
     let (said, is_success) = probe(&net, &[&url("udp", udp), "--facts", "--dscp", "EF"]);

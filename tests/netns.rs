@@ -6,18 +6,15 @@
 
 mod common;
 
-use std::fs::File;
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::binary::{self, Running};
-use nix::sched::{CloneFlags, setns};
+use common::netns::{Etc, Namespace};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn};
 use nix::sys::socket::{recvmsg, sendmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -31,104 +28,37 @@ const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
 /// Two namespaces, which are removed with the test.
 struct Net {
-    server: String,
-    client: String,
-}
-
-/// `/etc/netns/NAME`, whose files `ip netns exec NAME` puts in the place of those in `/etc`.
-struct Etc(PathBuf);
-
-impl Etc {
-    /// The client's hosts file. `None` if it cannot be written.
-    fn with_hosts(net: &Net, hosts: &str) -> Option<Etc> {
-        let directory = Path::new("/etc/netns").join(&net.client);
-        let written = std::fs::create_dir_all(&directory)
-            .and_then(|()| std::fs::write(directory.join("hosts"), hosts))
-            // Without it, the system's own could ask a name server.
-            .and_then(|()| std::fs::write(directory.join("nsswitch.conf"), "hosts: files\n"));
-        if let Err(error) = written {
-            eprintln!("skipped: {}: {error}", directory.display());
-            return None;
-        }
-        Some(Etc(directory))
-    }
-}
-
-impl Drop for Etc {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-        // Only if it is empty.
-        let _ = std::fs::remove_dir("/etc/netns");
-    }
+    server: Namespace,
+    client: Namespace,
 }
 
 impl Net {
     /// Makes the namespaces. `None` if that is not permitted here.
     fn new() -> Option<Net> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let net = Net { server: format!("echo-s-{id}"), client: format!("echo-c-{id}") };
+        let net = Net { server: Namespace::new("s")?, client: Namespace::new("c")? };
         let (s, c) = (&net.server, &net.client);
-        if !ip(&format!("netns add {s}")) || !ip(&format!("netns add {c}")) {
-            eprintln!("skipped: network namespaces are not permitted here");
-            return None;
-        }
-        for command in [
-            format!("link add es netns {s} mtu 1500 type veth peer name ec netns {c}"),
-            format!("-n {s} addr add {SERVER}/24 brd + dev es"),
-            format!("-n {s} addr add {SECOND}/24 brd + dev es"),
-            format!("-n {s} addr add fd77::1/64 dev es nodad"),
-            format!("-n {s} addr add fd77::2/64 dev es nodad"),
-            format!("-n {c} addr add {CLIENT}/24 brd + dev ec"),
-            format!("-n {c} addr add fd77::9/64 dev ec nodad"),
-            format!("-n {s} link set lo up"),
-            format!("-n {c} link set lo up"),
-            format!("-n {s} link set es up"),
-            format!("-n {c} link set ec up"),
-        ] {
-            assert!(ip(&command), "ip {command}");
-        }
+        s.ip(&format!("link add es mtu 1500 type veth peer name ec netns {}", c.name));
+        s.ip(&format!("addr add {SERVER}/24 brd + dev es"));
+        s.ip(&format!("addr add {SECOND}/24 brd + dev es"));
+        s.ip("addr add fd77::1/64 dev es nodad");
+        s.ip("addr add fd77::2/64 dev es nodad");
+        c.ip(&format!("addr add {CLIENT}/24 brd + dev ec"));
+        c.ip("addr add fd77::9/64 dev ec nodad");
+        s.ip("link set es up");
+        c.ip("link set ec up");
         Some(net)
     }
 
     /// Starts the echo server in one of the two.
-    fn start(&self, namespace: &str, args: &[&str]) -> Running {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace, binary::PATH, "-v"]).args(args);
-        Running::spawn(&mut command)
+    fn start(&self, namespace: &Namespace, args: &[&str]) -> Running {
+        Running::spawn(namespace.command(binary::PATH).arg("-v").args(args))
     }
 
     /// Runs `echo-server probe` in the client's.
     fn probe(&self, args: &[&str]) -> Output {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.client, binary::PATH, "probe"]).args(args);
-        command.stdin(Stdio::null()).output().unwrap()
+        let mut command = self.client.command(binary::PATH);
+        command.arg("probe").args(args).stdin(Stdio::null()).output().unwrap()
     }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        ip(&format!("netns del {}", self.server));
-        ip(&format!("netns del {}", self.client));
-    }
-}
-
-fn ip(arguments: &str) -> bool {
-    let mut command = Command::new("ip");
-    command.args(arguments.split(' ')).stdin(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
-/// Runs `work` in a namespace, on a thread of its own, since each thread has its namespace.
-fn within<T: Send + 'static>(
-    namespace: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> thread::JoinHandle<T> {
-    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
-    thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    })
 }
 
 /// How many datagrams the current namespace has received.
@@ -157,8 +87,8 @@ fn forge(from: SocketAddrV4, to: SocketAddrV4) {
 
 /// Sends a forged datagram, and waits until no more datagrams come. Returns how many came.
 #[expect(clippy::disallowed_methods, reason = "that nothing comes is not an event")]
-fn stir(namespace: &str, from: SocketAddrV4, to: SocketAddrV4) -> u64 {
-    let stirred = within(namespace, move || {
+fn stir(namespace: &Namespace, from: SocketAddrV4, to: SocketAddrV4) -> u64 {
+    let stirred = namespace.within(move || {
         let before = datagrams();
         forge(from, to);
         let start = Instant::now();
@@ -183,7 +113,7 @@ fn a_reply_comes_from_the_address_that_the_request_was_sent_to() {
     for wildcard in ["0.0.0.0:7777", "[::]:7777"] {
         let _server = net.start(&net.server, &["--udp", wildcard]);
         let is_v6 = wildcard.starts_with('[');
-        let asked = within(&net.client, move || {
+        let asked = net.client.within(move || {
             for address in ["10.77.0.1", "10.77.0.2", "fd77::1", "fd77::2"] {
                 let address: IpAddr = address.parse().unwrap();
                 if address.is_ipv6() && !is_v6 {
@@ -211,7 +141,7 @@ fn a_reply_comes_from_the_address_that_the_request_was_sent_to() {
 fn a_reply_has_the_dscp_and_ecn_of_its_request() {
     let Some(net) = Net::new() else { return };
     let _server = net.start(&net.server, &["--udp", "0.0.0.0:7777"]);
-    let asked = within(&net.client, || {
+    let asked = net.client.within(|| {
         let client = UdpSocket::bind("0.0.0.0:0").unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         setsockopt(&client, sockopt::IpRecvTos, &true).unwrap();
@@ -239,7 +169,7 @@ fn a_reply_has_the_dscp_and_ecn_of_its_request() {
 fn a_broadcast_is_not_answered() {
     let Some(net) = Net::new() else { return };
     let server = net.start(&net.server, &["--udp", "[::]:7777"]);
-    let asked = within(&net.client, || {
+    let asked = net.client.within(|| {
         let client = UdpSocket::bind("0.0.0.0:0").unwrap();
         client.set_broadcast(true).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -292,7 +222,7 @@ fn a_loop_with_a_plain_echo_service_ends() {
     let Some(net) = Net::new() else { return };
     let _server = net.start(&net.server, &["--udp", "0.0.0.0:7777"]);
     let (ready, is_ready) = std::sync::mpsc::channel();
-    let plain = within(&net.client, move || {
+    let plain = net.client.within(move || {
         let socket = UdpSocket::bind("0.0.0.0:40000").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         ready.send(()).unwrap();
@@ -315,19 +245,15 @@ fn a_loop_with_a_plain_echo_service_ends() {
 #[test]
 fn a_name_whose_ipv6_address_leads_nowhere_is_connected_to_over_ipv4() {
     let Some(net) = Net::new() else { return };
-    for command in [
-        // Global addresses, which RFC 6724 sorts before IPv4.
-        format!("-n {} addr add 2001:db8:77::1/64 dev es nodad", net.server),
-        format!("-n {} addr add 2001:db8:77::9/64 dev ec nodad", net.client),
-        format!("-n {} route add 2001:db8:78::/64 via 2001:db8:77::1", net.client),
-        // Without a route there, the kernel would answer that there is none, as often as its rate
-        // limit allows.
-        format!("-n {} -6 route add blackhole 2001:db8:78::/64", net.server),
-    ] {
-        assert!(ip(&command), "ip {command}");
-    }
+    // Global addresses, which RFC 6724 sorts before IPv4.
+    net.server.ip("addr add 2001:db8:77::1/64 dev es nodad");
+    net.client.ip("addr add 2001:db8:77::9/64 dev ec nodad");
+    net.client.ip("route add 2001:db8:78::/64 via 2001:db8:77::1");
+    // Without a route there, the kernel would answer that there is none, as often as its rate limit
+    // allows.
+    net.server.ip("-6 route add blackhole 2001:db8:78::/64");
     let hosts = format!("2001:db8:78::1 echo.test\n{SERVER} echo.test\n");
-    let Some(_etc) = Etc::with_hosts(&net, &hosts) else { return };
+    let Some(_etc) = Etc::with_hosts(&net.client, &hosts) else { return };
     let all = "0.0.0.0:7777";
     let _server = net.start(&net.server, &["--tcp", all, "--udp", all, "--ws", "0.0.0.0:7778"]);
     for (url, count) in
@@ -364,7 +290,9 @@ fn a_name_whose_ipv6_address_leads_nowhere_is_connected_to_over_ipv4() {
 #[test]
 fn a_udp_service_on_the_second_address_of_localhost_is_found() {
     let Some(net) = Net::new() else { return };
-    let Some(_etc) = Etc::with_hosts(&net, "::1 localhost\n127.0.0.1 localhost\n") else { return };
+    let Some(_etc) = Etc::with_hosts(&net.client, "::1 localhost\n127.0.0.1 localhost\n") else {
+        return;
+    };
     let _server = net.start(&net.client, &["--udp", "127.0.0.1:8080"]);
     let output = net.probe(&["udp://localhost:8080", "--count", "3", "--interval", "1ms"]);
     let text = String::from_utf8(output.stdout).unwrap();

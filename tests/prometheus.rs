@@ -7,23 +7,18 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 
 use common::binary::Running;
+use common::cert;
 use common::client::Client;
 use common::http::{Metrics, Response, admin, send};
 use common::prometheus::{
     are_valid, documented, file, has_tested_rules, have_promtool, names, promtool, queries, sorted,
     text,
 };
-use common::{cert, tools};
+use common::prometheus_server::{Prometheus, have_prometheus};
 use echo_server::Protocol;
 use serde_json::Value;
-
-const PROMETHEUS: (&[&str], &str) = (&["prometheus", "--version"], "prometheus");
 
 /// A server with all five protocols, and so all metrics.
 fn start_all() -> Running {
@@ -95,95 +90,32 @@ fn promtool_finds_nothing_to_complain_of() {
     has_tested_rules("alerts");
 }
 
-/// A running Prometheus.
-struct Prometheus {
-    process: Child,
-    address: SocketAddr,
-    _directory: tempfile::TempDir,
+/// The values of a query by the label `protocol`, sorted.
+fn by_protocol(prometheus: &mut Prometheus, query: &str) -> Vec<(String, String)> {
+    let protocol = |labels: Value| labels["protocol"].as_str().unwrap_or("").to_owned();
+    let found = prometheus.query(query).into_iter();
+    let mut values: Vec<_> = found.map(|(labels, value)| (protocol(labels), value)).collect();
+    values.sort();
+    values
 }
 
-impl Prometheus {
-    /// Starts one that scrapes `target` every second, with our alert rules.
-    fn start(target: SocketAddr) -> Prometheus {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-        let config = text("deploy/prometheus/prometheus.yml")
-            .replace("15s", "1s\n  evaluation_interval: 1s")
-            .replace(
-                "- alerts.yml",
-                &format!("- {}", file("deploy/prometheus/alerts.yml").display()),
-            )
-            .replace("- mesh.yml", &format!("- {}", file("deploy/prometheus/mesh.yml").display()))
-            .replace("127.0.0.1:8082", &target.to_string());
-        fs::write(path("prometheus.yml"), config).unwrap();
-        // It does not tell which port it got, so it is told one that was free just now.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let process = Command::new("prometheus")
-            .arg(format!("--config.file={}", path("prometheus.yml")))
-            .arg(format!("--storage.tsdb.path={}", path("data")))
-            .arg(format!("--web.listen-address={address}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(path("log")).unwrap())
-            .spawn()
-            .unwrap();
-        Prometheus { process, address, _directory: directory }
-    }
-
-    /// What its API answers; `None` while it does not listen yet.
-    fn api(&mut self, path: &str) -> Option<Value> {
-        let ended = self.process.try_wait().unwrap();
-        assert!(ended.is_none(), "Prometheus has ended: {ended:?}");
-        let mut stream = TcpStream::connect(self.address).ok()?;
-        // HTTP/1.0 has no chunks.
-        write!(stream, "GET /api/v1/{path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        let answer: Value = serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()?;
-        (answer["status"] == "success").then(|| answer["data"].clone())
-    }
-
-    /// The values of a query by the label `protocol`, sorted.
-    fn query(&mut self, query: &str) -> Vec<(String, String)> {
-        let Some(data) = self.api(&format!("query?query={query}")) else { return Vec::new() };
-        let mut values: Vec<_> = data["result"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|series| {
-                let protocol = series["metric"]["protocol"].as_str().unwrap_or("");
-                (protocol.to_owned(), series["value"][1].as_str().unwrap().to_owned())
-            })
-            .collect();
-        values.sort();
-        values
-    }
-
-    /// Asks until the answer is `expected`, a value for each protocol.
-    fn wait_for(&mut self, query: &str, expected: &[(&str, &str)]) {
-        let expected: Vec<_> =
-            expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        while self.query(query) != expected {
-            std::thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+/// Asks until the answer is `expected`, a value for each protocol.
+fn wait_for(prometheus: &mut Prometheus, query: &str, expected: &[(&str, &str)]) {
+    let expected: Vec<_> =
+        expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+    while by_protocol(prometheus, query) != expected {
+        std::thread::yield_now();
     }
 }
 
 #[tokio::test]
 async fn a_real_prometheus_reads_the_values_of_known_traffic() {
-    if !tools::have(PROMETHEUS.0, PROMETHEUS.1) {
+    if !have_prometheus() {
         return;
     }
     let server = start_all();
     let admin = admin(&server);
-    let mut prometheus = Prometheus::start(admin);
+    let mut prometheus = Prometheus::start(&[admin]);
     let mut clients = Vec::new();
     for (at, protocol) in Protocol::ALL.iter().copied().enumerate() {
         let address = server.address(protocol.name());
@@ -201,21 +133,21 @@ async fn a_real_prometheus_reads_the_values_of_known_traffic() {
     }
     // In the order of their names: tcp, tls, udp, ws, wss.
     let bytes = [("tcp", "100"), ("tls", "200"), ("udp", "300"), ("ws", "400"), ("wss", "500")];
-    prometheus.wait_for("echo_received_bytes_total", &bytes);
-    prometheus.wait_for("echo_sent_bytes_total", &bytes);
+    wait_for(&mut prometheus, "echo_received_bytes_total", &bytes);
+    wait_for(&mut prometheus, "echo_sent_bytes_total", &bytes);
     let one = [("tcp", "1"), ("tls", "1"), ("ws", "1"), ("wss", "1")];
-    prometheus.wait_for("echo_connections", &one);
-    prometheus.wait_for("echo_connections_opened_total", &one);
-    prometheus.wait_for("echo_handshake_duration_seconds_count", &one[1..]);
-    prometheus.wait_for("sum(echo_tls_handshakes_total)", &[("", "2")]);
-    prometheus.wait_for("count(echo_build_info)", &[("", "1")]);
-    prometheus.wait_for("up", &[("", "1")]);
+    wait_for(&mut prometheus, "echo_connections", &one);
+    wait_for(&mut prometheus, "echo_connections_opened_total", &one);
+    wait_for(&mut prometheus, "echo_handshake_duration_seconds_count", &one[1..]);
+    wait_for(&mut prometheus, "sum(echo_tls_handshakes_total)", &[("", "2")]);
+    wait_for(&mut prometheus, "count(echo_build_info)", &[("", "1")]);
+    wait_for(&mut prometheus, "up", &[("", "1")]);
     drop(clients);
     let none = [("tcp", "0"), ("tls", "0"), ("ws", "0"), ("wss", "0")];
-    prometheus.wait_for("echo_connections", &none);
-    prometheus.wait_for("sum%20by%20(protocol)%20(echo_connections_closed_total)", &one);
+    wait_for(&mut prometheus, "echo_connections", &none);
+    wait_for(&mut prometheus, "sum by (protocol) (echo_connections_closed_total)", &one);
     // It has read what has ended, too, once.
-    prometheus.wait_for("echo_sent_bytes_total", &bytes);
+    wait_for(&mut prometheus, "echo_sent_bytes_total", &bytes);
     let healthy = |rule: &Value| rule["health"] == "ok";
     loop {
         let rules = prometheus.api("rules").unwrap();

@@ -27,7 +27,8 @@ pub fn shell(line: &str) -> Command {
     shell
 }
 
-fn without_settings(mut command: Command) -> Command {
+/// Removes the developer's own environment variables for the echo server.
+pub fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ECHO_") || name == "RUST_LOG" {
             command.env_remove(name);

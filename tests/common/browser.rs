@@ -139,6 +139,13 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({ "features": features })).await;
     }
 
+    /// What the window shows, as PNG.
+    pub async fn screenshot(&mut self) -> Vec<u8> {
+        let answer = self.call("Page.captureScreenshot", json!({ "format": "png" })).await;
+        let data = answer["data"].as_str().unwrap();
+        data_encoding::BASE64.decode(data.as_bytes()).expect("base64")
+    }
+
     /// The URLs of all HTTP requests and WebSockets since the start.
     pub fn requests(&self) -> Vec<&str> {
         let url = |event: &'_ Value| match event["method"].as_str() {

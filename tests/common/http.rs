@@ -1,5 +1,6 @@
 //! The admin endpoint's HTTP, from outside, and the values of its metrics.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
@@ -63,6 +64,17 @@ impl Metrics {
 
     pub fn value(&self, series: &str) -> f64 {
         self.find(series).unwrap_or_else(|| panic!("no {series} in {}", self.0))
+    }
+
+    /// The labels and the value of each series of a metric.
+    pub fn samples<'a>(&'a self, name: &'a str) -> Vec<(BTreeMap<&'a str, &'a str>, f64)> {
+        let series = |line: &'a str| {
+            let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.split_once("} ")?;
+            let labels = labels.split(',').filter_map(|label| label.split_once('='));
+            let labels = labels.map(|(name, value)| (name, value.trim_matches('"'))).collect();
+            Some((labels, value.parse().ok()?))
+        };
+        self.0.lines().filter_map(series).collect()
     }
 
     /// The names of all metric families.

@@ -5,11 +5,16 @@
 
 pub mod binary;
 pub mod browser;
+#[cfg(target_os = "linux")]
+pub mod cable;
 pub mod client;
 pub mod http;
 pub mod impair;
 pub mod log;
+#[cfg(target_os = "linux")]
+pub mod netns;
 pub mod prometheus;
+pub mod prometheus_server;
 pub mod schema;
 pub mod tools;
 

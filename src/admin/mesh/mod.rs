@@ -16,10 +16,9 @@ mod picture;
 mod row;
 mod text;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::probe::Board;
@@ -39,10 +38,12 @@ pub(super) struct Mesh {
     /// Where the peers serve their rows. `None`: they are not asked.
     peers_port: Option<u16>,
     last: Mutex<Option<Last>>,
+    /// Held by who makes a page.
+    making: tokio::sync::Mutex<()>,
 }
 
 /// The page that was made last.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Last {
     made: Instant,
     page: Arc<Page>,
@@ -51,7 +52,7 @@ struct Last {
 
 impl Mesh {
     pub(super) fn new(board: Board, peers_port: Option<u16>) -> Self {
-        Mesh { board, peers_port, last: Mutex::default() }
+        Mesh { board, peers_port, last: Mutex::default(), making: tokio::sync::Mutex::default() }
     }
 
     pub(super) fn board(&self) -> &Board {
@@ -63,23 +64,43 @@ impl Mesh {
         Row::of(&self.board).to_json()
     }
 
-    /// The page. Only one at a time is made.
+    /// The page. Only one at a time is made; who asks meanwhile gets the one before, and holds no place
+    /// at the endpoint while somebody else's peers are waited for.
     pub(super) async fn page(&self) -> Arc<Page> {
-        let mut last = self.last.lock().await;
-        if let Some(Last { made, page, .. }) = &*last
-            && made.elapsed() < FRESH
-        {
-            return Arc::clone(page);
+        let is_fresh = |last: &Last| last.made.elapsed() < FRESH;
+        let shown = self.last();
+        if let Some(last) = shown.filter(is_fresh) {
+            return last.page;
+        }
+        let _making = match self.making.try_lock() {
+            Ok(making) => making,
+            Err(_) => match self.last() {
+                Some(last) => return last.page,
+                None => self.making.lock().await,
+            },
+        };
+        // Who held it may have just made one.
+        let last = self.last();
+        if let Some(last) = last.clone().filter(is_fresh) {
+            return last.page;
         }
         let own = Row::of(&self.board);
+        let members = self.board.members();
+        let known = members.iter().chain(&own.own).copied().collect();
         let others = match self.peers_port {
-            Some(port) => collect::rows(&self.board.members(), port).await,
+            Some(port) => collect::rows(&members, &known, port).await,
             None => Vec::new(),
         };
-        let before = last.as_ref().map(|last| last.names.clone()).unwrap_or_default();
+        let before = last.map(|last| last.names).unwrap_or_default();
         let picture = Picture::new(own, others, &before);
         let page = Arc::new(Page::draw(&picture, SystemTime::now()));
-        *last = Some(Last { made: Instant::now(), page: Arc::clone(&page), names: picture.names });
+        let names = picture.names;
+        let made = Last { made: Instant::now(), page: Arc::clone(&page), names };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
         page
+    }
+
+    fn last(&self) -> Option<Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

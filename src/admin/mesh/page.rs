@@ -215,11 +215,7 @@ impl Drawing<'_> {
     fn write_matrix(&self, page: &mut String, protocol: &str) -> fmt::Result {
         let mut cells: BTreeMap<(&str, &Place), &Cell> = BTreeMap::new();
         for pair in self.pairs.iter().filter(|pair| pair.cell.protocol == protocol) {
-            // Several targets at one address share a cell, which shows the worst of them.
-            let cell = cells.entry((pair.source, &pair.place)).or_insert(pair.cell);
-            if badness(pair.cell) > badness(cell) {
-                *cell = pair.cell;
-            }
+            cells.insert((pair.source, &pair.place), pair.cell);
         }
         if cells.is_empty() {
             return Ok(());
@@ -425,15 +421,6 @@ mod tests {
         let page = drawn(row("a", 1, vec![cell(2, Some(true), 0.0)]), vec![asked(2, Ok(peer))]);
         assert!(!page.contains("<script"), "{page}");
         assert!(page.contains("&lt;script&gt;"), "{page}");
-    }
-
-    #[test]
-    fn a_cell_that_several_targets_share_shows_the_worst() {
-        for cells in [[Some(true), Some(false)], [Some(false), None]] {
-            let cells = cells.map(|is_up| cell(2, is_up, 0.0)).into();
-            let page = drawn(row("a", 1, cells), Vec::new());
-            assert!(page.contains("down<small>1 min</small></td><td>·</td>"), "{page}");
-        }
     }
 
     #[test]

@@ -17,14 +17,15 @@ pub(super) enum Place {
 }
 
 impl Place {
-    pub(super) fn of(cell: &Cell) -> Place {
-        match cell.address {
-            Some(address) => Place::Address(address.ip()),
-            None => {
-                let (_, rest) = cell.target.split_once("://").unwrap_or(("", &cell.target));
-                Place::Name(rest.trim_end_matches('/').to_owned())
-            }
-        }
+    /// The host that `cell` is about.
+    fn of(cell: &Cell) -> Place {
+        cell.address.map_or_else(|| Place::of_target(cell), |address| Place::Address(address.ip()))
+    }
+
+    /// What `cell` is about, by its URL.
+    fn of_target(cell: &Cell) -> Place {
+        let (_, rest) = cell.target.split_once("://").unwrap_or(("", &cell.target));
+        Place::Name(rest.trim_end_matches('/').to_owned())
     }
 }
 
@@ -143,9 +144,19 @@ impl Picture {
     pub(super) fn pairs(&self) -> Vec<Pair<'_>> {
         let mut names = BTreeMap::new();
         let mut pairs = Vec::new();
+        // A host of a mesh is one target of each protocol. Where it is several, each is a column.
+        let mut count: BTreeMap<(&str, &str, Place), usize> = BTreeMap::new();
         for (source, row) in &self.rows {
             for cell in row.iter().flat_map(|row| &row.cells) {
-                let place = Place::of(cell);
+                *count.entry((source, &cell.protocol, Place::of(cell))).or_default() += 1;
+            }
+        }
+        for (source, row) in &self.rows {
+            for cell in row.iter().flat_map(|row| &row.cells) {
+                let place = match Place::of(cell) {
+                    place if count[&(&**source, &*cell.protocol, place.clone())] == 1 => place,
+                    _ => Place::of_target(cell),
+                };
                 let name = names.entry(place.clone()).or_insert_with(|| self.name(&place));
                 pairs.push(Pair { source, target: name.clone(), place, cell });
             }
@@ -199,6 +210,21 @@ mod tests {
             assert_eq!(picture.name(&Place::Address(ip("fd00::2"))), "b (fd00::2)");
             assert_eq!(picture.name(&Place::Address(ip("10.0.0.1"))), "a");
         }
+    }
+
+    #[test]
+    fn several_targets_at_one_host_are_several_columns() {
+        let cell = |target: &str| {
+            let json = format!(
+                r#"{{"protocol": "tcp", "target": "{target}", "address": "10.0.0.2:1", "up": true}}"#
+            );
+            Row::parse(format!(r#"{{"source": "a", "targets": [{json}]}}"#).as_bytes()).unwrap()
+        };
+        let mut own = cell("tcp://h:1");
+        own.cells.extend(cell("tcp://h:2").cells);
+        let picture = picture(own, Vec::new(), &Names::new());
+        let targets: Vec<_> = picture.pairs().into_iter().map(|pair| pair.target).collect();
+        assert_eq!(targets, ["h:1", "h:2"]);
     }
 
     #[test]

@@ -11,11 +11,13 @@
 //! the end of the first round, `since` is in seconds since 1970, and `loss` (from 0 to 1) and the times
 //! are of the last three rounds. Members may be added; what is missing has its least value.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
+use crate::config::Protocol;
 use crate::probe::{Board, Series};
 
 /// The longest text that is taken from a peer, in characters: a host name has up to 253.
@@ -69,6 +71,17 @@ impl Row {
             "version": 1, "source": source, "every_s": every, "own": own, "targets": cells,
         });
         format!("{row}\n")
+    }
+
+    /// Leaves out what is about none of `members`: a peer shall not fill the picture with what nobody
+    /// asked for.
+    pub(super) fn about(mut self, members: &BTreeSet<IpAddr>) -> Self {
+        let is_known = |cell: &Cell| cell.address.is_some_and(|at| members.contains(&at.ip()));
+        // One target of each protocol at each member, and room for those of another version.
+        let most = members.len() * 2 * Protocol::ALL.len();
+        self.cells.retain(is_known);
+        self.cells.truncate(most);
+        self
     }
 
     /// `None` if it is no row.

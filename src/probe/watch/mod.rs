@@ -8,7 +8,7 @@
 //! | `members` | which of many hosts this one probes |
 //! | `round` | one round of one target |
 //! | `board`, `series`, `round_trips` | what is known |
-//! | `files` | what is read again when it has changed |
+//! | `settings`, `files` | what was given, and what is read again when it has changed |
 //! | `hash` | a hash that all hosts agree on |
 //! | `simulation` | how soon a fault is seen (tests only) |
 
@@ -21,6 +21,7 @@ mod plan;
 mod round;
 mod round_trips;
 mod series;
+mod settings;
 #[cfg(test)]
 mod simulation;
 mod watcher;

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +11,17 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::FuturesUnordered;
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::board::{Board, Key};
-use super::files::{Stamped, read_targets};
 use super::hash::stable;
 use super::plan::{Addresses, Plan, names};
 use super::round::{Outcome, Round};
 use super::series::Turn;
+use super::settings::{Read, Rereading, Settings};
 use super::{Series, Watch, WatchError, WatchOptions};
-use crate::config::Source;
 use crate::probe::payload::Payloads;
-use crate::probe::tls::{ClientTls, Keyring};
-use crate::probe::{ConnectOptions, Family, Messages, Target, TargetFileError, connect};
+use crate::probe::{Family, Target, connect};
 
 /// A lookup that takes longer has failed.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,22 +74,6 @@ pub struct Watcher {
     board: Board,
 }
 
-/// What is probed and how, as it was given.
-#[derive(Debug)]
-struct Settings {
-    given: Vec<Target>,
-    target_file: Option<PathBuf>,
-    connect: ConnectOptions,
-    messages: Messages,
-}
-
-/// What was read of files.
-#[derive(Debug)]
-struct Read {
-    targets: Vec<Arc<Target>>,
-    keyring: Arc<Keyring>,
-}
-
 impl Watcher {
     pub(super) fn new(watch: Watch) -> Result<Self, WatchError> {
         let Watch { mut options, targets: given, target_file, mut connect, messages } = watch;
@@ -122,8 +102,8 @@ impl Watcher {
     /// and when `reread` is notified.
     pub async fn run(self, reread: &Notify, on_event: impl FnMut(WatchEvent)) -> Infallible {
         let payloads = Payloads::new(&self.settings.messages);
-        let mut files = Files { stamps: Stamped::new(self.settings.files()), look: None };
-        let mut is_to_reread = false;
+        let settings = Arc::clone(&self.settings);
+        let mut rereading = Rereading::new(&settings);
         let mut run = Run {
             start: Instant::now(),
             watcher: self,
@@ -152,98 +132,17 @@ impl Watcher {
                     refresh += run.watcher.options.every;
                     // After a standstill, none is made up for.
                     refresh = refresh.max(Instant::now());
-                    files.look(&run.watcher.settings, std::mem::take(&mut is_to_reread));
+                    rereading.look(&settings);
                     lookups.get_or_insert_with(|| run.look_up());
                 }
-                () = reread.notified() => {
-                    // A look that is going on may have seen the files as they were before.
-                    is_to_reread = !files.look(&run.watcher.settings, true);
-                }
-                (stamps, read) = ready(&mut files.look) => {
-                    files = Files { stamps, look: None };
-                    if is_to_reread {
-                        is_to_reread = !files.look(&run.watcher.settings, true);
-                    }
-                    if let Some(read) = read {
-                        run.reread(read);
-                        // What is being looked up are the names of before.
-                        lookups = Some(run.look_up());
-                    }
+                () = reread.notified() => rereading.reread(&settings),
+                read = rereading.done(&settings) => {
+                    run.reread(read);
+                    // What is being looked up are the names of before.
+                    lookups = Some(run.look_up());
                 }
             }
         }
-    }
-}
-
-/// The files, and a look at them that is going on.
-struct Files {
-    stamps: Stamped,
-    look: Option<BoxFuture<'static, Looked>>,
-}
-
-/// The files as they are, and what was read of them if they have changed.
-type Looked = (Stamped, Option<Result<Read, WatchError>>);
-
-impl Files {
-    /// Looks at the files, unless that is going on. It may block for ever, and does so in a thread of its
-    /// own. Returns whether it began.
-    fn look(&mut self, settings: &Arc<Settings>, reads_anyway: bool) -> bool {
-        if self.look.is_some() || !(reads_anyway || self.stamps.has_any()) {
-            return self.look.is_none();
-        }
-        let (mut stamps, settings) = (std::mem::take(&mut self.stamps), Arc::clone(settings));
-        let looking = spawn_blocking(move || {
-            let has_changed = stamps.have_changed();
-            let read = (has_changed || reads_anyway).then(|| match stamps.irregular() {
-                Some(path) => Err(no_file(path)),
-                None => settings.read(),
-            });
-            (stamps, read)
-        });
-        self.look = Some(Box::pin(async move {
-            match looking.await {
-                Ok(looked) => looked,
-                // The runtime ends, or reading has panicked, which the log says.
-                Err(_) => std::future::pending().await,
-            }
-        }));
-        true
-    }
-}
-
-/// A pipe is waited for, and /dev/zero has no end.
-fn no_file(path: &Path) -> WatchError {
-    let source = io::Error::other("it is no regular file, and is not read again");
-    TargetFileError::Read { path: path.to_owned(), source }.into()
-}
-
-impl Settings {
-    /// The files that are read again.
-    fn files(&self) -> Vec<PathBuf> {
-        let tls = &self.connect.tls;
-        let credentials = tls.client_credentials.iter();
-        let of_credentials = credentials.flat_map(|given| [&given.chain, &given.key]);
-        let sources = tls.ca.iter().chain(of_credentials);
-        let paths = sources.filter_map(Source::path).map(Path::to_owned);
-        paths.chain(self.target_file.clone()).collect()
-    }
-
-    fn read(&self) -> Result<Read, WatchError> {
-        let Settings { given, target_file, connect, messages } = self;
-        let mut targets = given.clone();
-        if let Some(file) = target_file {
-            targets.extend(read_targets(file)?);
-        }
-        let keyring = Keyring::read(&connect.tls)?;
-        for target in &targets {
-            messages.check(target)?;
-            connect.check(target)?;
-            if target.protocol().is_over_tls() {
-                ClientTls::with(target, &connect.tls, &keyring)?;
-            }
-        }
-        let targets = targets.into_iter().map(Arc::new).collect();
-        Ok(Read { targets, keyring: Arc::new(keyring) })
     }
 }
 

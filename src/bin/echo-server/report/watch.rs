@@ -100,7 +100,7 @@ impl Report {
                 self.object("lookup_failed", json!({ "name": name, "why": problem }));
             }
             WatchEvent::Reread { targets, .. } => {
-                self.object("reread", json!({ "targets": targets }))
+                self.object("reread", json!({ "targets": targets }));
             }
             WatchEvent::Unusable(error) => {
                 self.object("unusable", json!({ "why": flags::watch_error(error) }));
