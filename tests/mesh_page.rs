@@ -212,8 +212,18 @@ fn peers_that_misbehave_neither_stop_the_page_nor_write_it() {
     while !get(admin(&first), "/mesh/row").body.contains("127.9.4.9") {
         thread::yield_now();
     }
-    let page = get(admin(&first), "/mesh");
-    assert_eq!(page.status, 200);
+    // On a slow machine others may take too long, too, and the one that never ends may not have sent too
+    // much by then.
+    let are_late = |page: &http::Response, names| {
+        page.body.contains(&format!("<li><b>{names}</b>: no answer</li>"))
+    };
+    let page = loop {
+        let page = get(admin(&first), "/mesh");
+        assert_eq!(page.status, 200);
+        if are_late(&page, "127.9.4.4") || are_late(&page, "127.9.4.3, 127.9.4.4") {
+            break page;
+        }
+    };
     let missing = |host: u8| {
         let address = format!("127.9.4.{host}");
         let mut lines = page.body.lines().filter(|line| line.starts_with("<li>"));
@@ -222,13 +232,8 @@ fn peers_that_misbehave_neither_stop_the_page_nor_write_it() {
         line.split_once("</b>: ").unwrap().1.trim_end_matches("</li>")
     };
     assert!(missing(2).ends_with("speaks no HTTP"), "{}", missing(2));
-    // A slow machine may not read so much within the time that a peer has.
-    assert!(
-        ["its row is cut off, or too long", "no answer"].contains(&missing(3)),
-        "{}",
-        missing(3)
-    );
-    assert_eq!(missing(4), "no answer");
+    let cut = "its row is cut off, or too long";
+    assert!(missing(3) == cut || missing(3) == "no answer", "{}", missing(3));
     assert_eq!(missing(5), "its row cannot be read");
     assert_eq!(missing(6), "it answers with 302, and has no row");
     assert_eq!(missing(7), "it closed the connection, or speaks no HTTP");
