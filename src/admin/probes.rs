@@ -34,7 +34,8 @@ impl Families<'_> {
         let all = board.series();
         let help = "Targets that are probed, each address of a name by itself";
         let mut family = self.family("echo_probe_targets", help, MetricType::Gauge)?;
-        gauge(&mut family, &[("source", source)], all.len() as u64)?;
+        let probed = all.iter().filter(|series| series.is_probed).count() as u64;
+        gauge(&mut family, &[("source", source)], probed)?;
         let all: Vec<_> = all
             .into_iter()
             .filter(|series| series.is_up.is_some())

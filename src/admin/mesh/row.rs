@@ -59,7 +59,7 @@ impl Row {
             source: board.source().to_owned(),
             every: board.every().as_secs_f64(),
             own: board.own(),
-            cells: board.series().iter().map(Cell::of).collect(),
+            cells: board.series().iter().filter(|series| series.is_probed).map(Cell::of).collect(),
         }
     }
 

@@ -24,6 +24,9 @@ pub struct Series {
     /// The address of it, where each address of a name is a target of its own, or where the target
     /// names an address.
     pub address: Option<SocketAddr>,
+    /// Whether it is probed. An address that its name has no more is not, and is forgotten after three
+    /// lookups.
+    pub is_probed: bool,
     /// Whether the last round connected, and at least one message came back unchanged, and none
     /// changed. `None` before the end of the first round.
     pub is_up: Option<bool>,
@@ -84,6 +87,7 @@ impl Series {
         Series {
             target,
             address,
+            is_probed: true,
             is_up: None,
             since: SystemTime::now(),
             rounds: 0,

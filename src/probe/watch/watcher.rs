@@ -310,6 +310,10 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
         let mut state = self.watcher.board.state();
         state.members = members.into_iter().collect();
         state.own = own.into_iter().collect();
+        state
+            .series
+            .iter_mut()
+            .for_each(|(key, series)| series.is_probed = probed.contains_key(key));
         for (key, target) in &probed {
             let series = || Series::new(Arc::clone(target), key.1);
             state.series.entry(key.clone()).or_insert_with(series);
