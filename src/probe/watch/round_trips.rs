@@ -25,9 +25,9 @@ impl RoundTrips {
     }
 
     /// The upper bound of each bucket in seconds, and how many times are in it and in none before; the
-    /// last has no bound, which is [`f64::MAX`].
+    /// last has no bound, which is [`f64::INFINITY`].
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
-        let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1e6).chain([f64::MAX]);
+        let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1e6).chain([f64::INFINITY]);
         bounds.zip(self.counts)
     }
 
@@ -49,6 +49,8 @@ mod tests {
         }
         assert_eq!(trips.counts[..2], [2, 1]);
         assert_eq!(trips.counts[18..], [1, 1]);
+        // The encoder would add a bucket to a histogram whose last bound is a number.
+        assert_eq!(trips.buckets().last(), Some((f64::INFINITY, 1)));
         assert_eq!(trips.sum, Duration::from_micros(20_000_023));
     }
 }
