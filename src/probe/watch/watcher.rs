@@ -32,6 +32,10 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// With how many lookups a target has to be missing before nothing is known of it any more.
 const FORGET: u32 = 3;
 
+/// How long a plan holds although nothing has changed that is looked up: addresses of this machine may
+/// have.
+const REPLAN: Duration = Duration::from_secs(5 * 60);
+
 /// That something is not as it was.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -111,6 +115,7 @@ impl Watcher {
             payloads,
             on_event,
             addresses: Addresses::new(),
+            settled: None,
             failing: BTreeSet::new(),
             entries: BTreeMap::new(),
             timetable: BTreeSet::new(),
@@ -197,6 +202,8 @@ struct Run<OnEvent> {
     start: Instant,
     payloads: Payloads,
     addresses: Addresses,
+    /// When the plan was made, if nothing that it was made of has changed since.
+    settled: Option<Instant>,
     /// The names whose last lookup has failed.
     failing: BTreeSet<String>,
     entries: BTreeMap<Key, Entry>,
@@ -294,7 +301,10 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
             match found {
                 Ok(addresses) => {
                     self.failing.remove(&name);
-                    self.addresses.insert(name, addresses);
+                    if self.addresses.get(&name) != Some(&addresses) {
+                        self.addresses.insert(name, addresses);
+                        self.settled = None;
+                    }
                 }
                 Err(problem) => {
                     let mut state = self.watcher.board.state();
@@ -306,9 +316,16 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
                 }
             }
         }
-        let Watcher { options, read, .. } = &self.watcher;
-        let plan = Plan::new(&read.targets, &self.addresses, options);
-        self.follow(plan);
+        // A plan of a thousand hosts costs as much as hundreds of rounds.
+        if self.settled.is_none_or(|planned| planned.elapsed() >= REPLAN) {
+            let Watcher { options, read, .. } = &self.watcher;
+            let plan = Plan::new(&read.targets, &self.addresses, options);
+            // A name may have an address of this machine before the machine has it.
+            let is_settled = options.own.is_empty() || !plan.own.is_empty();
+            self.settled = is_settled.then(Instant::now);
+            self.follow(plan);
+        }
+        self.forget();
     }
 
     /// Probes what is in `plan` and nothing else.
@@ -329,11 +346,17 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
                 self.entries.insert(key.clone(), entry);
             }
         }
-        self.absent.retain(|key, _| !probed.contains_key(key));
-        for key in state.series.keys().filter(|key| !probed.contains_key(*key)) {
-            *self.absent.entry(key.clone()).or_default() += 1;
+    }
+
+    /// Forgets what has not been in the plan for a few lookups.
+    fn forget(&mut self) {
+        let Run { watcher, entries, absent, .. } = self;
+        let mut state = watcher.board.state();
+        absent.retain(|key, _| !entries.contains_key(key));
+        for key in state.series.keys().filter(|key| !entries.contains_key(*key)) {
+            *absent.entry(key.clone()).or_default() += 1;
         }
-        self.absent.retain(|key, lookups| {
+        absent.retain(|key, lookups| {
             let is_remembered = *lookups < FORGET;
             if !is_remembered {
                 state.series.remove(key);
@@ -354,6 +377,7 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
             Ok(read) => {
                 let targets = read.targets.len();
                 self.watcher.read = read;
+                self.settled = None;
                 WatchEvent::Reread { targets }
             }
             Err(error) => WatchEvent::Unusable(error),
