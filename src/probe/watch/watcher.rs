@@ -87,7 +87,7 @@ struct Read {
 impl Watcher {
     pub(super) fn new(watch: Watch) -> Result<Self, WatchError> {
         let Watch { options, targets: given, target_file, mut connect, messages } = watch;
-        connect.timeout = connect.timeout.min(options.every);
+        connect.timeout = connect_timeout(connect.timeout, options.every);
         let read = Read::all(&given, target_file.as_deref(), &connect, &messages)?;
         let board = Board::new(&options.source, options.every);
         board.state().is_file_usable = target_file.as_ref().map(|_| true);
@@ -385,17 +385,28 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
     }
 }
 
-/// When the first round of an entry begins: at its own place in the interval, which a restart does not
-/// change, and which is another one on another host.
+/// How long a round may connect. Half of the interval is left for the messages: a round that ended when
+/// the next one is due would have that one missed, and a dead target would be probed every other time.
+fn connect_timeout(given: Duration, every: Duration) -> Duration {
+    given.min(every / 2)
+}
+
+/// When the first round of an entry begins.
 fn first_round(options: &WatchOptions, start: Instant, key: &Key) -> Instant {
-    let address = key.1.map(|address| address.to_string()).unwrap_or_default();
-    let hash = stable(&[options.source.as_bytes(), key.0.as_bytes(), address.as_bytes()]);
+    let place = place(options, key);
     let every = options.every.as_nanos();
-    let place = Duration::from_nanos((u128::from(hash) * every >> 64) as u64);
     let now = Instant::now();
     let passed = now.saturating_duration_since(start + place);
     let whole = (passed.as_nanos() / every) as u32 + u32::from(now > start + place);
     start + place + options.every * whole
+}
+
+/// When the rounds of an entry begin, within the interval: at a place of its own, which a restart does not
+/// change, and which is another one on another host.
+pub(super) fn place(options: &WatchOptions, key: &Key) -> Duration {
+    let address = key.1.map(|address| address.to_string()).unwrap_or_default();
+    let hash = stable(&[options.source.as_bytes(), key.0.as_bytes(), address.as_bytes()]);
+    Duration::from_nanos((u128::from(hash) * options.every.as_nanos() >> 64) as u64)
 }
 
 async fn addresses_of(name: &str, family: Option<Family>) -> io::Result<BTreeSet<IpAddr>> {
@@ -422,5 +433,27 @@ async fn ready<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
     match work {
         Some(work) => work.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_round_of_a_target_that_does_not_answer_is_missed() {
+        // The system accepts for it, and the TLS handshake hears nothing.
+        let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let target = format!("tls://{}", silent.local_addr().unwrap());
+        let watch = Watch::new(WatchOptions::new("here")).target(target.parse().unwrap());
+        let watcher = watch.prepare().unwrap();
+        let board = watcher.board();
+        // Three rounds have ended by then, wherever in the interval they begin, and no fourth.
+        let time = Duration::from_secs(35);
+        let _ = timeout(time, watcher.run(&Notify::new(), |_| {})).await;
+        let series = &board.series()[0];
+        assert_eq!((series.failed_rounds, series.rounds, series.missed), (3, 3, 0));
     }
 }
