@@ -10,6 +10,7 @@
 //! | `board`, `series`, `round_trips` | what is known |
 //! | `files` | what is read again when it has changed |
 //! | `hash` | a hash that all hosts agree on |
+//! | `simulation` | how soon a fault is seen (tests only) |
 
 mod board;
 mod files;
@@ -20,6 +21,8 @@ mod plan;
 mod round;
 mod round_trips;
 mod series;
+#[cfg(test)]
+mod simulation;
 mod watcher;
 
 use std::path::PathBuf;
@@ -109,7 +112,7 @@ impl Watch {
         self
     }
 
-    /// Changes how to connect. The timeout is [`WatchOptions::every`] at most.
+    /// Changes how to connect. The timeout is half of [`WatchOptions::every`] at most.
     #[must_use]
     pub fn connect(mut self, change: impl FnOnce(&mut ConnectOptions)) -> Self {
         change(&mut self.connect);
