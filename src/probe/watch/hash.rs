@@ -49,7 +49,7 @@ mod tests {
         let mut tenths = [0; 10];
         for last in 0..10_000_u32 {
             let hash = stable(&[format!("10.0.{}.{}", last >> 8, last & 255).as_bytes()]);
-            tenths[(hash as u128 * 10 >> 64) as usize] += 1;
+            tenths[((hash as u128 * 10) >> 64) as usize] += 1;
         }
         // 1000 each, and a standard deviation of 30.
         assert!(tenths.iter().all(|count| (850..1150).contains(count)), "{tenths:?}");

@@ -406,7 +406,7 @@ fn first_round(options: &WatchOptions, start: Instant, key: &Key) -> Instant {
 pub(super) fn place(options: &WatchOptions, key: &Key) -> Duration {
     let address = key.1.map(|address| address.to_string()).unwrap_or_default();
     let hash = stable(&[options.source.as_bytes(), key.0.as_bytes(), address.as_bytes()]);
-    Duration::from_nanos((u128::from(hash) * options.every.as_nanos() >> 64) as u64)
+    Duration::from_nanos(((u128::from(hash) * options.every.as_nanos()) >> 64) as u64)
 }
 
 async fn addresses_of(name: &str, family: Option<Family>) -> io::Result<BTreeSet<IpAddr>> {
