@@ -1,7 +1,7 @@
 //! What a mesh costs: 200 hosts that probe eight others each, and one host that probes a thousand.
 //! docs/mesh.md has the figures.
 //!
-//! `cargo test --release --test mesh_scale -- --ignored --nocapture --test-threads 1` takes four minutes.
+//! `cargo test --release --test mesh_scale -- --ignored --nocapture --test-threads 1` takes five minutes.
 //! All of it is in a network namespace of its own, which takes root. Every figure is for what the machine
 //! did meanwhile, too: the load is printed.
 #![cfg(target_os = "linux")]
