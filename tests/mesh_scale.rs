@@ -1,7 +1,7 @@
 //! What a mesh costs: 200 hosts that probe eight others each, and one host that probes a thousand.
 //! docs/mesh.md has the figures.
 //!
-//! `cargo test --release --test mesh_scale -- --ignored --nocapture --test-threads 1` takes four minutes.
+//! `cargo test --release --test mesh_scale -- --ignored --nocapture --test-threads 1` takes five minutes.
 //! All of it is in a network namespace of its own, which takes root. Every figure is for what the machine
 //! did meanwhile, too: the load is printed.
 #![cfg(target_os = "linux")]
@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use common::binary::{self, Running};
@@ -315,7 +315,7 @@ fn two_hundred_hosts_of_which_each_probes_eight() {
 struct Watch {
     child: Child,
     admin: SocketAddr,
-    _log: BufReader<ChildStderr>,
+    _lines: BufReader<ChildStdout>,
 }
 
 impl Watch {
@@ -333,13 +333,13 @@ impl Watch {
             };
             format!("{protocol}://{NAME}:{port}")
         }));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let (mut log, mut line) = (BufReader::new(child.stderr.take().unwrap()), String::new());
-        log.read_line(&mut line).unwrap();
+        let (mut lines, mut line) = (BufReader::new(child.stdout.take().unwrap()), String::new());
+        lines.read_line(&mut line).unwrap();
         let address = line.strip_prefix("Metrics at http://").and_then(|rest| rest.split_once('/'));
         let admin = address.unwrap_or_else(|| panic!("{line}")).0.parse().unwrap();
-        Watch { child, admin, _log: log }
+        Watch { child, admin, _lines: lines }
     }
 }
 
