@@ -267,6 +267,10 @@ fn a_certificate_is_read_again() {
     let mut watching = Watching::start(&["--every", "100ms", "--ca", ca.to_str().unwrap(), &url]);
     let down = watching.event("down");
     assert_eq!(down["errors"]["certificate"], 1, "{down}");
+    // When it expires is known, although nobody vouches for it.
+    let expiry = "echo_probe_certificate_not_after_timestamp_seconds";
+    let expiry = format!("{expiry}{}", labels(&url, None));
+    assert!(Metrics::of(watching.metrics).value(&expiry) > 1.8e9);
     copy(&cert("ca.pem"));
     watching.event("reread");
     watching.event("up");

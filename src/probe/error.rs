@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::SystemTime;
 
 use super::first_bytes::Seen;
 use super::{FailureKind, Target};
@@ -49,6 +50,8 @@ pub enum ProbeError {
         target: Box<Target>,
         /// What kind of failure it was.
         kind: FailureKind,
+        /// When the server's certificate expires, if that is what did not verify.
+        expires: Option<SystemTime>,
         /// What failed.
         problem: String,
         /// The error behind it, if there is one.
@@ -199,9 +202,18 @@ impl ProbeError {
         ProbeError::Tls {
             target: Box::new(target.clone()),
             kind: FailureKind::of_io(&source),
+            expires: None,
             problem: seen.and_then(|seen| seen.in_place_of_tls(target)).unwrap_or_else(explained),
             source: Some(source.into()),
         }
+    }
+
+    /// The same with when the certificate expires that did not verify.
+    pub(super) fn about_certificate(mut self, not_after: Option<SystemTime>) -> Self {
+        if let ProbeError::Tls { expires, .. } = &mut self {
+            *expires = not_after;
+        }
+        self
     }
 
     pub(super) fn no_thread(target: &Target, source: io::Error) -> Self {

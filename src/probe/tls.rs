@@ -204,6 +204,7 @@ impl ClientTls {
             algorithms: provider.signature_verification_algorithms,
             insecure: options.insecure,
             unverified: Mutex::new(None),
+            rejected: Mutex::new(None),
         });
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -221,6 +222,11 @@ impl ClientTls {
         config.alpn_protocols = options.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config.enable_sni = options.sni != Sni::Omitted;
         Ok(ClientTls { config: Arc::new(config), name, verifier })
+    }
+
+    /// When the certificate expires that did not verify. `None` if one did, or none came.
+    pub(super) fn rejected(&self) -> Option<SystemTime> {
+        *self.verifier.rejected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A `ClientHello` of this configuration. Each has random values of its own.
@@ -330,6 +336,8 @@ struct RecordingVerifier {
     algorithms: WebPkiSupportedAlgorithms,
     insecure: bool,
     unverified: Mutex<Option<String>>,
+    /// When the certificate expires that did not verify.
+    rejected: Mutex<Option<SystemTime>>,
 }
 
 impl RecordingVerifier {
@@ -390,6 +398,10 @@ impl ServerCertVerifier for RecordingVerifier {
             self.trusted.verify(end_entity, Purpose::Server(name), now, error)?;
             Ok(ServerCertVerified::assertion())
         });
+        if result.is_err() {
+            let (_, expires) = describe(end_entity);
+            *self.rejected.lock().unwrap_or_else(PoisonError::into_inner) = expires;
+        }
         self.allowed(result, ServerCertVerified::assertion)
     }
 

@@ -194,10 +194,9 @@ async fn establish(
         let connector = TlsConnector::from(Arc::clone(&tls.config));
         let (raw, seen) = FirstBytes::new(stream);
         let handshake = async {
-            connector
-                .connect(tls.name.clone(), raw)
-                .await
-                .map_err(|error| ProbeError::tls(target, error, Some(&seen)))
+            connector.connect(tls.name.clone(), raw).await.map_err(|error| {
+                ProbeError::tls(target, error, Some(&seen)).about_certificate(tls.rejected())
+            })
         };
         let secured =
             phases.run_heard("the TLS handshake", &seen, "the ClientHello", handshake).await?;

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
@@ -81,6 +81,8 @@ pub(super) struct Outcome {
     pub(super) connected: Option<Connected>,
     pub(super) tally: Tally,
     pub(super) round_trips: Vec<Duration>,
+    /// When the certificate expires that did not verify.
+    pub(super) rejected: Option<SystemTime>,
     /// Why the target is not up.
     pub(super) failure: Option<(FailureKind, String)>,
 }
@@ -95,7 +97,11 @@ impl Outcome {
             }
             other => other.to_string(),
         };
-        Outcome { failure: Some((kind, problem)), ..Outcome::default() }
+        let rejected = match error {
+            ProbeError::Tls { expires, .. } => *expires,
+            _ => None,
+        };
+        Outcome { failure: Some((kind, problem)), rejected, ..Outcome::default() }
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Series {
     pub failures: BTreeMap<FailureKind, u64>,
     /// Why the last round has failed, if it has.
     pub problem: Option<String>,
-    /// When the server's certificate expires, as it was presented last.
+    /// When the server's certificate expires, as it was presented last, whether it verified or not.
     pub expires: Option<SystemTime>,
     recent: VecDeque<Recent>,
 }
@@ -127,7 +127,7 @@ impl Series {
 
     /// Takes the outcome of a round into account.
     pub(super) fn ended(&mut self, outcome: Outcome) -> Option<Turn> {
-        let Outcome { connected, tally, round_trips, failure } = outcome;
+        let Outcome { connected, tally, round_trips, rejected, failure } = outcome;
         self.rounds += 1;
         self.messages.add(&tally);
         round_trips.iter().for_each(|time| self.round_trips.record(*time));
@@ -138,6 +138,7 @@ impl Series {
                 .collect();
             self.expires = connected.tls_facts.and_then(|facts| facts.expires);
         }
+        self.expires = rejected.or(self.expires);
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
@@ -171,6 +172,7 @@ mod tests {
         Outcome {
             connected: None,
             tally: Tally { sent, received, ..Tally::default() },
+            rejected: None,
             round_trips: (1..=received).map(Duration::from_millis).collect(),
             failure: failure.map(|kind| (kind, kind.to_string())),
         }
