@@ -1,6 +1,5 @@
 //! Asks the peers for their rows.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::row::Row;
+use super::row::{Known, Row};
 use crate::causes;
 
 /// How long a peer may take.
@@ -33,10 +32,10 @@ const AT_ONCE: usize = 256;
 const LONGEST: usize = 1 << 20;
 const LONGEST_OF_ALL: usize = 32 << 20;
 
-/// The row of each peer, or why there is none. Of the rows counts what is about `known` addresses.
+/// The row of each peer, or why there is none. Of the rows counts what is about what is `known`.
 pub(super) async fn rows(
     peers: &[IpAddr],
-    known: &BTreeSet<IpAddr>,
+    known: &Known,
     port: u16,
 ) -> Vec<(SocketAddr, Result<Row, String>)> {
     let end = Instant::now() + ALL;
@@ -75,13 +74,17 @@ async fn ask(address: SocketAddr, read: &AtomicUsize) -> Result<Row, String> {
         if response.status() != StatusCode::OK {
             return Err(format!("it answers with {}, and has no row", response.status().as_u16()));
         }
-        let body = Limited::new(response.into_body(), LONGEST).collect().await;
-        let body = body.map_err(|_| "its row is cut off, or too long".to_owned())?;
-        let body = body.to_bytes();
-        if read.fetch_add(body.len(), Ordering::Relaxed) + body.len() > LONGEST_OF_ALL {
-            return Err("the rows of all peers together are too long".to_owned());
+        let mut body = Limited::new(response.into_body(), LONGEST);
+        let mut row = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| "its row is cut off, or too long".to_owned())?;
+            let Ok(data) = frame.into_data() else { continue };
+            if read.fetch_add(data.len(), Ordering::Relaxed) + data.len() > LONGEST_OF_ALL {
+                return Err("the rows of all peers together are too long".to_owned());
+            }
+            row.extend_from_slice(&data);
         }
-        Row::parse(&body).ok_or_else(|| "its row cannot be read".to_owned())
+        Row::parse(&row).ok_or_else(|| "its row cannot be read".to_owned())
     };
     tokio::select! {
         answer = answer => answer,

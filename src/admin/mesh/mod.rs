@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::probe::Board;
 use picture::{Names, Picture};
-use row::Row;
+use row::{Known, Row};
 
 pub(super) use page::{CONTENT_SECURITY_POLICY, Page};
 
@@ -86,7 +86,10 @@ impl Mesh {
         }
         let own = Row::of(&self.board);
         let members = self.board.members();
-        let known = members.iter().chain(&own.own).copied().collect();
+        let known = Known {
+            addresses: members.iter().chain(&own.own).copied().collect(),
+            targets: own.cells.iter().map(|cell| cell.target.clone()).collect(),
+        };
         let others = match self.peers_port {
             Some(port) => collect::rows(&members, &known, port).await,
             None => Vec::new(),

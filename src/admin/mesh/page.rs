@@ -123,7 +123,7 @@ impl Drawing<'_> {
         self.write_down(page)?;
         self.write_silent(page)?;
         let places: BTreeSet<_> = self.pairs.iter().map(|pair| &pair.place).collect();
-        if places.len() > WIDEST {
+        if places.len().max(self.picture.names.len()) > WIDEST {
             let count = places.len();
             writeln!(
                 page,
@@ -215,7 +215,11 @@ impl Drawing<'_> {
     fn write_matrix(&self, page: &mut String, protocol: &str) -> fmt::Result {
         let mut cells: BTreeMap<(&str, &Place), &Cell> = BTreeMap::new();
         for pair in self.pairs.iter().filter(|pair| pair.cell.protocol == protocol) {
-            cells.insert((pair.source, &pair.place), pair.cell);
+            // A peer may say two things of a target.
+            let cell = cells.entry((pair.source, &pair.place)).or_insert(pair.cell);
+            if badness(pair.cell) > badness(cell) {
+                *cell = pair.cell;
+            }
         }
         if cells.is_empty() {
             return Ok(());

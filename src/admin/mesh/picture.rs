@@ -22,10 +22,16 @@ impl Place {
         cell.address.map_or_else(|| Place::of_target(cell), |address| Place::Address(address.ip()))
     }
 
-    /// What `cell` is about, by its URL.
+    /// What `cell` is about, by its URL, and its address where the URL does not name it.
     fn of_target(cell: &Cell) -> Place {
         let (_, rest) = cell.target.split_once("://").unwrap_or(("", &cell.target));
-        Place::Name(rest.trim_end_matches('/').to_owned())
+        let rest = rest.trim_end_matches('/');
+        Place::Name(match cell.address {
+            Some(address) if !rest.starts_with(&address.to_string()) => {
+                format!("{rest} ({})", address.ip())
+            }
+            _ => rest.to_owned(),
+        })
     }
 }
 
@@ -41,6 +47,8 @@ pub(super) struct Picture {
     pub(super) rows: Vec<(String, Result<Row, String>)>,
     /// The names of the hosts at these addresses.
     pub(super) names: Names,
+    /// How many addresses each name has.
+    addresses: BTreeMap<String, usize>,
 }
 
 /// A target as one source sees it.
@@ -124,7 +132,9 @@ impl Picture {
             }
         }
         rows.sort_by(|(a, _), (b, _)| natural(a).cmp(&natural(b)));
-        Picture { here, every, domain, rows, names }
+        let mut addresses: BTreeMap<String, usize> = BTreeMap::new();
+        names.values().for_each(|name| *addresses.entry(name.clone()).or_default() += 1);
+        Picture { here, every, domain, rows, names, addresses }
     }
 
     /// The name of a column. If a host has several addresses, they tell its columns apart.
@@ -133,9 +143,7 @@ impl Picture {
             Place::Name(name) => name.clone(),
             Place::Address(ip) => match self.names.get(ip) {
                 None => ip.to_string(),
-                Some(name) if self.names.values().filter(|other| *other == name).count() > 1 => {
-                    format!("{name} ({ip})")
-                }
+                Some(name) if self.addresses[name] > 1 => format!("{name} ({ip})"),
                 Some(name) => name.clone(),
             },
         }
@@ -221,10 +229,10 @@ mod tests {
             Row::parse(format!(r#"{{"source": "a", "targets": [{json}]}}"#).as_bytes()).unwrap()
         };
         let mut own = cell("tcp://h:1");
-        own.cells.extend(cell("tcp://h:2").cells);
+        own.cells.extend(cell("tcp://10.0.0.2:1").cells);
         let picture = picture(own, Vec::new(), &Names::new());
         let targets: Vec<_> = picture.pairs().into_iter().map(|pair| pair.target).collect();
-        assert_eq!(targets, ["h:1", "h:2"]);
+        assert_eq!(targets, ["h:1 (10.0.0.2)", "10.0.0.2:1"]);
     }
 
     #[test]

@@ -17,7 +17,6 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::config::Protocol;
 use crate::probe::{Board, Series};
 
 /// The longest text that is taken from a peer, in characters: a host name has up to 253.
@@ -32,6 +31,15 @@ pub(super) struct Row {
     /// The addresses that the names of the targets have for this host itself.
     pub(super) own: Vec<IpAddr>,
     pub(super) cells: Vec<Cell>,
+}
+
+/// What a host knows of its mesh.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// The addresses of all members, its own included.
+    pub(super) addresses: BTreeSet<IpAddr>,
+    /// The URLs of the targets.
+    pub(super) targets: BTreeSet<String>,
 }
 
 /// A target, as one host sees it.
@@ -73,14 +81,16 @@ impl Row {
         format!("{row}\n")
     }
 
-    /// Leaves out what is about none of `members`: a peer shall not fill the picture with what nobody
-    /// asked for.
-    pub(super) fn about(mut self, members: &BTreeSet<IpAddr>) -> Self {
-        let is_known = |cell: &Cell| cell.address.is_some_and(|at| members.contains(&at.ip()));
-        // One target of each protocol at each member, and room for those of another version.
-        let most = members.len() * 2 * Protocol::ALL.len();
-        self.cells.retain(is_known);
-        self.cells.truncate(most);
+    /// Leaves out what is about neither hosts nor targets that this host knows itself: a peer shall not
+    /// fill the picture with what nobody asked for.
+    pub(super) fn about(mut self, known: &Known) -> Self {
+        self.own.retain(|ip| known.addresses.contains(ip));
+        self.cells.retain(|cell| match cell.address {
+            Some(address) => known.addresses.contains(&address.ip()),
+            // A host that cannot look its peers up has nothing but their names.
+            None => known.targets.contains(&cell.target),
+        });
+        self.cells.truncate((known.targets.len() + 1) * (known.addresses.len() + 1));
         self
     }
 

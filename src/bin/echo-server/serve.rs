@@ -10,6 +10,7 @@ use echo_server::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
+use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use crate::cli::Options;
@@ -79,8 +80,21 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     if is_self_signed {
         show_pin(&server);
     }
-    let watcher = options.mesh.map(|mesh| mesh::prepare(mesh, server.local_addrs()));
-    let watcher = watcher.transpose().map_err(|problem| (USAGE, problem))?;
+    let watcher = match options.mesh {
+        None => None,
+        Some(mesh) => {
+            let served = server.local_addrs().to_vec();
+            // A file may be a pipe that nobody writes to.
+            let prepared = tokio::select! {
+                prepared = spawn_blocking(move || mesh::prepare(mesh, &served)) => prepared,
+                signal = signals.next() => {
+                    warn!(signal, "Ended before the server listened");
+                    return Ok(ExitCode::SUCCESS);
+                }
+            };
+            Some(prepared.expect("preparing does not panic").map_err(|problem| (USAGE, problem))?)
+        }
+    };
     let reloader = server.tls_reloader().filter(TlsReloader::has_files);
     let reloads = service.clone();
     let reread = Arc::new(Notify::new());

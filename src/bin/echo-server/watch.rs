@@ -6,6 +6,7 @@ use std::sync::Arc;
 use echo_server::Admin;
 use echo_server::probe::Board;
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 
 use crate::cli::Watch;
 use crate::report::lines::Lines;
@@ -35,13 +36,13 @@ async fn execute(Watch { watch, export, output }: Watch) -> Result<u8, (u8, Stri
     let caught = |error| (REFUSED, format!("signals cannot be caught: {error}"));
     let mut signals = Signals::catch().map_err(caught)?;
     let mut quits = Quits::catch().map_err(caught)?;
-    let watcher = watch.prepare().map_err(|error| (USAGE, flags::watch_error(&error)))?;
-    if watcher.targets() == 0 {
-        return Err((
-            USAGE,
-            "--targets: there is no URL in the file, and none is given".to_owned(),
-        ));
-    }
+    // A file may be a pipe that nobody writes to.
+    let prepared = tokio::select! {
+        prepared = spawn_blocking(|| watch.prepare()) => prepared,
+        _ = signals.next() => return Ok(REFUSED),
+    };
+    let prepared = prepared.expect("preparing does not panic");
+    let watcher = prepared.map_err(|error| (USAGE, flags::watch_error(&error)))?;
     let board = watcher.board();
     let lines = Lines::start().map_err(|error| (REFUSED, format!("no thread: {error}")))?;
     let mut report = Report::new(output, lines.clone());
@@ -84,14 +85,15 @@ pub fn reread_on_hangup() -> std::io::Result<Arc<Notify>> {
     Ok(reread)
 }
 
-/// Whether all is up, and all messages came back.
+/// Whether anything was probed, all is up, and all messages came back.
 fn exit_code(board: &Board) -> u8 {
     let series = board.series();
-    let is_clean = series.iter().all(|one| {
-        one.is_up != Some(false)
-            && one.failures.is_empty()
-            && one.messages.sent == one.messages.received
-    });
+    let is_clean = series.iter().any(|one| one.rounds > 0)
+        && series.iter().all(|one| {
+            one.is_up != Some(false)
+                && one.failures.is_empty()
+                && one.messages.sent == one.messages.received
+        });
     match series.iter().any(|one| one.messages.corrupted > 0) {
         true => DIFFERENT,
         false if is_clean => 0,

@@ -1,10 +1,12 @@
 //! Name resolution.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use tokio::task::spawn_blocking;
 
 use super::options::{ConnectOptions, Family};
@@ -22,7 +24,10 @@ pub(super) async fn resolve(
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     let found = addresses_of(name).await.map_err(|error| {
-        let problem = match error.to_string().contains("Temporary failure") {
+        let problem = match ["Temporary failure", "Try again"]
+            .iter()
+            .any(|words| error.to_string().contains(words))
+        {
             true => format!("the name {name} could not be looked up: the resolver did not answer"),
             false => format!("the name {name} has no address"),
         };
@@ -52,22 +57,43 @@ pub(super) async fn resolve(
     }
 }
 
-/// How many lookups there are at the same time. One that nobody waits for any more goes on, in a thread
-/// of its own, until the resolver gives up; without a limit, a resolver that does not answer would
-/// collect them.
-static LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(32)));
+/// The lookups that are going on, each of which whoever wants to know the same waits for. One that nobody
+/// waits for any more goes on, in a thread of its own, until the resolver gives up: without this, a
+/// resolver that does not answer would collect threads.
+static RUNNING: Mutex<BTreeMap<String, Lookup>> = Mutex::new(BTreeMap::new());
+
+type Lookup = Shared<BoxFuture<'static, Result<Vec<SocketAddr>, Failure>>>;
+
+/// What the resolver said, or `None` if the runtime in which it was asked has ended.
+type Failure = Option<(io::ErrorKind, String)>;
 
 /// The addresses of `name`, with port 0, in the order of the system's resolver.
 pub(in crate::probe) async fn addresses_of(name: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = name.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, 0)]);
     }
-    let place = Arc::clone(&LOOKUPS).acquire_owned().await.expect("it is never closed");
+    for _ in 0..2 {
+        let lookup = running().entry(name.to_owned()).or_insert_with(|| look_up(name)).clone();
+        match lookup.clone().await {
+            Ok(found) => return Ok(found),
+            Err(Some((kind, words))) => return Err(io::Error::new(kind, words)),
+            // It was of another runtime. This one is asked, too.
+            Err(None) => running().retain(|_, other| !other.ptr_eq(&lookup)),
+        }
+    }
+    Err(io::Error::other("the lookup was cancelled"))
+}
+
+fn look_up(name: &str) -> Lookup {
     let name = name.to_owned();
-    let lookup = spawn_blocking(move || {
-        let _place = place;
-        (name.as_str(), 0).to_socket_addrs().map(Vec::from_iter)
+    let asked = spawn_blocking(move || {
+        let found = (name.as_str(), 0).to_socket_addrs().map(Vec::from_iter);
+        running().remove(&name);
+        found.map_err(|error| Some((error.kind(), error.to_string())))
     });
-    // It is cancelled if the runtime ends.
-    lookup.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    asked.map(|asked| asked.unwrap_or(Err(None))).boxed().shared()
+}
+
+fn running() -> MutexGuard<'static, BTreeMap<String, Lookup>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -120,6 +120,11 @@ pub(super) fn read_targets(path: &Path) -> Result<Vec<Target>, TargetFileError> 
         })?;
         targets.push(target);
     }
+    // A file that is being written may be seen when it is empty.
+    if targets.is_empty() {
+        let source = io::Error::other("there is no URL in it");
+        return Err(TargetFileError::Read { path: path.to_owned(), source });
+    }
     Ok(targets)
 }
 

@@ -12,17 +12,20 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use super::hash::stable;
 
-/// A host: a name, and one of its addresses if those are told apart.
+/// A host: an address, whatever names have it, or a name whose addresses are not told apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Member {
-    pub(super) name: String,
-    pub(super) address: Option<IpAddr>,
+pub(super) enum Member {
+    Address(IpAddr),
+    Name(String),
 }
 
 impl Member {
     /// What all members have to call it alike.
     fn identity(&self) -> String {
-        self.address.map_or_else(|| self.name.clone(), |address| address.to_string())
+        match self {
+            Member::Address(address) => address.to_string(),
+            Member::Name(name) => name.clone(),
+        }
     }
 }
 
@@ -90,7 +93,14 @@ mod tests {
 
     fn members(count: u32) -> BTreeSet<Member> {
         let address = |n: u32| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]);
-        (0..count).map(|n| Member { name: "m".to_owned(), address: Some(address(n)) }).collect()
+        (0..count).map(|n| Member::Address(address(n))).collect()
+    }
+
+    fn ip(member: &Member) -> Option<IpAddr> {
+        match member {
+            Member::Address(ip) => Some(*ip),
+            Member::Name(_) => None,
+        }
     }
 
     /// Whom each of `all` probes.
@@ -98,7 +108,7 @@ mod tests {
         let choice = |member: &Member| {
             let mut others = all.clone();
             others.remove(member);
-            let own = BTreeSet::from_iter(member.address);
+            let own = BTreeSet::from_iter(ip(member));
             (member.clone(), choose(&others, Some(peers), &own, "irrelevant"))
         };
         all.iter().map(choice).collect()
@@ -123,12 +133,11 @@ mod tests {
         let host = |n: u8| {
             [IpAddr::from([10, 0, 0, n]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n.into()])]
         };
-        let member = |address| Member { name: "m".to_owned(), address: Some(address) };
-        let all: BTreeSet<_> = (0..60).flat_map(host).map(member).collect();
+        let all: BTreeSet<_> = (0..60).flat_map(host).map(Member::Address).collect();
         let mut probed: BTreeMap<Member, usize> = BTreeMap::new();
         for n in 0..60 {
             let own = BTreeSet::from(host(n));
-            let others = all.iter().filter(|other| !own.contains(&other.address.unwrap()));
+            let others = all.iter().filter(|other| !own.contains(&ip(other).unwrap()));
             let chosen = choose(&others.cloned().collect(), Some(3), &own, "irrelevant");
             assert_eq!(chosen.len(), 6);
             chosen.into_iter().for_each(|other| *probed.entry(other).or_default() += 1);

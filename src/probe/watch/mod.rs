@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `mod`, `options` | what to watch, and how |
 //! | `watcher` | the loop: when a round is due, when a name is looked up, what of it is written down |
+//! | `lookups` | the addresses of names |
 //! | `plan` | which targets at which addresses there are to be probed |
 //! | `members` | which of many hosts this one probes |
 //! | `round` | one round of one target |
@@ -15,6 +16,7 @@
 mod board;
 mod files;
 mod hash;
+mod lookups;
 mod members;
 mod options;
 mod plan;

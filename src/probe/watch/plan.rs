@@ -25,10 +25,16 @@ pub(super) struct Plan {
 /// The names of `targets` that have to be looked up.
 pub(super) fn names(targets: &[Arc<Target>], options: &WatchOptions) -> BTreeSet<String> {
     let name = |target: &Arc<Target>| match target.endpoint() {
-        Endpoint::Host { name, .. } if name.parse::<IpAddr>().is_err() => Some(name.clone()),
+        Endpoint::Host { name, .. } if is_looked_up(name) => Some(name.clone()),
         _ => None,
     };
     targets.iter().filter_map(name).filter(|_| options.resolve_all).collect()
+}
+
+/// Whether addresses are looked up for `name`. One of a link, with the name of an interface, is none that
+/// could be given to another socket as it is.
+fn is_looked_up(name: &str) -> bool {
+    name.parse::<IpAddr>().is_err() && !name.contains('%')
 }
 
 impl Plan {
@@ -44,7 +50,7 @@ impl Plan {
         for target in targets {
             let url: Arc<str> = target.to_string().into();
             for (member, address) in places(target, addresses, options.resolve_all) {
-                if let Some(ip) = member.address {
+                if let Member::Address(ip) = member {
                     let is_own =
                         *is_own_already.entry(ip).or_insert_with(|| is_own(&options.own, ip));
                     if is_own {
@@ -77,17 +83,19 @@ fn places(
         Endpoint::Host { name, port } => (name.clone(), *port),
         Endpoint::Unix(address) => (address.to_string(), 0),
     };
-    let at = |ip: IpAddr| {
-        let member = Member { name: name.clone(), address: Some(ip) };
-        (member, Some(SocketAddr::new(ip, port)))
-    };
+    let at = |ip: IpAddr| (Member::Address(ip), Some(SocketAddr::new(ip, port)));
     if let Ok(ip) = name.parse() {
         return vec![at(ip)];
     }
     match addresses.get(&name) {
         Some(known) if !known.is_empty() => known.iter().copied().map(at).collect(),
-        None if resolves_all && matches!(target.endpoint(), Endpoint::Host { .. }) => Vec::new(),
-        _ => vec![(Member { name: name.clone(), address: None }, None)],
+        None if resolves_all
+            && matches!(target.endpoint(), Endpoint::Host { .. })
+            && is_looked_up(&name) =>
+        {
+            Vec::new()
+        }
+        _ => vec![(Member::Name(name.clone()), None)],
     }
 }
 

@@ -65,8 +65,8 @@ struct Recent {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Lately {
-    /// How many of the messages did not come back unchanged and in time, from 0 to 1; all, if there
-    /// was no connection to send any.
+    /// How many of the messages did not come back unchanged and in time, from 0 to 1. A round without a
+    /// connection sends none, and does not count, unless there is no other.
     pub loss: f64,
     /// The median of the round-trip times. `None` if there are none.
     pub median: Option<Duration>,
@@ -110,11 +110,7 @@ impl Series {
         }
         let sum = |of: fn(&Recent) -> u64| self.recent.iter().map(of).sum::<u64>();
         let (sent, received) = (sum(|round| round.sent), sum(|round| round.received));
-        // A round without a connection sent nothing, and was to send as much as another.
-        let failed = self.recent.iter().filter(|round| round.sent == 0).count() as f64;
-        let rounds = self.recent.len() as f64;
-        let lost = 1.0 - received as f64 / sent.max(1) as f64;
-        let loss = (lost * (rounds - failed) + failed) / rounds;
+        let loss = 1.0 - received as f64 / sent.max(1) as f64;
         let mut times: Vec<_> =
             self.recent.iter().flat_map(|round| round.round_trips.iter().copied()).collect();
         times.sort_unstable();
@@ -214,6 +210,10 @@ mod tests {
         assert_eq!(lately.median, Some(Duration::from_millis(5)));
         series.ended(outcome(0, 0, Some(FailureKind::Refused)));
         let loss = series.lately().unwrap().loss;
-        assert!((loss - (1.0 + 2.0 * 0.1) / 3.0).abs() < 1e-9, "{loss}");
+        assert!((loss - 0.1).abs() < 1e-9, "{loss}");
+        for _ in 0..2 {
+            series.ended(outcome(0, 0, Some(FailureKind::Refused)));
+        }
+        assert_eq!(series.lately().unwrap().loss, 1.0);
     }
 }

@@ -30,14 +30,14 @@ pub(super) struct Read {
 }
 
 impl Settings {
-    /// The files that are read again.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
+    /// The files that are read again, as they are now.
+    pub(super) fn stamps(&self) -> Stamped {
         let tls = &self.connect.tls;
         let credentials = tls.client_credentials.iter();
         let of_credentials = credentials.flat_map(|given| [&given.chain, &given.key]);
         let sources = tls.ca.iter().chain(of_credentials);
         let paths = sources.filter_map(Source::path).map(Path::to_owned);
-        paths.chain(self.target_file.clone()).collect()
+        Stamped::new(paths.chain(self.target_file.clone()))
     }
 
     pub(super) fn read(&self) -> Result<Read, WatchError> {
@@ -72,8 +72,9 @@ pub(super) struct Rereading {
 type Looked = (Stamped, Option<Result<Read, WatchError>>);
 
 impl Rereading {
-    pub(super) fn new(settings: &Settings) -> Self {
-        Rereading { stamps: Stamped::new(settings.files()), look: None, is_due: false }
+    /// `stamps` are those of before the files were read.
+    pub(super) fn new(stamps: Stamped) -> Self {
+        Rereading { stamps, look: None, is_due: false }
     }
 
     /// Looks whether the files have changed, unless that is going on.

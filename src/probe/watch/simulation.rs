@@ -60,11 +60,11 @@ fn pairs(members: usize, peers: Option<usize>) -> Vec<Pair> {
     for source in 0..members {
         let here = member(source);
         others.remove(&here);
-        let own = BTreeSet::from_iter(here.address);
+        let own = BTreeSet::from([address(&here)]);
         let options = WatchOptions::new(format!("host-{source}")).every(EVERY);
         let start = within_interval(&mut noise);
         for chosen in choose(&others, peers, &own, &options.source) {
-            let ip = chosen.address.unwrap();
+            let ip = address(&chosen);
             let key = (Arc::clone(&url), Some(SocketAddr::new(ip, 8080)));
             let place = after(Duration::ZERO, start + place(&options, &key));
             pairs.push(Pair { source, target: number(ip), place });
@@ -75,8 +75,14 @@ fn pairs(members: usize, peers: Option<usize>) -> Vec<Pair> {
 }
 
 fn member(number: usize) -> Member {
-    let address = IpAddr::from([10, 0, (number >> 8) as u8, number as u8]);
-    Member { name: "echo-mesh".to_owned(), address: Some(address) }
+    Member::Address(IpAddr::from([10, 0, (number >> 8) as u8, number as u8]))
+}
+
+fn address(member: &Member) -> IpAddr {
+    match member {
+        Member::Address(address) => *address,
+        Member::Name(name) => unreachable!("{name}"),
+    }
 }
 
 /// The number of the member that has this address.

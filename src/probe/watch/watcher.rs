@@ -2,31 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::board::{Board, Key};
+use super::files::Stamped;
 use super::hash::stable;
+use super::lookups::{Found, Lookups};
 use super::plan::{Addresses, Plan, names};
 use super::round::{Outcome, Round};
 use super::series::Turn;
 use super::settings::{Read, Rereading, Settings};
 use super::{Series, Watch, WatchError, WatchOptions};
+use crate::probe::Target;
 use crate::probe::payload::Payloads;
-use crate::probe::{Family, Target, connect};
 
-/// A lookup that takes longer has failed.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// With how many lookups a target has to be missing before nothing is known of it any more.
+/// For how many intervals a target has to be missing before nothing is known of it any more.
 const FORGET: u32 = 3;
 
 /// The longest interval: a year of 365.25 days.
@@ -34,7 +31,7 @@ const LONGEST: Duration = Duration::from_secs(31_557_600);
 
 /// How long a plan holds although nothing has changed that is looked up: addresses of this machine may
 /// have.
-const REPLAN: Duration = Duration::from_secs(5 * 60);
+const REPLAN: Duration = Duration::from_secs(60);
 
 /// That something is not as it was.
 #[derive(Debug)]
@@ -49,19 +46,20 @@ pub enum WatchEvent {
         /// For how long it was not up.
         after: Duration,
     },
-    /// A name could be looked up, and now cannot. The addresses that it had are probed on.
+    /// A name cannot be looked up, and could before, or is looked up for the first time. The addresses
+    /// that it had are probed on. It is told again when it has been looked up in between.
     LookupFailed {
         /// The name.
         name: String,
         /// Why.
         problem: String,
     },
-    /// A file has changed and was read: this many targets are watched now.
+    /// Files were read, since one has changed or it was asked for: this many targets are watched now.
     Reread {
         /// Targets, of which each may have several addresses.
         targets: usize,
     },
-    /// A file has changed and cannot be used; what was read before is kept.
+    /// A file was read again and cannot be used; what was read before is kept.
     Unusable(WatchError),
 }
 
@@ -70,6 +68,8 @@ pub enum WatchEvent {
 pub struct Watcher {
     options: WatchOptions,
     settings: Arc<Settings>,
+    /// The files, as they were before they were read.
+    stamps: Stamped,
     read: Read,
     board: Board,
 }
@@ -81,11 +81,11 @@ impl Watcher {
         options.count = options.count.max(1);
         connect.timeout = connect_timeout(connect.timeout, options.every);
         let settings = Settings { given, target_file, connect, messages };
+        let stamps = settings.stamps();
         let read = settings.read()?;
         let board = Board::new(&options.source, options.every);
-        let has_files = !settings.files().is_empty();
-        board.state().are_files_usable = has_files.then_some(true);
-        Ok(Watcher { options, settings: Arc::new(settings), read, board })
+        board.state().are_files_usable = stamps.has_any().then_some(true);
+        Ok(Watcher { options, settings: Arc::new(settings), stamps, read, board })
     }
 
     /// Where to read what is known.
@@ -100,54 +100,46 @@ impl Watcher {
 
     /// Watches until it is dropped, and tells what changes. Files are read again when they have changed,
     /// and when `reread` is notified.
-    pub async fn run(self, reread: &Notify, on_event: impl FnMut(WatchEvent)) -> Infallible {
+    pub async fn run(mut self, reread: &Notify, on_event: impl FnMut(WatchEvent)) -> Infallible {
         let payloads = Payloads::new(&self.settings.messages);
         let settings = Arc::clone(&self.settings);
-        let mut rereading = Rereading::new(&settings);
+        let mut rereading = Rereading::new(std::mem::take(&mut self.stamps));
         let mut run = Run {
             start: Instant::now(),
             watcher: self,
             payloads,
             on_event,
             addresses: Addresses::new(),
-            settled: None,
+            lookups: Lookups::default(),
+            planned_at: None,
             failing: BTreeSet::new(),
             entries: BTreeMap::new(),
             timetable: BTreeSet::new(),
             absent: BTreeMap::new(),
             rounds: FuturesUnordered::new(),
         };
-        let mut lookups: Option<BoxFuture<'static, Lookups>> = Some(run.look_up());
         let mut refresh = run.start;
         loop {
             let next_round = run.timetable.first().map(|(due, _)| *due);
             tokio::select! {
+                // What has ended makes room for what is due, and is not missed because we are late.
+                biased;
                 Some((key, outcome)) = run.rounds.next() => run.ended(&key, outcome),
-                () = until(next_round) => run.begin(),
-                found = ready(&mut lookups) => {
-                    lookups = None;
-                    run.found(found);
-                }
+                (name, found) = run.lookups.next() => run.found(name, found),
+                read = rereading.done(&settings) => run.reread(read),
+                () = reread.notified() => rereading.reread(&settings),
                 () = sleep_until(refresh) => {
                     refresh += run.watcher.options.every;
                     // After a standstill, none is made up for.
                     refresh = refresh.max(Instant::now());
                     rereading.look(&settings);
-                    lookups.get_or_insert_with(|| run.look_up());
+                    run.refresh();
                 }
-                () = reread.notified() => rereading.reread(&settings),
-                read = rereading.done(&settings) => {
-                    run.reread(read);
-                    // What is being looked up are the names of before.
-                    lookups = Some(run.look_up());
-                }
+                () = until(next_round) => run.begin(),
             }
         }
     }
 }
-
-/// The addresses of each name, or why they are not known.
-type Lookups = Vec<(String, Result<BTreeSet<IpAddr>, String>)>;
 
 /// A target at an address, while it is probed or its last round goes on.
 struct Entry {
@@ -164,14 +156,14 @@ struct Run<OnEvent> {
     start: Instant,
     payloads: Payloads,
     addresses: Addresses,
-    /// When the plan was made, if nothing that it was made of has changed since.
-    settled: Option<Instant>,
+    lookups: Lookups,
+    planned_at: Option<Instant>,
     /// The names whose last lookup has failed.
     failing: BTreeSet<String>,
     entries: BTreeMap<Key, Entry>,
     /// When the next round of each entry is due.
     timetable: BTreeSet<(Instant, Key)>,
-    /// What is on the board and not in the plan, and since how many lookups.
+    /// What is on the board and not in the plan, and for how many intervals.
     absent: BTreeMap<Key, u32>,
     rounds: FuturesUnordered<BoxFuture<'static, (Key, Outcome)>>,
 }
@@ -187,9 +179,9 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
         {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             // A standstill, such as that of a laptop, leaves rounds out.
-            let skipped = ((now - due).as_nanos() / every.as_nanos()) as u32;
-            let next = due + every * (skipped + 1);
-            let missed = u64::from(skipped) + u64::from(entry.is_running);
+            let skipped = ((now - due).as_nanos() / every.as_nanos()) as u64;
+            let next = next_at(due, every, now);
+            let missed = skipped + u64::from(entry.is_running);
             if missed > 0
                 && let Some(series) = self.watcher.board.state().series.get_mut(&key)
             {
@@ -245,57 +237,47 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
         }
     }
 
-    /// Looks up all names at the same time.
-    fn look_up(&self) -> BoxFuture<'static, Lookups> {
+    /// What is to be done in each interval.
+    fn refresh(&mut self) {
         let Watcher { options, settings, read, .. } = &self.watcher;
-        let family = settings.connect.family;
-        let lookups = names(&read.targets, options).into_iter().map(move |name| async move {
-            let found = match timeout(LOOKUP_TIMEOUT, addresses_of(&name, family)).await {
-                Ok(Ok(found)) if found.is_empty() => Err("it has no address".to_owned()),
-                Ok(Ok(found)) => Ok(found),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("the resolver did not answer".to_owned()),
-            };
-            (name, found)
-        });
-        Box::pin(join_all(lookups))
-    }
-
-    /// Takes what was looked up into account, and makes a new plan.
-    fn found(&mut self, lookups: Lookups) {
-        for (name, found) in lookups {
-            match found {
-                Ok(addresses) => {
-                    self.failing.remove(&name);
-                    if self.addresses.get(&name) != Some(&addresses) {
-                        self.addresses.insert(name, addresses);
-                        self.settled = None;
-                    }
-                }
-                Err(problem) => {
-                    let mut state = self.watcher.board.state();
-                    *state.lookup_failures.entry(name.clone()).or_default() += 1;
-                    drop(state);
-                    if !self.addresses.contains_key(&name) {
-                        self.addresses.insert(name.clone(), BTreeSet::new());
-                        self.settled = None;
-                    }
-                    if self.failing.insert(name.clone()) {
-                        (self.on_event)(WatchEvent::LookupFailed { name, problem });
-                    }
-                }
-            }
-        }
-        // A plan of a thousand hosts costs as much as hundreds of rounds.
-        if self.settled.is_none_or(|planned| planned.elapsed() >= REPLAN) {
-            let Watcher { options, read, .. } = &self.watcher;
-            let plan = Plan::new(&read.targets, &self.addresses, options);
-            // A name may have an address of this machine before the machine has it.
-            let is_settled = options.own.is_empty() || !plan.own.is_empty();
-            self.settled = is_settled.then(Instant::now);
-            self.follow(plan);
+        self.lookups.begin(names(&read.targets, options), settings.connect.family);
+        if self.planned_at.is_none_or(|at| at.elapsed() >= REPLAN) {
+            self.plan();
         }
         self.forget();
+    }
+
+    /// Takes what was looked up into account.
+    fn found(&mut self, name: String, found: Found) {
+        let addresses = match found {
+            Ok(addresses) => {
+                self.failing.remove(&name);
+                addresses
+            }
+            Err(problem) => {
+                let mut state = self.watcher.board.state();
+                *state.lookup_failures.entry(name.clone()).or_default() += 1;
+                drop(state);
+                if self.failing.insert(name.clone()) {
+                    let name = name.clone();
+                    (self.on_event)(WatchEvent::LookupFailed { name, problem });
+                }
+                // A failure takes no address away.
+                self.addresses.get(&name).cloned().unwrap_or_default()
+            }
+        };
+        if self.addresses.get(&name) != Some(&addresses) {
+            self.addresses.insert(name, addresses);
+            self.plan();
+        }
+    }
+
+    /// Makes a new plan. One of a thousand hosts costs as much as hundreds of rounds.
+    fn plan(&mut self) {
+        let Watcher { options, read, .. } = &self.watcher;
+        let plan = Plan::new(&read.targets, &self.addresses, options);
+        self.planned_at = Some(Instant::now());
+        self.follow(plan);
     }
 
     /// Probes what is in `plan` and nothing else.
@@ -348,16 +330,28 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
 
     /// Takes what was read again, or keeps what was read before.
     fn reread(&mut self, read: Result<Read, WatchError>) {
-        self.watcher.board.state().are_files_usable = Some(read.is_ok());
-        (self.on_event)(match read {
-            Ok(read) => {
-                let targets = read.targets.len();
-                self.watcher.read = read;
-                self.settled = None;
-                WatchEvent::Reread { targets }
+        let mut state = self.watcher.board.state();
+        if let Some(are_usable) = &mut state.are_files_usable {
+            *are_usable = read.is_ok();
+        }
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => {
+                drop(state);
+                return (self.on_event)(WatchEvent::Unusable(error));
             }
-            Err(error) => WatchEvent::Unusable(error),
-        });
+        };
+        // Names that are gone come back as new ones.
+        let names = names(&read.targets, &self.watcher.options);
+        state.lookup_failures.retain(|name, _| names.contains(name));
+        self.failing.retain(|name| names.contains(name));
+        self.addresses.retain(|name, _| names.contains(name));
+        drop(state);
+        let targets = read.targets.len();
+        self.watcher.read = read;
+        self.lookups.begin(names, self.watcher.settings.connect.family);
+        self.plan();
+        (self.on_event)(WatchEvent::Reread { targets });
     }
 }
 
@@ -370,31 +364,22 @@ fn connect_timeout(given: Duration, every: Duration) -> Duration {
 
 /// When the first round of an entry begins.
 fn first_round(options: &WatchOptions, start: Instant, key: &Key) -> Instant {
-    let place = place(options, key);
-    let every = options.every.as_nanos();
-    let now = Instant::now();
-    let passed = now.saturating_duration_since(start + place);
-    let whole = (passed.as_nanos() / every) as u32 + u32::from(now > start + place);
-    start + place + options.every * whole
+    let (first, now) = (start + place(options, key), Instant::now());
+    if first >= now { first } else { next_at(first, options.every, now) }
 }
 
-/// When the rounds of an entry begin, within the interval: at a place of its own, which a restart does not
-/// change, and which is another one on another host.
+/// The first time behind `now` that is a whole number of intervals after `due`.
+fn next_at(due: Instant, every: Duration, now: Instant) -> Instant {
+    let into = (now - due).as_nanos() % every.as_nanos();
+    now + Duration::from_nanos((every.as_nanos() - into) as u64)
+}
+
+/// When the rounds of an entry begin, within the intervals of this process: at a place of its own, which is
+/// another one on another host.
 pub(super) fn place(options: &WatchOptions, key: &Key) -> Duration {
     let address = key.1.map(|address| address.to_string()).unwrap_or_default();
     let hash = stable(&[options.source.as_bytes(), key.0.as_bytes(), address.as_bytes()]);
     Duration::from_nanos(((u128::from(hash) * options.every.as_nanos()) >> 64) as u64)
-}
-
-async fn addresses_of(name: &str, family: Option<Family>) -> io::Result<BTreeSet<IpAddr>> {
-    let found = connect::addresses_of(name).await?.into_iter().map(|address| address.ip());
-    Ok(found
-        .filter(|ip| match family {
-            None => true,
-            Some(Family::V4) => ip.is_ipv4(),
-            Some(Family::V6) => ip.is_ipv6(),
-        })
-        .collect())
 }
 
 /// Sleeps until `at`, or for ever.
@@ -405,17 +390,11 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// Waits for `work`, or for ever if there is none.
-async fn ready<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
-    match work {
-        Some(work) => work.await,
-        None => std::future::pending().await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+
+    use tokio::time::timeout;
 
     use super::*;
 

@@ -74,7 +74,8 @@ pub enum Format {
                         it, Ctrl-\\ prints the summary so far.\n\n\
                         Exit codes: 0 all echoed; 1 some lost, late, duplicated or not sent, or the \
                         connection failed, or nothing came back; 2 wrong usage; 3 could not connect; 4 TLS or certificate failure; 5 a \
-                        reply differed from what was sent. Of several URLs, the highest.\n\n\
+                        reply differed from what was sent. Of several URLs, the highest. With --every: 0 all up and \
+                        all echoed; 1 not; 2; 5.\n\n\
 Examples:
   echo-server probe tcp://127.0.0.1:8080 -c 3
   echo-server probe udp://192.0.2.1:7 tcp://192.0.2.1:7 -D --reconnect
@@ -162,6 +163,7 @@ pub(super) struct ProbeArgs {
 
     /// Who watches, in metrics [the host's name]
     #[arg(long, value_name = "NAME", help_heading = "Watch", requires = "every")]
+    #[arg(value_parser = parse_source)]
     source_name: Option<String>,
 
     /// Bytes in a message; over UDP 65507 at most
@@ -477,6 +479,11 @@ const EXPORT_PORT: u16 = 8083;
 
 fn parse_export(text: &str) -> Result<ListenAddress, String> {
     parse_own_address(text, EXPORT_PORT)
+}
+
+/// Who watches, in metrics and for other hosts.
+pub(super) fn parse_source(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 fn parse_target(text: &str) -> Result<Target, String> {

@@ -14,7 +14,7 @@ use echo_server::{
     Source, TlsVersion,
 };
 
-use super::probe::host_name;
+use super::probe::{host_name, parse_source};
 use super::values::{
     Host, ListenerArg, parse_alpn, parse_buffer_size, parse_mode, parse_number, parse_origin,
     parse_own_address, parse_pair, parse_positive_time, parse_size, parse_time, parse_token,
@@ -438,7 +438,7 @@ struct MeshArgs {
     #[arg(requires = "mesh")]
     mesh_every: Duration,
 
-    /// Probe only K of them; each is probed by K others [all]
+    /// Probe only K of them; each is probed by about K others [all]
     #[arg(long, value_name = "K", requires = "mesh", value_parser = parse_number::<NonZeroUsize>)]
     mesh_peers: Option<NonZeroUsize>,
 
@@ -447,7 +447,7 @@ struct MeshArgs {
     mesh_ca: Option<PathBuf>,
 
     /// The name of this one, in metrics and on the page [the host's name]
-    #[arg(long, value_name = "NAME", requires = "mesh")]
+    #[arg(long, value_name = "NAME", requires = "mesh", value_parser = parse_source)]
     mesh_name: Option<String>,
 }
 

@@ -36,10 +36,9 @@ impl Report {
 
     /// The endpoint listens.
     pub fn listening(&mut self, addresses: &[Address]) {
-        for address in addresses {
+        for address in addresses.iter().filter(|_| !self.output.is_quiet) {
             match (self.is_json(), address) {
                 (true, _) => self.object("listening", json!({ "address": address.to_string() })),
-                (false, _) if self.output.is_quiet => {}
                 (false, Address::Ip(ip)) => {
                     self.lines.print(format!(
                         "Metrics at http://{ip}/metrics, a page at http://{ip}/mesh"
@@ -80,6 +79,9 @@ impl Report {
 
     /// A line for each target, with all that is known of it.
     pub fn summary(&self, board: &Board) {
+        if board.series().is_empty() && !self.is_json() {
+            self.lines.print("nothing was probed: no name has been looked up yet".to_owned());
+        }
         for series in board.series() {
             match self.is_json() {
                 true => self.object("summary", numbers(&series)),
