@@ -1,5 +1,7 @@
 //! `echo-server probe --every`, from outside: what it counts and tells, and what it reads again.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::io::{BufRead, BufReader};
@@ -308,6 +310,29 @@ fn the_endpoint_has_the_paths_of_a_server_and_a_row() {
     let row: Value = serde_json::from_str(&get(watching.metrics, "/mesh/row").body).unwrap();
     assert_eq!((&row["source"], &row["targets"][0]["up"]), (&"here".into(), &true.into()));
     assert!(get(watching.metrics, "/mesh").body.contains(" class=\"state good\">"));
+}
+
+#[test]
+fn a_signal_ends_what_waits_for_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, fifo, mode, 0).unwrap();
+    let args = ["probe", "--every", "1s", "--targets", pipe.to_str().unwrap()];
+    let mut child = command().args(args).stdout(Stdio::null()).spawn().unwrap();
+    // The second bit: it catches SIGINT by now.
+    let status = format!("/proc/{}/status", child.id());
+    let caught = || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap()
+    };
+    while caught() & 0b10 == 0 {
+        std::thread::yield_now();
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
 #[test]

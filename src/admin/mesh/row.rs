@@ -186,6 +186,32 @@ mod tests {
     }
 
     #[test]
+    fn a_row_counts_where_it_is_about_what_is_known() {
+        let cell = |target: &str, address: &str| {
+            format!(r#"{{"protocol": "tcp", "target": "{target}", "address": {address}}}"#)
+        };
+        let cells = [
+            cell("tcp://m:1", r#""10.0.0.2:1""#),
+            cell("tcp://m:1", r#""192.0.2.1:1""#),
+            cell("tcp://m:1", "null"),
+            cell("tcp://elsewhere:1", "null"),
+        ];
+        let row = format!(
+            r#"{{"source": "a", "own": ["10.0.0.1", "192.0.2.2"], "targets": [{}]}}"#,
+            cells.join(",")
+        );
+        let ip = |last| IpAddr::from([10, 0, 0, last]);
+        let known = Known {
+            addresses: BTreeSet::from([ip(1), ip(2)]),
+            targets: BTreeSet::from(["tcp://m:1".to_owned()]),
+        };
+        let row = Row::parse(row.as_bytes()).unwrap().about(&known);
+        assert_eq!(row.own, [ip(1)]);
+        let addresses: Vec<_> = row.cells.iter().map(|cell| cell.address).collect();
+        assert_eq!(addresses, [Some((ip(2), 1).into()), None]);
+    }
+
+    #[test]
     fn what_is_no_row_is_none() {
         for json in ["", "[]", "{}", r#"{"source": 1}"#, r#"{"source": ""}"#] {
             assert_eq!(Row::parse(json.as_bytes()), None, "{json}");
