@@ -114,7 +114,7 @@ fn every_protocol_is_watched_and_each_message_is_counted() {
         })
         .collect();
     let ca = cert("ca.pem");
-    let mut args = vec!["--every", "100ms", "-c", "4", "--ca", ca.to_str().unwrap()];
+    let mut args = vec!["--every", "1s", "-c", "4", "--ca", ca.to_str().unwrap()];
     args.extend(urls.iter().map(String::as_str));
     let watching = Watching::start(&args);
     for (url, protocol) in urls.iter().zip(["tcp", "tls", "udp", "ws", "wss"]) {
@@ -213,7 +213,7 @@ fn the_file_of_targets_is_read_again() {
         std::fs::rename(new, &file).unwrap();
     };
     write(&format!("tcp://{one} # the first\n"));
-    let mut watching = Watching::start(&["--every", "100ms", "--targets", file.to_str().unwrap()]);
+    let mut watching = Watching::start(&["--every", "500ms", "--targets", file.to_str().unwrap()]);
     let labels_of = |address: SocketAddr| labels(&format!("tcp://{address}"), Some(address));
     watching.after_rounds(1, &labels_of(one));
     write(&format!("tcp://{other}\n"));
@@ -303,7 +303,7 @@ fn a_name_that_has_no_address_is_down_and_told_once() {
 fn the_endpoint_has_the_paths_of_a_server_and_a_row() {
     let server = server(&["--tcp=0"]);
     let url = format!("tcp://{}", server.address("tcp"));
-    let watching = Watching::start(&["--every", "100ms", &url]);
+    let watching = Watching::start(&["--every", "1s", &url]);
     watching.after_rounds(1, &labels(&url, Some(server.address("tcp"))));
     assert_eq!(get(watching.metrics, "/livez").body, "ok\n");
     assert_eq!(get(watching.metrics, "/readyz").body, "ok\n");
