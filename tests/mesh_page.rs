@@ -90,7 +90,10 @@ async fn the_page_shows_who_reaches_whom_and_refreshes_itself() {
     let mut browser = Browser::start(&[]).await;
     browser.navigate(&format!("http://{}/mesh", admin(&first))).await;
     // From here on nobody asks for the page but the page.
-    wait_for(&mut browser, "tcp", "h1", "127.9.1.3", |cell| cell.starts_with("down ")).await;
+    for (protocol, source) in [("tcp", "h1"), ("tcp", "h2"), ("udp", "h1"), ("udp", "h2")] {
+        let is_down = |cell: &str| cell.starts_with("down ");
+        wait_for(&mut browser, protocol, source, "127.9.1.3", is_down).await;
+    }
     wait_for(&mut browser, "tcp", "h2", "h1", |cell| cell.ends_with("s")).await;
     wait_for(&mut browser, "tcp", "h1", "h1", |cell| cell == "·").await;
     wait_for(&mut browser, "udp", "h1", "h2", |cell| cell.contains("% lost ")).await;
