@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use echo_server::probe::Watcher;
 use echo_server::{
     Address, Admin, Config, Fingerprint, Identity, ListenAddress, LocalAddr, Server, StartError,
     TlsReloader, UnixAddress,
@@ -13,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
-use crate::cli::Options;
+use crate::cli::{Mesh, Options};
 use crate::ready_file::ReadyFile;
 use crate::signals::{Hangups, Signals};
 use crate::systemd::{self, Service};
@@ -67,11 +68,20 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     let service = Service::from_environment();
     let timeouts = options.config.timeouts;
     let is_self_signed = options.config.identity == Identity::SelfSigned;
-    // A name server, a disk or a pipe may not respond.
-    let (server, admin) = tokio::select! {
-        bound = bind(options.config, threads, options.admin) => bound.map_err(|error| {
+    let starting = async {
+        let bound = bind(options.config, threads, options.admin).await;
+        let (server, admin) = bound.map_err(|error| {
             (if error.is_config() { USAGE } else { REFUSED }, flags::start_error(&error))
-        })?,
+        })?;
+        let watcher = match options.mesh {
+            Some(mesh) => Some(prepare(mesh, &server).await?),
+            None => None,
+        };
+        Ok((server, admin, watcher))
+    };
+    // A name server, a disk or a pipe may not respond.
+    let (server, admin, watcher) = tokio::select! {
+        started = starting => started?,
         signal = signals.next() => {
             warn!(signal, "Ended before the server listened");
             return Ok(ExitCode::SUCCESS);
@@ -80,35 +90,22 @@ async fn serve(options: Options, threads: Vec<Handle>) -> Result<ExitCode, (u8, 
     if is_self_signed {
         show_pin(&server);
     }
-    let watcher = match options.mesh {
-        None => None,
-        Some(mesh) => {
-            let served = server.local_addrs().to_vec();
-            // A file may be a pipe that nobody writes to.
-            let prepared = tokio::select! {
-                prepared = spawn_blocking(move || mesh::prepare(mesh, &served)) => prepared,
-                signal = signals.next() => {
-                    warn!(signal, "Ended before the server listened");
-                    return Ok(ExitCode::SUCCESS);
-                }
-            };
-            Some(prepared.expect("preparing does not panic").map_err(|problem| (USAGE, problem))?)
-        }
-    };
     let reloader = server.tls_reloader().filter(TlsReloader::has_files);
     let reloads = service.clone();
     let reread = Arc::new(Notify::new());
-    let reread_too = Arc::clone(&reread);
+    let mesh_rereads = watcher.as_ref().map(|_| Arc::clone(&reread));
     // It goes on during the drain, as handshakes do during the delay before it.
     tokio::spawn(async move {
         loop {
             hangups.next().await;
-            reread_too.notify_one();
+            mesh_rereads.iter().for_each(|reread| reread.notify_one());
             reloads.reloading().await;
             let Some(reloader) = reloader.clone() else {
-                info!(
-                    "SIGHUP received; there is nothing to reload: no certificates are read from files"
-                );
+                if mesh_rereads.is_none() {
+                    info!(
+                        "SIGHUP received; there is nothing to reload: no certificates are read from files"
+                    );
+                }
                 reloads.reloaded().await;
                 continue;
             };
@@ -184,6 +181,13 @@ async fn bind(
     };
     server.check_inherited()?;
     Ok((server, admin))
+}
+
+/// Prepares to probe the peers of `server`. A file may be a pipe that nobody writes to.
+async fn prepare(mesh: Mesh, server: &Server) -> Result<Watcher, (u8, String)> {
+    let served = server.local_addrs().to_vec();
+    let prepared = spawn_blocking(move || mesh::prepare(mesh, &served)).await;
+    prepared.expect("preparing does not panic").map_err(|problem| (USAGE, problem))
 }
 
 /// Shows the command that trusts the self-signed certificate, which no CA vouches for.

@@ -36,6 +36,7 @@ async fn execute(Watch { watch, export, output }: Watch) -> Result<u8, (u8, Stri
     let caught = |error| (REFUSED, format!("signals cannot be caught: {error}"));
     let mut signals = Signals::catch().map_err(caught)?;
     let mut quits = Quits::catch().map_err(caught)?;
+    let reread = reread_on_hangup().map_err(caught)?;
     // A file may be a pipe that nobody writes to.
     let prepared = tokio::select! {
         prepared = spawn_blocking(|| watch.prepare()) => prepared,
@@ -45,8 +46,7 @@ async fn execute(Watch { watch, export, output }: Watch) -> Result<u8, (u8, Stri
     let watcher = prepared.map_err(|error| (USAGE, flags::watch_error(&error)))?;
     let board = watcher.board();
     let lines = Lines::start().map_err(|error| (REFUSED, format!("no thread: {error}")))?;
-    let mut report = Report::new(output, lines.clone());
-    let report_too = Report::new(output, lines.clone());
+    let report = Report::new(output, lines.clone());
     if let Some(address) = export {
         let admin = Admin::bind_watch(board.clone(), &address)
             .await
@@ -54,16 +54,15 @@ async fn execute(Watch { watch, export, output }: Watch) -> Result<u8, (u8, Stri
         report.listening(admin.local_addrs());
         tokio::spawn(admin.serve());
     }
-    let reread = reread_on_hangup().map_err(caught)?;
     let mut running = std::pin::pin!(watcher.run(&reread, |event| report.event(&event)));
     loop {
         tokio::select! {
             never = &mut running => match never {},
             _ = signals.next() => break,
-            () = quits.next() => report_too.summary(&board),
+            () = quits.next() => report.summary(&board),
         }
     }
-    report_too.summary(&board);
+    report.summary(&board);
     tokio::select! {
         () = lines.close() => Ok(exit_code(&board)),
         // Nobody reads standard output.
@@ -72,7 +71,7 @@ async fn execute(Watch { watch, export, output }: Watch) -> Result<u8, (u8, Stri
 }
 
 /// What is notified by SIGHUP.
-pub fn reread_on_hangup() -> std::io::Result<Arc<Notify>> {
+fn reread_on_hangup() -> std::io::Result<Arc<Notify>> {
     let mut hangups = Hangups::catch()?;
     let reread = Arc::new(Notify::new());
     let notified = Arc::clone(&reread);

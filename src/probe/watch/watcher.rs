@@ -93,11 +93,6 @@ impl Watcher {
         self.board.clone()
     }
 
-    /// How many targets there are, of which each may have several addresses.
-    pub fn targets(&self) -> usize {
-        self.read.targets.len()
-    }
-
     /// Watches until it is dropped, and tells what changes. Files are read again when they have changed,
     /// and when `reread` is notified.
     pub async fn run(mut self, reread: &Notify, on_event: impl FnMut(WatchEvent)) -> Infallible {
@@ -310,7 +305,7 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
         }
     }
 
-    /// Forgets what has not been in the plan for a few lookups.
+    /// Forgets what has not been in the plan for a few intervals.
     fn forget(&mut self) {
         let Run { watcher, entries, absent, .. } = self;
         let mut state = watcher.board.state();
@@ -319,8 +314,8 @@ impl<OnEvent: FnMut(WatchEvent)> Run<OnEvent> {
         for key in state.series.keys().filter(|key| !is_planned(key)) {
             *absent.entry(key.clone()).or_default() += 1;
         }
-        absent.retain(|key, lookups| {
-            let is_remembered = *lookups < FORGET;
+        absent.retain(|key, intervals| {
+            let is_remembered = *intervals < FORGET;
             if !is_remembered {
                 state.series.remove(key);
             }

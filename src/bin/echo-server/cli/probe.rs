@@ -12,7 +12,8 @@ use clap::{ArgAction, Args};
 use super::Command;
 use super::usage::without_scheme;
 use super::values::{
-    parse_number, parse_own_address, parse_positive_time, parse_time_up_to_a_year as parse_time,
+    host_name, parse_number, parse_own_address, parse_positive_time, parse_source,
+    parse_time_up_to_a_year as parse_time,
 };
 use echo_server::probe::{
     self, ConnectOptions, FactsOptions, Family, LineEnding, LoadOptions, Messages, MtuOptions,
@@ -423,11 +424,6 @@ impl ProbeArgs {
     }
 }
 
-/// The name of this host.
-pub(super) fn host_name() -> String {
-    gethostname::gethostname().to_string_lossy().into_owned()
-}
-
 impl TryFrom<ProbeArgs> for Probe {
     type Error = String;
 
@@ -479,11 +475,6 @@ const EXPORT_PORT: u16 = 8083;
 
 fn parse_export(text: &str) -> Result<ListenAddress, String> {
     parse_own_address(text, EXPORT_PORT)
-}
-
-/// Who watches, in metrics and for other hosts.
-pub(super) fn parse_source(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 fn parse_target(text: &str) -> Result<Target, String> {

@@ -14,10 +14,10 @@ use echo_server::{
     Source, TlsVersion,
 };
 
-use super::probe::{host_name, parse_source};
 use super::values::{
-    Host, ListenerArg, parse_alpn, parse_buffer_size, parse_mode, parse_number, parse_origin,
-    parse_own_address, parse_pair, parse_positive_time, parse_size, parse_time, parse_token,
+    Host, ListenerArg, host_name, parse_alpn, parse_buffer_size, parse_mode, parse_number,
+    parse_origin, parse_own_address, parse_pair, parse_positive_time, parse_size, parse_source,
+    parse_time, parse_token,
 };
 use super::{LogFormat, LogOptions, Mesh, Options};
 

@@ -114,6 +114,16 @@ pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a time, like 10s, 1.5 (seconds), 500ms or 1h 30m".to_owned())
 }
 
+/// The name of this host.
+pub(super) fn host_name() -> String {
+    gethostname::gethostname().to_string_lossy().into_owned()
+}
+
+/// Who watches, in metrics and for other hosts.
+pub(super) fn parse_source(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 /// A time of a probe.
 pub(super) fn parse_time_up_to_a_year(text: &str) -> Result<Duration, String> {
     // As humantime has it: 365.25 days.

@@ -35,7 +35,7 @@ impl Report {
     }
 
     /// The endpoint listens.
-    pub fn listening(&mut self, addresses: &[Address]) {
+    pub fn listening(&self, addresses: &[Address]) {
         for address in addresses.iter().filter(|_| !self.output.is_quiet) {
             match (self.is_json(), address) {
                 (true, _) => self.object("listening", json!({ "address": address.to_string() })),
@@ -49,7 +49,7 @@ impl Report {
         }
     }
 
-    pub fn event(&mut self, event: &WatchEvent) {
+    pub fn event(&self, event: &WatchEvent) {
         if self.output.is_quiet {
             return;
         }
